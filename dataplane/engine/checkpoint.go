@@ -1,0 +1,400 @@
+package engine
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"weft/backends"
+	"weft/dataplane/segment"
+)
+
+// leafID names a leaf in the checkpoint's directory.
+type leafID struct{ branch, extent uint32 }
+
+// maintenance is the one goroutine that takes checkpoints and cleans. Everything but the channels
+// and counters belongs to it, or to Open and Close while it does not run.
+type maintenance struct {
+	logged atomic.Int64 // log bytes since the last checkpoint
+	limit  int64
+	asked  atomic.Bool // kicked by a full space or by hand
+	wakeup chan struct{}
+	halt   chan struct{}
+	quiet  atomic.Bool // no more cleaning
+	done   sync.WaitGroup
+
+	ckpt      sync.Mutex // one checkpoint or cleaning round at a time
+	directory map[leafID]segment.Piece
+	root      []segment.Piece // where the last durable root stands, its list included
+	anchorSeq uint64
+	meta      *openSegment
+	out       [segment.StreamCount]*openSegment // the cleaner's
+	taken     atomic.Int64                      // checkpoints so far, for waiters
+}
+
+// note counts log bytes and wakes the maintenance when a checkpoint is due.
+func (m *maintenance) note(n int64) {
+	if m.logged.Add(n) >= m.limit {
+		m.kick()
+	}
+}
+
+// kick wakes the maintenance.
+func (m *maintenance) kick() {
+	m.asked.Store(true)
+	select {
+	case m.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+func (m *maintenance) start(e *Engine) {
+	m.done.Add(1)
+	go func() {
+		defer m.done.Done()
+		for {
+			select {
+			case <-m.halt:
+				return
+			case <-m.wakeup:
+			}
+			m.asked.Store(false)
+			if err := e.maintain(); err != nil {
+				e.fail(err)
+			}
+		}
+	}()
+}
+
+// stopCleaning lets the round under way be the last.
+func (m *maintenance) stopCleaning() { m.quiet.Store(true) }
+
+func (m *maintenance) stop() {
+	close(m.halt)
+	m.done.Wait()
+}
+
+// maintain cleans until enough segments are free, and takes the checkpoints that are due.
+func (e *Engine) maintain() error {
+	e.maint.ckpt.Lock()
+	defer e.maint.ckpt.Unlock()
+	for !e.failed.Load() {
+		short := e.space.freeCount() < e.space.lowWater
+		due := e.maint.logged.Load() >= e.maint.limit
+		if !short && !due {
+			return nil
+		}
+		moved := false
+		if short && !e.maint.quiet.Load() {
+			var err error
+			if moved, err = e.clean(); err != nil {
+				return err
+			}
+		}
+		before := e.space.freeCount()
+		if err := e.checkpointLocked(false); err != nil {
+			return err
+		}
+		if short && !moved && e.space.freeCount() <= before {
+			return nil // nothing left to win; the next change wakes us again
+		}
+	}
+	return nil
+}
+
+// Checkpoint takes one now.
+func (e *Engine) Checkpoint() error { return e.checkpoint(false) }
+
+func (e *Engine) checkpoint(clean bool) error {
+	e.maint.ckpt.Lock()
+	defer e.maint.ckpt.Unlock()
+	return e.checkpointLocked(clean)
+}
+
+// checkpointLocked writes every changed leaf and the root, commits them by an anchor, and frees what
+// nothing refers to any more. The order is the proof: leaves and root flushed, then the anchor, then
+// the frees. A segment may be freed only if it was sealed and empty before the lanes' marks were
+// taken: then no entry behind the marks stands in it.
+func (e *Engine) checkpointLocked(clean bool) error {
+	m := &e.maint
+	empty := e.space.empty()
+	m.logged.Store(0)
+	marks := make([]segment.LaneMark, len(e.lanes))
+	changed := make([][]*leafKey, len(e.lanes))
+	for i, l := range e.lanes {
+		marks[i], changed[i] = l.mark()
+	}
+	w := &metaWriter{e: e}
+	var dropped []segment.Piece
+	for i, l := range e.lanes {
+		for _, k := range changed[i] {
+			old, err := l.saveLeaf(k, w)
+			if err != nil {
+				return err
+			}
+			if old.Bytes > 0 {
+				dropped = append(dropped, old)
+			}
+		}
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	root, err := e.writeRoot(w)
+	if err != nil {
+		return err
+	}
+	if err := e.commit(marks, root[len(root)-1], clean); err != nil {
+		return err
+	}
+	dropped = append(dropped, m.root...)
+	m.root = root
+	for _, p := range dropped {
+		e.space.at(int64(p.Off)).meta -= int64(p.Bytes)
+	}
+	e.free(append(empty, e.space.emptyMeta()...))
+	e.stats.checkpoints.Add(1)
+	m.taken.Add(1)
+	return nil
+}
+
+// mark gives the lane's place in its log and hands over the list of changed leaves.
+func (l *lane) mark() (segment.LaneMark, []*leafKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	mk := segment.LaneMark{LSN: l.mu.applied, PrevCRC: l.mu.chain, Sequence: l.mu.openSeq}
+	for c := l.mu.head; c != nil; c = c.next {
+		if c.seg != nil {
+			mk.Sequence = min(mk.Sequence, c.seg.seq)
+		}
+	}
+	list := l.mu.dirty
+	l.mu.dirty = nil
+	return mk, list
+}
+
+// saveLeaf writes one changed leaf's image and gives the place of the one it replaces. An empty leaf
+// leaves the directory.
+func (l *lane) saveLeaf(k *leafKey, w *metaWriter) (segment.Piece, error) {
+	id := leafID{k.vol.id, k.extent}
+	l.mu.Lock()
+	lf := k.vol.leaves[l.no][k.extent]
+	if lf != nil {
+		lf.dirty = false
+		lf.Complete = l.mu.applied
+	}
+	if lf == nil || lf.mapped == 0 {
+		if lf != nil {
+			delete(k.vol.leaves[l.no], k.extent)
+			l.leaves.Add(-1)
+		}
+		l.mu.Unlock()
+		old := l.e.maint.directory[id]
+		delete(l.e.maint.directory, id)
+		return old, nil
+	}
+	w.image = lf.Encode(w.image[:0])
+	l.mu.Unlock()
+	old := l.e.maint.directory[id]
+	p, err := w.put(segment.KindLeaf, w.image, id)
+	if err != nil {
+		return old, err
+	}
+	l.e.maint.directory[id] = p
+	return old, nil
+}
+
+// writeRoot writes the root in pieces and the list of pieces; the list's own place comes last.
+func (e *Engine) writeRoot(w *metaWriter) ([]segment.Piece, error) {
+	r := segment.Root{}
+	e.mu.RLock()
+	r.NextBranch = e.mu.nextBranch
+	for _, v := range e.mu.byVolume {
+		r.Branches = append(r.Branches, v.branch(segment.BranchLive))
+	}
+	e.mu.RUnlock()
+	slices.SortFunc(r.Branches, func(a, b segment.Branch) int { return int(a.ID) - int(b.ID) })
+	for id, p := range e.maint.directory {
+		r.Leaves = append(r.Leaves, segment.LeafRef{Branch: id.branch, Extent: id.extent, Piece: p})
+	}
+	slices.SortFunc(r.Leaves, func(a, b segment.LeafRef) int {
+		if a.Branch != b.Branch {
+			return int(a.Branch) - int(b.Branch)
+		}
+		return int(a.Extent) - int(b.Extent)
+	})
+	var pieces []segment.Piece
+	for b := r.Encode(); len(b) > 0; {
+		n := min(len(b), e.payloadMax())
+		p, err := w.put(segment.KindRoot, b[:n], leafID{})
+		if err != nil {
+			return nil, err
+		}
+		pieces, b = append(pieces, p), b[n:]
+	}
+	list, err := w.put(segment.KindRoot, segment.EncodePieces(pieces), leafID{})
+	if err != nil {
+		return nil, err
+	}
+	return append(pieces, list), w.flush()
+}
+
+// commit makes everything written so far durable and then the anchor.
+func (e *Engine) commit(marks []segment.LaneMark, root segment.Piece, clean bool) error {
+	if err := e.flushDevice(); err != nil {
+		return err
+	}
+	e.maint.anchorSeq++
+	a := segment.Anchor{
+		Seq: e.maint.anchorSeq, Incarnation: e.incarnation, Clean: clean,
+		NextSegSeq: e.space.seqNow(), NextVersion: e.versionSeq.Load() + 1,
+		Root: root, Lanes: marks,
+	}
+	b := backends.AlignedBuffer(segment.Sector)
+	a.Encode(b)
+	slot := int64(a.Seq % segment.AnchorSlots)
+	if err := e.dev.WriteAt(b, segment.AnchorOff+slot*segment.Sector, e.fua); err != nil {
+		return e.device(err, "engine.commit")
+	}
+	return e.flushDevice()
+}
+
+// flushDevice is the checkpoint's barrier.
+func (e *Engine) flushDevice() error {
+	if e.dev.Geometry().Durability != backends.NeedsFlush {
+		return nil
+	}
+	return e.device(e.dev.Flush(background), "engine.flush")
+}
+
+// emptyMeta lists the sealed segments of checkpoints that the new anchor no longer needs.
+func (s *space) emptyMeta() []uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []uint32
+	for i, sg := range s.mu.segs {
+		if sg.state == segSealed && sg.stream == segment.StreamMeta && sg.meta == 0 {
+			ids = append(ids, uint32(i))
+		}
+	}
+	return ids
+}
+
+// free returns segments to the pool, each once, and tells the device.
+func (e *Engine) free(ids []uint32) {
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	ids = slices.DeleteFunc(ids, func(id uint32) bool { return !e.space.idle(id) })
+	if e.dev.Geometry().CanDiscard && e.dev.Geometry().Durability == backends.PowerSafe {
+		for _, id := range ids {
+			// A failed discard costs space on the device below, never data.
+			_ = e.dev.Discard(background, e.space.off(id), e.space.size)
+		}
+	}
+	e.space.release(ids)
+}
+
+// idle tells whether a sealed segment still holds nothing.
+func (s *space) idle(id uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sg := s.mu.segs[id]
+	return sg.state == segSealed && sg.meta == 0 && sg.live.Load() == 0
+}
+
+// metaWriter packs leaf images and root pieces into chunks of the metadata stream.
+type metaWriter struct {
+	e     *Engine
+	c     *chunk
+	image []byte
+	// open pieces of the gathering chunk, whose places are known when it is written
+	base int64
+}
+
+// put adds one body and gives its place. The bytes are on the device after flush.
+func (w *metaWriter) put(kind segment.Kind, body []byte, id leafID) (segment.Piece, error) {
+	stored := segment.RoundUp(max(len(body), 1), segment.Unit)
+	limit := max(w.e.payloadMax(), segment.RoundUp(segment.LeafMax, segment.Sector))
+	room := w.e.metaHeader() - segment.ChunkHeader - segment.EntrySettled
+	if w.c != nil && (!w.c.fits(stored, limit) || len(w.c.entries) > room) {
+		if err := w.flush(); err != nil {
+			return segment.Piece{}, err
+		}
+	}
+	if w.c == nil {
+		if err := w.begin(limit); err != nil {
+			return segment.Piece{}, err
+		}
+	}
+	c := w.c
+	en := segment.Entry{
+		Branch: id.branch, Block: uint64(id.extent), Count: 1, Kind: kind,
+		Off: uint32(c.payload / segment.Unit), Units: uint16(stored / segment.Unit),
+		CRC: segment.Checksum(body),
+	}
+	at := segment.HeaderMax + c.payload
+	clear(c.buf[at+copy(c.buf[at:], body) : at+stored])
+	p := segment.Piece{
+		Off: uint64(w.base) + uint64(c.payload), Bytes: uint32(len(body)), CRC: en.CRC,
+	}
+	c.encode(&en, nil)
+	c.recs = append(c.recs, pending{})
+	c.payload += stored
+	w.e.space.at(w.base).meta += int64(len(body))
+	return p, nil
+}
+
+// metaHeader is the room every metadata chunk keeps for its header, so that the place of a body is
+// known before the chunk is full.
+func (e *Engine) metaHeader() int {
+	if e.space.size < 1<<20 {
+		return segment.Sector
+	}
+	return 4 * segment.Sector
+}
+
+// begin starts a chunk, in a new segment where the open one lacks room.
+func (w *metaWriter) begin(limit int) error {
+	m, e := &w.e.maint, w.e
+	n := int64(e.metaHeader() + limit)
+	if m.meta == nil || !m.meta.fits(n, e.metaHeader(), e.space.size) {
+		if m.meta != nil {
+			e.closeSegment(m.meta)
+		}
+		o, err := e.openSegment(segment.StreamMeta, 0)
+		if err != nil {
+			m.meta = nil
+			return e.device(err, "engine.checkpoint")
+		}
+		m.meta = o
+	}
+	w.c = e.cache.get()
+	w.base = e.space.off(m.meta.id) + m.meta.used + int64(e.metaHeader())
+	return nil
+}
+
+// flush writes the gathering chunk.
+func (w *metaWriter) flush() error {
+	c, e, o := w.c, w.e, w.e.maint.meta
+	if c == nil {
+		return nil
+	}
+	w.c = nil
+	defer e.cache.put(c)
+	// Pad the entries to the room kept for them: the header is always metaHeader bytes.
+	pad := e.metaHeader() - segment.ChunkHeader - len(c.entries)
+	count := len(c.recs)
+	c.entries = c.entries[:len(c.entries)+pad]
+	clear(c.entries[len(c.entries)-pad:])
+	c.head = segment.Chunk{
+		Incarnation: e.incarnation, Sequence: o.seq, Entries: uint16(count),
+		Stream: segment.StreamMeta, EntryBytes: uint32(len(c.entries)),
+		PayloadBytes: uint32(segment.RoundUp(c.payload, segment.Sector)),
+	}
+	img := c.image()
+	off := e.space.off(o.id) + o.used
+	o.footer.Add(uint32(o.used), img[:c.head.HeaderBytes()])
+	o.used += int64(len(img))
+	e.stats.metaByte.Add(int64(len(img)))
+	return e.device(e.dev.WriteAt(img, off, false), "engine.checkpoint")
+}

@@ -1,0 +1,37 @@
+// Package engine is the log-structured store of one device: it takes records of 4 KiB blocks,
+// writes them to the log in group commits, keeps the index from block to place, cleans segments,
+// takes checkpoints and recovers from any crash.
+//
+// # What it promises
+//
+//	E1  An acknowledged record is read back after any crash, until a later record replaced it.
+//	E2  The state after a crash is a prefix of each lane's LSN order.
+//	E2b A record is there whole or not at all.
+//	E3  Torn, reordered and stale chunks are never visible; cut ones never come back.
+//	E3b Damage inside the durable log is reported and costs only its own entries.
+//	E6  Cleaning changes no readable byte.
+//	E7  A segment is written again only after an anchor that no longer refers to it.
+//	E9  Unmap, delete and cleaning succeed on a full device; no wait without a wake-up.
+//	E10 Bytes that do not match their checksum are never returned.
+//
+// # Shape
+//
+// A device holds lanes. An extent (4 MiB of one branch) belongs to one lane, and a lane owns one
+// LSN counter, one log chain, its part of the index, and one mutex. A host's goroutine copies its
+// record into the lane's open chunk and leaves; two writers per lane seal whatever has gathered
+// and write it in one go, so group commit needs no timer. A chunk is acknowledged when it and all
+// chunks before it are durable; only then does the index change, so a reader never sees what a
+// crash could take back.
+//
+//	Append -> [open chunk] -> seal (place, chain) -> write+FUA -> in LSN order: index, Appended
+//
+// One maintenance goroutine per device takes checkpoints and cleans. It alone frees segments, and
+// only behind an anchor: so recovery may always trust what the last anchor and the log behind it
+// name, needs no order between a move and its source, and ignores the cleaner's chunks that no
+// checkpoint has taken up. The price is that cleaning under a full device takes checkpoints.
+//
+// # Locks
+//
+// lane.seal is taken before lane.mu; space.mu is a leaf lock. No call into the device is made
+// with lane.mu or space.mu held. Appended callbacks run without any lock.
+package engine

@@ -1,0 +1,207 @@
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"weft/backends"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// Mode says when a record counts as durable.
+type Mode uint8
+
+// The modes.
+const (
+	// Durable acknowledges what survives a power cut: each chunk is written with FUA on a device
+	// whose cache is volatile.
+	Durable Mode = iota
+	// Process acknowledges what survives a crash of this process only. For development and for
+	// comparison with peers that never flush; the volume's status says so.
+	Process
+)
+
+// String names the mode as the volume's status does.
+func (m Mode) String() string {
+	if m == Process {
+		return "process"
+	}
+	return "durable"
+}
+
+// Config is what Open needs. Zero fields mean the defaults.
+type Config struct {
+	Device  backends.Device
+	Cluster domain.ClusterID // checked against the superblock
+	Node    domain.NodeNumber
+	Mode    Mode
+	// CheckpointBytes of log are written between checkpoints: it bounds recovery. Default: an
+	// eighth of the device, at most 16 GiB.
+	CheckpointBytes int64
+	// Report is told of every corruption and failure, once each. It must not block.
+	Report func(Fact)
+	Logger *slog.Logger
+}
+
+// Fact is a change of a device's trustworthiness, for the log of the node and its operator.
+type Fact struct {
+	What   string // "corrupt", "failed", "recovered"
+	Device domain.DeviceID
+	Volume domain.VolumeID // zero when not about a volume
+	Block  uint64
+	Detail string
+}
+
+// Engine is the store of one device. All methods may be called from many goroutines.
+type Engine struct {
+	cfg   Config
+	dev   backends.Device
+	super *segment.Superblock
+	fua   bool
+	lanes []*lane
+	space *space
+	cache chunkPool
+
+	incarnation uint32
+	versionSeq  atomic.Uint64 // the last version seq given out
+	failed      atomic.Bool
+
+	mu struct {
+		sync.RWMutex
+		branches   map[uint32]*Volume
+		byVolume   map[domain.VolumeID]*Volume
+		nextBranch uint32
+		closed     bool
+	}
+	control sync.Mutex // serialises Create, Resize and Delete
+
+	maint maintenance
+	stats counters
+}
+
+// counters are the engine's own statistics.
+type counters struct {
+	records, reads, userBytes, readBytes   atomic.Int64
+	chunks, logBytes, movedBytes, metaByte atomic.Int64
+	checkpoints, cleaned, corrupt, stalls  atomic.Int64
+}
+
+// Stats is a reading of the engine. Sizes are bytes, counts are since Open.
+type Stats struct {
+	Records, Reads                            int64
+	UserBytes, ReadBytes                      int64
+	Chunks, LogBytes, MovedBytes, MetaBytes   int64
+	Checkpoints, Cleaned, Corruptions, Stalls int64
+	Segments, FreeSegments, ReservedSegments  int64
+	LiveBytes, UsableBytes, CapacityBytes     int64
+	SinceCheckpoint, IndexBytes, OpenVolumes  int64
+}
+
+// Stats reads the counters; the values are not of one instant.
+func (e *Engine) Stats() Stats {
+	s := Stats{
+		Records: e.stats.records.Load(), Reads: e.stats.reads.Load(),
+		UserBytes: e.stats.userBytes.Load(), ReadBytes: e.stats.readBytes.Load(),
+		Chunks: e.stats.chunks.Load(), LogBytes: e.stats.logBytes.Load(),
+		MovedBytes: e.stats.movedBytes.Load(), MetaBytes: e.stats.metaByte.Load(),
+		Checkpoints: e.stats.checkpoints.Load(), Cleaned: e.stats.cleaned.Load(),
+		Corruptions: e.stats.corrupt.Load(), Stalls: e.stats.stalls.Load(),
+		SinceCheckpoint: e.maint.logged.Load(), OpenVolumes: int64(len(e.Volumes())),
+	}
+	e.space.read(&s)
+	for _, l := range e.lanes {
+		s.IndexBytes += l.leaves.Load() * leafBytes
+	}
+	return s
+}
+
+// Info describes the device under the engine.
+func (e *Engine) Info() (domain.DeviceID, backends.Geometry) {
+	return e.super.Device, e.dev.Geometry()
+}
+
+// Mode gives the engine's durability mode.
+func (e *Engine) Mode() Mode { return e.cfg.Mode }
+
+// Volatile tells whether an acknowledged write may be lost by a power cut.
+func (e *Engine) Volatile() bool {
+	return e.cfg.Mode == Process || e.dev.Geometry().Durability == backends.Volatile
+}
+
+// Flush makes everything acknowledged durable. In Durable mode that is so already.
+func (e *Engine) Flush(ctx context.Context) error {
+	if !e.Volatile() {
+		return nil
+	}
+	return e.device(e.dev.Flush(ctx), "engine.Flush")
+}
+
+// report notes a fact once.
+func (e *Engine) report(f Fact) {
+	f.Device = e.super.Device
+	if f.What == "corrupt" {
+		e.stats.corrupt.Add(1)
+	}
+	if e.cfg.Report != nil {
+		e.cfg.Report(f)
+	}
+}
+
+// fail takes the engine out of service: a device that refuses the same chunk in two segments.
+func (e *Engine) fail(err error) {
+	if !e.failed.Swap(true) {
+		e.report(Fact{What: "failed", Detail: err.Error()})
+		e.space.wake()
+		for _, l := range e.lanes {
+			l.wake()
+		}
+	}
+}
+
+// device translates a backend's error, once, at this edge.
+func (e *Engine) device(err error, op string) error {
+	return translate(err, op, e.dev.Geometry().Path)
+}
+
+// Close takes a checkpoint, marks the device clean, stops all goroutines and leaves the device
+// open: it belongs to the caller. Records appended and not yet acknowledged are finished first.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	if e.mu.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.mu.closed = true
+	e.mu.Unlock()
+	e.maint.stopCleaning()
+	for _, l := range e.lanes {
+		l.close()
+	}
+	e.maint.stop()
+	if e.failed.Load() {
+		return domain.Errorf(domain.Unavailable, "device failed; its log will be replayed")
+	}
+	return e.checkpoint(true)
+}
+
+// Abandon stops all goroutines and writes nothing more, as a crash would. For tests and for a
+// device that is to be given up.
+func (e *Engine) Abandon() {
+	e.mu.Lock()
+	closed := e.mu.closed
+	e.mu.closed = true
+	e.mu.Unlock()
+	if closed {
+		return
+	}
+	e.failed.Store(true)
+	e.space.wake()
+	e.maint.stopCleaning()
+	for _, l := range e.lanes {
+		l.close()
+	}
+	e.maint.stop()
+}

@@ -1,0 +1,516 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"weft/backends"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// Limits of a lane.
+const (
+	chunkBuffers  = 4    // per lane: one gathers, two are in flight, one waits for its turn
+	chunkWriters  = 2    // measured: two in flight beat four, whose chunks get smaller
+	chunkRecords  = 1008 // records of a chunk: fresh one-block entries that fit its header
+	leafBytes     = segment.LeafBlocks*12 + 64
+	entriesMax    = segment.HeaderMax - segment.ChunkHeader
+	chunkCRCs     = segment.PayloadMax / segment.BlockSize
+	firstEntryMax = segment.EntrySettled + segment.EntryFresh + 4*segment.RecordBlocks
+)
+
+// leaf is the index of one extent of one volume in memory, guarded by its lane's mutex.
+type leaf struct {
+	segment.Leaf
+	mapped int
+	dirty  bool // in the lane's dirty list
+}
+
+// pending is a record on its way to the device.
+type pending struct {
+	rec    *Record
+	vol    *Volume
+	kind   segment.Kind
+	block  uint64
+	count  int
+	lsn    uint64
+	unit   uint32 // DATA: place in the payload, in units of 512 B
+	crc    int    // DATA: index of its first CRC in the chunk
+	newly  int64  // bytes admitted for it
+	branch segment.Branch
+}
+
+// chunk is one group commit: entries and payload gather here until a writer seals it. The buffer
+// holds header and payload side by side, so that one write takes both.
+type chunk struct {
+	buf     []byte // header room, then payload from HeaderMax on
+	entries []byte // encoded entries
+	crcs    []uint32
+	recs    []pending
+	payload int
+	full    bool
+
+	head  segment.Chunk
+	chain uint32
+	seg   *openSegment
+	off   int64
+	done  bool
+	err   error
+	next  *chunk
+}
+
+// newChunk makes a buffer for the device's largest payload, or for one leaf where that is less.
+func newChunk(payload int) *chunk {
+	payload = max(payload, segment.RoundUp(segment.LeafMax, segment.Sector))
+	return &chunk{
+		buf:     backends.AlignedBuffer(segment.HeaderMax + payload),
+		entries: make([]byte, 0, segment.HeaderMax),
+		crcs:    make([]uint32, 0, chunkCRCs),
+		recs:    make([]pending, 0, chunkRecords),
+	}
+}
+
+// chunkPool keeps chunk buffers of a whole device: they are a megabyte each.
+type chunkPool struct {
+	payload int // the device's largest
+
+	mu   sync.Mutex
+	list []*chunk
+}
+
+func (p *chunkPool) get() *chunk {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.list); n > 0 {
+		c := p.list[n-1]
+		p.list = p.list[:n-1]
+		return c
+	}
+	return newChunk(p.payload)
+}
+
+func (p *chunkPool) put(c *chunk) {
+	c.reset()
+	p.mu.Lock()
+	p.list = append(p.list, c)
+	p.mu.Unlock()
+}
+
+func (c *chunk) reset() {
+	clear(c.recs)
+	c.entries, c.crcs, c.recs = c.entries[:0], c.crcs[:0], c.recs[:0]
+	c.payload, c.full, c.done, c.err, c.next, c.seg = 0, false, false, nil, nil, nil
+}
+
+// fits tells whether n bytes of payload and one more entry have room; limit is the most payload a
+// chunk of this device may hold.
+func (c *chunk) fits(n, limit int) bool {
+	return !c.full && c.payload+n <= limit && len(c.recs) < chunkRecords &&
+		len(c.entries)+firstEntryMax <= entriesMax
+}
+
+// image lays the header before the payload and gives the bytes to write.
+func (c *chunk) image() []byte {
+	h := c.head.HeaderBytes()
+	start := segment.HeaderMax - h
+	b := c.buf[start : segment.HeaderMax+int(c.head.PayloadBytes)]
+	used := segment.ChunkHeader + copy(b[segment.ChunkHeader:], c.entries)
+	clear(b[used:h])
+	clear(c.buf[segment.HeaderMax+c.payload : segment.HeaderMax+int(c.head.PayloadBytes)])
+	c.head.Encode(b)
+	return b
+}
+
+// openSegment is a segment that takes chunks. Guarded by the lane's seal lock, or owned by the
+// maintenance for its own streams, but for inflight and closing.
+type openSegment struct {
+	id     uint32
+	sg     *seg
+	seq    uint64
+	used   int64
+	footer segment.Footer
+
+	mu       sync.Mutex
+	inflight int  // chunks placed here whose outcome is not in the index yet
+	closing  bool // takes no more chunks
+	bad      bool // a write failed: no footer
+}
+
+// lane is the unit of order: one LSN counter, one log chain, one part of the index.
+type lane struct {
+	e  *Engine
+	no uint8
+
+	seal    sync.Mutex // held while a chunk is taken and placed, so the chain follows seal order
+	open    *openSegment
+	lastLSN uint64 // of the chunk sealed last
+	lastCRC uint32
+
+	mu struct {
+		sync.Mutex
+		cur     *chunk
+		spare   []*chunk
+		head    *chunk // in flight, in LSN order
+		tail    *chunk
+		lsn     uint64 // the last one given out
+		applied uint64 // all outcomes up to it are durable and in the index
+		chain   uint32 // of the chunk that ends at applied
+		openSeq uint64 // no chunk will be placed in a segment with a lower sequence
+		dirty   []*leafKey
+		holds   []*Hold
+		closed  bool
+	}
+	work   *sync.Cond // the writers wait for records
+	room   *sync.Cond // appenders wait for a chunk, a hold, an apply
+	wg     sync.WaitGroup
+	leaves atomic.Int64
+}
+
+// leafKey names a leaf for the checkpoint.
+type leafKey struct {
+	vol    *Volume
+	extent uint32
+}
+
+func newLane(e *Engine, no int) *lane {
+	l := &lane{e: e, no: uint8(no)}
+	l.work, l.room = sync.NewCond(&l.mu), sync.NewCond(&l.mu)
+	return l
+}
+
+// start lets the lane take records. Everything before is set by Open.
+func (l *lane) start() {
+	l.mu.openSeq = l.e.space.seqNow()
+	l.mu.cur = l.e.cache.get()
+	for range chunkBuffers - 1 {
+		l.mu.spare = append(l.mu.spare, l.e.cache.get())
+	}
+	l.wg.Add(chunkWriters)
+	for range chunkWriters {
+		go l.writer()
+	}
+}
+
+// wake lets every waiter look again.
+func (l *lane) wake() {
+	l.mu.Lock()
+	l.mu.Unlock() //nolint:staticcheck // a waiter between its check and its wait must not miss it
+	l.work.Broadcast()
+	l.room.Broadcast()
+}
+
+// close ends the writers once everything appended has its outcome.
+func (l *lane) close() {
+	l.mu.Lock()
+	l.mu.closed = true
+	l.mu.Unlock()
+	l.wake()
+	l.wg.Wait()
+}
+
+// dead tells whether the lane takes no more records; with mu held.
+func (l *lane) dead() error {
+	switch {
+	case l.e.failed.Load():
+		return domain.Errorf(domain.Unavailable, "device failed")
+	case l.mu.closed:
+		return domain.Errorf(domain.Unavailable, "engine closed")
+	}
+	return nil
+}
+
+// writer seals whatever has gathered and writes it, until the lane closes.
+func (l *lane) writer() {
+	defer l.wg.Done()
+	for {
+		c := l.take()
+		if c == nil {
+			return
+		}
+		err := l.write(c)
+		if err != nil && !l.e.failed.Load() {
+			err = l.again(c, err)
+		}
+		if err != nil {
+			l.e.fail(err)
+		}
+		l.finish(c, err)
+	}
+}
+
+// take waits for records, seals them as a chunk and gives it its place. It gives nil when the lane
+// is closed and empty.
+func (l *lane) take() *chunk {
+	l.seal.Lock()
+	defer l.seal.Unlock()
+	l.mu.Lock()
+	for (l.mu.cur == nil || len(l.mu.cur.recs) == 0) && !l.mu.closed {
+		l.work.Wait()
+	}
+	c := l.mu.cur
+	if c == nil || len(c.recs) == 0 {
+		l.mu.Unlock()
+		return nil
+	}
+	l.mu.cur = nil
+	if n := len(l.mu.spare); n > 0 {
+		l.mu.cur, l.mu.spare = l.mu.spare[n-1], l.mu.spare[:n-1]
+	}
+	last := c.recs[len(c.recs)-1].lsn
+	c.head = segment.Chunk{
+		Incarnation: l.e.incarnation, LSN: last, PrevLSN: l.lastLSN, PrevCRC: l.lastCRC,
+		Entries: uint16(len(c.recs)), Stream: segment.StreamLog, Lane: l.no,
+		EntryBytes:   uint32(len(c.entries)),
+		PayloadBytes: uint32(segment.RoundUp(c.payload, segment.Sector)),
+	}
+	if l.mu.tail == nil {
+		l.mu.head = c
+	} else {
+		l.mu.tail.next = c
+	}
+	l.mu.tail = c
+	l.mu.Unlock()
+	l.room.Broadcast()
+	c.chain = c.head.Chain(c.entries)
+	l.lastLSN, l.lastCRC = last, c.chain
+	c.err = l.place(c)
+	return c
+}
+
+// place gives the chunk its segment and offset, opening a new segment where needed. The seal lock
+// is held. An error means the engine failed or stopped.
+func (l *lane) place(c *chunk) error {
+	n := int64(c.head.Bytes())
+	header := segment.ChunkHeader + len(c.entries)
+	for l.open == nil || !l.open.fits(n, header, l.e.space.size) {
+		if l.open != nil {
+			l.e.closeSegment(l.open)
+			l.setOpen(nil)
+		}
+		o, err := l.e.openSegment(segment.StreamLog, l.no)
+		if err != nil {
+			return err
+		}
+		l.setOpen(o)
+	}
+	l.mu.Lock()
+	c.head.FlushMark = l.mu.applied
+	c.seg, c.off = l.open, l.e.space.off(l.open.id)+l.open.used
+	l.mu.Unlock()
+	c.head.Sequence = l.open.seq
+	l.open.mu.Lock()
+	l.open.inflight++
+	l.open.mu.Unlock()
+	img := c.image()
+	h := c.head.HeaderBytes()
+	l.open.footer.Add(uint32(l.open.used), img[:min(h, header)])
+	l.open.used += n
+	return nil
+}
+
+// setOpen changes the open segment; the seal lock is held. Checkpoints learn its sequence under mu
+// alone: a writer holds the seal lock while it waits for records or for space.
+func (l *lane) setOpen(o *openSegment) {
+	l.open = o
+	if o == nil {
+		return // the next one is not known yet: the old bound stays
+	}
+	l.mu.Lock()
+	l.mu.openSeq = o.seq
+	l.mu.Unlock()
+}
+
+// fits tells whether a chunk of n bytes with so many header bytes leaves room for the footer.
+func (o *openSegment) fits(n int64, header int, size int64) bool {
+	return o.used+n+int64(o.footer.Size(header)) <= size
+}
+
+// write puts the sealed chunk on the device.
+func (l *lane) write(c *chunk) error {
+	if c.err != nil {
+		return c.err
+	}
+	b := c.buf[segment.HeaderMax-c.head.HeaderBytes():][:c.head.Bytes()]
+	l.e.stats.chunks.Add(1)
+	l.e.stats.logBytes.Add(int64(len(b)))
+	l.e.maint.note(int64(len(b)))
+	return l.e.dev.WriteAt(b, c.off, l.e.fua)
+}
+
+// again writes a chunk whose write failed once more, in another segment; the first one is bad and
+// keeps its bytes. A second failure takes the engine out of service.
+func (l *lane) again(c *chunk, cause error) error {
+	if c.seg == nil {
+		return cause
+	}
+	l.e.report(Fact{What: "write-error", Detail: cause.Error()})
+	l.seal.Lock()
+	bad := c.seg
+	bad.mu.Lock()
+	bad.bad = true
+	bad.mu.Unlock()
+	if l.open == bad {
+		l.e.closeSegment(bad)
+		l.setOpen(nil)
+	}
+	l.e.settle(bad)
+	err := l.place(c)
+	l.seal.Unlock()
+	if err != nil {
+		return err
+	}
+	return l.write(c)
+}
+
+// finish notes a chunk's outcome and lets every chunk whose turn has come into the index, in LSN
+// order; then it tells the owners of the records, without a lock.
+func (l *lane) finish(c *chunk, err error) {
+	var first, last *chunk
+	l.mu.Lock()
+	c.done, c.err = true, err
+	for l.mu.head != nil && l.mu.head.done {
+		d := l.mu.head
+		l.mu.head = d.next
+		if l.mu.head == nil {
+			l.mu.tail = nil
+		}
+		d.next = nil
+		if d.err == nil && !l.e.failed.Load() {
+			l.apply(d)
+		} else if d.err == nil {
+			d.err = domain.Errorf(domain.Unavailable, "device failed")
+		}
+		if first == nil {
+			first = d
+		} else {
+			last.next = d
+		}
+		last = d
+	}
+	l.mu.Unlock()
+	l.room.Broadcast()
+	for d := first; d != nil; {
+		next := d.next
+		l.acknowledge(d)
+		d = next
+	}
+}
+
+// acknowledge tells the owners and gives the buffer back.
+func (l *lane) acknowledge(d *chunk) {
+	err := l.e.device(d.err, "engine.Append")
+	for i := range d.recs {
+		p := &d.recs[i]
+		if err != nil {
+			l.e.space.admitted.Add(-p.newly)
+		}
+		if p.rec != nil {
+			p.rec.To.Appended(p.rec, err)
+		}
+	}
+	if d.seg != nil {
+		l.e.settle(d.seg)
+	}
+	d.reset()
+	l.mu.Lock()
+	if l.mu.cur == nil {
+		l.mu.cur = d
+	} else {
+		l.mu.spare = append(l.mu.spare, d)
+	}
+	l.mu.Unlock()
+	l.room.Broadcast()
+}
+
+// apply enters a durable chunk into the index; mu is held.
+func (l *lane) apply(c *chunk) {
+	base := uint64(c.off)/segment.Unit + uint64(c.head.HeaderBytes())/segment.Unit
+	for i := range c.recs {
+		p := &c.recs[i]
+		switch p.kind {
+		case segment.KindData:
+			l.setData(p, base, c.crcs[p.crc:p.crc+p.count])
+		case segment.KindZero:
+			l.setRange(p, segment.ZeroLoc())
+		case segment.KindUnmap:
+			l.setRange(p, 0)
+		case segment.KindBranch:
+			l.e.setBranch(p.branch)
+		}
+		l.e.space.admitted.Add(-p.newly)
+	}
+	l.mu.applied, l.mu.chain = c.head.LSN, c.chain
+}
+
+// setData points the blocks of a record at their new place.
+func (l *lane) setData(p *pending, base uint64, crcs []uint32) {
+	lf := l.leaf(p.vol, p.block)
+	if lf == nil {
+		return // buried while the record was on its way
+	}
+	first := int(p.block % segment.LeafBlocks)
+	for i, crc := range crcs {
+		addr := base + uint64(p.unit) + uint64(i)*segment.BlockUnits
+		l.point(lf, first+i, segment.MakeLoc(segment.Flash, addr, segment.BlockUnits, crc), crc)
+	}
+	l.touch(lf, p.vol, p.block)
+}
+
+// setRange makes a range of one extent zero or a hole.
+func (l *lane) setRange(p *pending, loc segment.Loc) {
+	lf := l.leaf(p.vol, p.block)
+	if lf == nil {
+		return
+	}
+	first := int(p.block % segment.LeafBlocks)
+	for i := range p.count {
+		l.point(lf, first+i, loc, 0)
+	}
+	l.touch(lf, p.vol, p.block)
+}
+
+// point replaces one block's place and keeps the live counts.
+func (l *lane) point(lf *leaf, i int, loc segment.Loc, crc uint32) {
+	old := lf.Loc[i]
+	if old.Kind() == segment.Flash {
+		l.e.space.at(old.Off()).live.Add(-segment.BlockSize)
+		l.e.space.live.Add(-segment.BlockSize)
+	}
+	if loc.Kind() == segment.Flash {
+		l.e.space.at(loc.Off()).live.Add(segment.BlockSize)
+		l.e.space.live.Add(segment.BlockSize)
+	}
+	if (old == 0) != (loc == 0) {
+		if loc == 0 {
+			lf.mapped--
+		} else {
+			lf.mapped++
+		}
+	}
+	lf.Loc[i], lf.CRC[i] = loc, crc
+}
+
+// leaf gives the leaf of a block, made when it is missing; nil when the volume is gone.
+func (l *lane) leaf(v *Volume, block uint64) *leaf {
+	m := v.leaves[l.no]
+	if m == nil {
+		return nil
+	}
+	ext := uint32(block / segment.LeafBlocks)
+	lf := m[ext]
+	if lf == nil {
+		lf = &leaf{Leaf: segment.Leaf{Branch: v.id, Extent: ext}}
+		m[ext] = lf
+		l.leaves.Add(1)
+	}
+	return lf
+}
+
+// touch puts a changed leaf on the next checkpoint's list.
+func (l *lane) touch(lf *leaf, v *Volume, block uint64) {
+	if !lf.dirty {
+		lf.dirty = true
+		l.mu.dirty = append(l.mu.dirty, &leafKey{v, uint32(block / segment.LeafBlocks)})
+	}
+}

@@ -1,0 +1,65 @@
+package engine
+
+import (
+	"weft/backends"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// errNoSegment says that no segment is free for this stream now, or that the engine stopped.
+var errNoSegment = domain.Errorf(domain.Unavailable, "no free segment")
+
+// openSegment takes a free segment and makes its header durable before anything else stands there.
+func (e *Engine) openSegment(stream segment.Stream, lane uint8) (*openSegment, error) {
+	id, sg := e.space.take(stream, lane)
+	if sg == nil {
+		return nil, errNoSegment
+	}
+	h := segment.Header{
+		Segment: id, Sequence: sg.seq, Stream: stream, Lane: lane, Incarnation: e.incarnation,
+		Device: e.super.Device,
+	}
+	b := backends.AlignedBuffer(segment.Sector)
+	h.Encode(b)
+	if err := e.dev.WriteAt(b, e.space.off(id), e.fua); err != nil {
+		e.space.set(sg, segBad)
+		return nil, err
+	}
+	return &openSegment{id: id, sg: sg, seq: sg.seq, used: segment.Sector}, nil
+}
+
+// closeSegment lets a segment take no more chunks. The footer follows when the last chunk in flight
+// has its outcome.
+func (e *Engine) closeSegment(o *openSegment) {
+	o.mu.Lock()
+	o.closing = true
+	o.inflight++ // the caller's own share, given back below
+	o.mu.Unlock()
+	e.settle(o)
+}
+
+// settle gives back one share of a segment; the last one of a closing segment writes the footer and
+// hands the segment to the cleaner. A footer proves that every chunk before it was durable, so it is
+// written only when no chunk failed.
+func (e *Engine) settle(o *openSegment) {
+	o.mu.Lock()
+	o.inflight--
+	last := o.closing && o.inflight == 0
+	bad := o.bad
+	o.mu.Unlock()
+	if !last {
+		return
+	}
+	if bad || e.failed.Load() {
+		e.space.set(o.sg, segBad)
+		return
+	}
+	body := o.footer.Encode(nil, o.seq, e.incarnation)
+	b := backends.AlignedBuffer(len(body))
+	copy(b, body)
+	end := e.space.off(o.id) + e.space.size
+	if err := e.dev.WriteAt(b, end-int64(len(b)), false); err != nil {
+		e.report(Fact{What: "write-error", Detail: "footer: " + err.Error()})
+	}
+	e.space.set(o.sg, segSealed)
+}

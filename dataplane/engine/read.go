@@ -1,0 +1,172 @@
+package engine
+
+import (
+	"errors"
+	"sync"
+
+	"weft/backends"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// readTries bounds how often a read looks a block up again because the cleaner moved it meanwhile.
+const readTries = 8
+
+// lostKind marks a block whose index entry could not be recovered: it reads as corrupt until it is
+// written again. It never reaches the device.
+const lostKind segment.LocKind = 7
+
+// Read fills dst with count blocks from block on, all inside one extent: len(dst) is count blocks.
+// The blocks are one view of the index. Holes read zero. It returns OutOfRange, NotFound, Corrupt
+// when the bytes on the device do not match their checksum, and Unavailable when the device fails.
+// dst aligned to the device's memory alignment is read into directly.
+func (v *Volume) Read(block uint64, count int, dst []byte) error {
+	blocks := uint64(v.size.Load()) / segment.BlockSize
+	if count < 1 || int(block%segment.LeafBlocks)+count > segment.LeafBlocks ||
+		block+uint64(count) > blocks {
+		return domain.Errorf(domain.OutOfRange, "read of %d blocks at %d of %d", count, block, blocks)
+	}
+	v.e.stats.reads.Add(1)
+	v.e.stats.readBytes.Add(int64(len(dst)))
+	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer readers.Put(rd)
+	var err error
+	for range readTries {
+		if err = rd.lookup(v, block, count); err != nil {
+			return err
+		}
+		if err = rd.run(v, block, dst); !errors.Is(err, errStale) {
+			return err
+		}
+	}
+	return v.corrupt(block, rd.bad)
+}
+
+// errStale says that bytes did not match the index: moved meanwhile, or corrupt.
+var errStale = errors.New("stale")
+
+// reader holds what one read knows of its blocks; pooled, so that a read allocates nothing.
+type reader struct {
+	loc    [segment.LeafBlocks]segment.Loc
+	crc    [segment.LeafBlocks]uint32
+	count  int
+	bad    int // block that did not match
+	again  bool
+	badLoc segment.Loc
+	bounce []byte
+}
+
+var readers = sync.Pool{New: func() any { return &reader{} }}
+
+// lookup copies the places of the blocks under the lane's mutex.
+func (rd *reader) lookup(v *Volume, block uint64, count int) error {
+	l := v.lane(block)
+	rd.count = count
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if v.gone.Load() {
+		return notFound(v.volume)
+	}
+	lf := v.leaves[l.no][uint32(block/segment.LeafBlocks)]
+	if lf == nil {
+		clear(rd.loc[:count])
+		return nil
+	}
+	first := int(block % segment.LeafBlocks)
+	copy(rd.loc[:count], lf.Loc[first:])
+	copy(rd.crc[:count], lf.CRC[first:])
+	if rd.again && rd.loc[rd.bad] == rd.badLoc {
+		rd.again = false
+		return v.corrupt(block, rd.bad) // nobody moved it: the bytes are wrong
+	}
+	rd.again = false
+	return nil
+}
+
+// run reads the blocks, neighbours on the device in one go, and verifies each.
+func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
+	for i := 0; i < rd.count; {
+		n := 1
+		switch rd.loc[i].Kind() {
+		case segment.Flash:
+			for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash &&
+				rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {
+				n++
+			}
+			p := dst[i*segment.BlockSize : (i+n)*segment.BlockSize]
+			if err := rd.fetch(v.e, rd.loc[i].Off(), p); err != nil {
+				return v.e.device(err, "engine.Read")
+			}
+			if bad := rd.verify(p, i, n); bad >= 0 {
+				rd.bad, rd.badLoc, rd.again = bad, rd.loc[bad], true
+				return errStale
+			}
+		case lostKind:
+			return v.corrupt(block, i)
+		default:
+			clear(dst[i*segment.BlockSize : (i+1)*segment.BlockSize])
+		}
+		i += n
+	}
+	return nil
+}
+
+// fetch reads from the device, through a buffer of ours when the caller's is not aligned.
+func (rd *reader) fetch(e *Engine, off int64, p []byte) error {
+	if backends.Aligned(p, backends.Align) {
+		return e.dev.ReadAt(p, off)
+	}
+	if len(rd.bounce) < len(p) {
+		rd.bounce = backends.AlignedBuffer(len(p))
+	}
+	if err := e.dev.ReadAt(rd.bounce[:len(p)], off); err != nil {
+		return err
+	}
+	copy(p, rd.bounce)
+	return nil
+}
+
+// verify gives the first block of n from i on whose bytes do not match, or -1.
+func (rd *reader) verify(p []byte, i, n int) int {
+	for j := range n {
+		if segment.Checksum(p[j*segment.BlockSize:(j+1)*segment.BlockSize]) != rd.crc[i+j] {
+			return i + j
+		}
+	}
+	return -1
+}
+
+// corrupt reports a block whose bytes cannot be trusted and gives the error.
+func (v *Volume) corrupt(block uint64, i int) error {
+	b := block + uint64(i)
+	v.e.report(Fact{What: "corrupt", Volume: v.volume, Block: b, Detail: "checksum mismatch"})
+	return &domain.Error{
+		Op: "engine.Read", Kind: domain.Corrupt, Ref: "volume/" + v.volume.String(),
+		Msg: "block " + domain.Position(b).String() + " does not match its checksum",
+	}
+}
+
+// Extents appends how count blocks from block on, inside one extent, are allocated; neighbours of
+// one kind are joined. Offsets are bytes.
+func (v *Volume) Extents(block uint64, count int, dst []domain.Extent) ([]domain.Extent, error) {
+	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer readers.Put(rd)
+	rd.again = false
+	if err := rd.lookup(v, block, count); err != nil {
+		return dst, err
+	}
+	for i := range count {
+		k := rd.loc[i].Kind()
+		x := domain.Extent{
+			Off: int64(block+uint64(i)) * segment.BlockSize, Len: segment.BlockSize,
+			Hole: k == segment.Hole, Zero: k == segment.Hole || k == segment.Zero,
+		}
+		if n := len(dst); n > 0 && dst[n-1].Hole == x.Hole && dst[n-1].Zero == x.Zero &&
+			dst[n-1].Off+dst[n-1].Len == x.Off {
+			dst[n-1].Len += x.Len
+			continue
+		}
+		dst = append(dst, x)
+	}
+	return dst, nil
+}

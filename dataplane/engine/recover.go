@@ -1,0 +1,385 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"weft/backends"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// background is for device calls whose end nobody may hasten.
+var background = context.Background()
+
+// FormatOptions is what Format writes into the superblock. Zero fields mean the defaults.
+type FormatOptions struct {
+	Cluster     domain.ClusterID
+	Node        domain.NodeID
+	Device      domain.DeviceID // zero is refused
+	Lanes       int             // default 1 up to 2 cores' worth of load; at most 16
+	SegmentSize int             // default: a 256th of the device between 1 and 32 MiB
+	Force       bool            // overwrite a device that holds a Weft superblock
+}
+
+// Format makes a device ready: an anchor for an empty store, then the superblocks. It refuses a
+// device that already has a superblock (Exists) unless forced, and one too small (Invalid).
+func Format(ctx context.Context, dev backends.Device, o FormatOptions) error {
+	g := dev.Geometry()
+	if old, _ := readSuper(dev); old != nil && !o.Force {
+		return domain.Errorf(domain.Exists, "%s holds device %s of cluster %s", g.Path,
+			old.Device, old.Cluster)
+	}
+	sb, err := layout(g, o)
+	if err != nil {
+		return err
+	}
+	b := backends.AlignedBuffer(segment.Sector)
+	for slot := range int64(segment.AnchorSlots) {
+		clear(b)
+		if slot == 1 {
+			a := segment.Anchor{
+				Seq: 1, Clean: true, NextSegSeq: 1, NextVersion: 1,
+				Lanes: make([]segment.LaneMark, sb.Lanes),
+			}
+			a.Encode(b)
+		}
+		if err := dev.WriteAt(b, segment.AnchorOff+slot*segment.Sector, false); err != nil {
+			return translate(err, "engine.Format", g.Path)
+		}
+	}
+	if err := dev.Flush(ctx); err != nil {
+		return translate(err, "engine.Format", g.Path)
+	}
+	sb.Encode(b)
+	for _, off := range segment.SuperOffsets(g.Size) {
+		if err := dev.WriteAt(b, off, false); err != nil {
+			return translate(err, "engine.Format", g.Path)
+		}
+	}
+	return translate(dev.Flush(ctx), "engine.Format", g.Path)
+}
+
+// layout chooses the segment size and count for a device.
+func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
+	size := o.SegmentSize
+	if size == 0 {
+		size = 32 << 20
+		for size > 1<<20 && int64(size) > g.Size/256 {
+			size /= 2
+		}
+	}
+	last := segment.SuperOffsets(g.Size)[2]
+	count := (last - segment.DataOff) / int64(size)
+	lanes := max(o.Lanes, 1)
+	switch {
+	case o.Device.IsZero():
+		return nil, domain.Errorf(domain.Invalid, "a device needs an id")
+	case count < 24+2*int64(lanes):
+		return nil, domain.Errorf(domain.Invalid,
+			"%s: %s is too small: need %d segments of %s", g.Path, domain.Bytes(g.Size),
+			24+2*lanes, domain.Bytes(size))
+	case lanes > segment.LanesMax:
+		return nil, domain.Errorf(domain.Invalid, "%d lanes: at most %d", lanes, segment.LanesMax)
+	}
+	return &segment.Superblock{
+		Version: segment.FormatVersion, Incompat: segment.IncompatBase, Cluster: o.Cluster,
+		Node: o.Node, Device: o.Device, Size: uint64(g.Size), LogicalBlock: uint32(g.LogicalBlock),
+		AtomicUnit: uint32(g.AtomicUnit), SegmentSize: uint32(size),
+		Segments: uint32(min(count, 1<<31)), FirstOff: segment.DataOff, Lanes: uint16(lanes),
+		Tier: 2, Generation: 1,
+	}, nil
+}
+
+// readSuper gives the newest valid superblock, or nil.
+func readSuper(dev backends.Device) (*segment.Superblock, error) {
+	var best *segment.Superblock
+	b := backends.AlignedBuffer(segment.Sector)
+	for _, off := range segment.SuperOffsets(dev.Geometry().Size) {
+		if err := dev.ReadAt(b, off); err != nil {
+			return nil, err
+		}
+		sb, err := segment.DecodeSuperblock(b)
+		if err == nil && (best == nil || sb.Generation > best.Generation) {
+			best = sb
+		}
+	}
+	return best, nil
+}
+
+// Probe gives the ids on a device's superblock: NotFound when there is none that verifies.
+func Probe(dev backends.Device) (domain.DeviceID, domain.ClusterID, error) {
+	sb, err := readSuper(dev)
+	if err != nil {
+		return domain.DeviceID{}, domain.ClusterID{}, translate(err, "engine.Probe", dev.Geometry().Path)
+	}
+	if sb == nil {
+		return domain.DeviceID{}, domain.ClusterID{}, domain.Errorf(domain.NotFound,
+			"%s: no superblock", dev.Geometry().Path)
+	}
+	return sb.Device, sb.Cluster, nil
+}
+
+// Open recovers a device and starts serving it: last anchor, leaves, replay of the log behind it,
+// a new incarnation committed by an anchor before the first new write. It returns NotFound without
+// a superblock, Denied for a device of another cluster, Corrupt when the checkpoint cannot be read,
+// Unavailable when the device fails. Damage that costs single blocks is reported, not returned.
+func Open(_ context.Context, cfg Config) (*Engine, error) {
+	g := cfg.Device.Geometry()
+	sb, err := readSuper(cfg.Device)
+	switch {
+	case err != nil:
+		return nil, translate(err, "engine.Open", g.Path)
+	case sb == nil:
+		return nil, domain.Errorf(domain.NotFound, "%s: no superblock", g.Path)
+	case sb.Cluster != cfg.Cluster:
+		return nil, domain.Errorf(domain.Denied, "%s belongs to cluster %s", g.Path, sb.Cluster)
+	case int64(sb.Size) > g.Size:
+		return nil, domain.Errorf(domain.Corrupt, "%s shrank from %s to %s", g.Path,
+			domain.Bytes(sb.Size), domain.Bytes(g.Size))
+	}
+	e := &Engine{cfg: cfg, dev: cfg.Device, super: sb, space: newSpace(sb)}
+	e.fua = cfg.Mode == Durable && g.Durability == backends.NeedsFlush
+	e.mu.branches = map[uint32]*Volume{}
+	e.mu.byVolume = map[domain.VolumeID]*Volume{}
+	e.mu.nextBranch = 1
+	for i := range int(sb.Lanes) {
+		e.lanes = append(e.lanes, newLane(e, i))
+	}
+	e.cache.payload = e.payloadMax()
+	m := &e.maint
+	m.wakeup, m.halt = make(chan struct{}, 1), make(chan struct{})
+	m.directory = map[leafID]segment.Piece{}
+	m.limit = cfg.CheckpointBytes
+	if m.limit == 0 {
+		m.limit = min(16<<30, max(e.space.capacity/8, 1<<20))
+	}
+	e.space.hurry = m.kick
+	if err := e.recover(); err != nil {
+		return nil, err
+	}
+	for _, l := range e.lanes {
+		l.start()
+	}
+	m.start(e)
+	if e.space.freeCount() < e.space.lowWater {
+		m.kick()
+	}
+	return e, nil
+}
+
+// recover brings the index to the state of the last acknowledged record.
+func (e *Engine) recover() error {
+	a, err := e.readAnchor()
+	if err != nil {
+		return err
+	}
+	e.maint.anchorSeq = a.Seq
+	e.incarnation = a.Incarnation + 1
+	e.space.mu.nextSeq = a.NextSegSeq
+	e.versionSeq.Store(a.NextVersion)
+	if err := e.loadRoot(a.Root); err != nil {
+		return err
+	}
+	if err := e.loadLeaves(); err != nil {
+		return err
+	}
+	heads, err := e.readHeaders(a.Clean)
+	if err != nil {
+		return err
+	}
+	for i, l := range e.lanes {
+		if err := l.replay(a.Lanes[i], heads); err != nil {
+			return err
+		}
+	}
+	e.settleSpace(a)
+	for _, l := range e.lanes {
+		// Nothing of an earlier incarnation is ever replayed again, cut chunks least of all.
+		l.mu.openSeq = e.space.seqNow()
+	}
+	return e.checkpointLocked(false)
+}
+
+// readAnchor gives the newest valid anchor.
+func (e *Engine) readAnchor() (*segment.Anchor, error) {
+	ring := backends.AlignedBuffer(segment.AnchorSlots * segment.Sector)
+	if err := e.dev.ReadAt(ring, segment.AnchorOff); err != nil {
+		return nil, e.device(err, "engine.anchor")
+	}
+	var best *segment.Anchor
+	for i := range segment.AnchorSlots {
+		a, err := segment.DecodeAnchor(ring[i*segment.Sector : (i+1)*segment.Sector])
+		if err == nil && (best == nil || a.Seq > best.Seq) {
+			best = a
+		}
+	}
+	if best == nil || len(best.Lanes) != len(e.lanes) {
+		return nil, domain.Errorf(domain.Corrupt, "%s: no valid anchor", e.dev.Geometry().Path)
+	}
+	return best, nil
+}
+
+// read fetches the bytes of a piece and verifies them.
+func (e *Engine) read(p segment.Piece) ([]byte, error) {
+	if !e.space.valid(int64(p.Off), int64(p.Bytes)) || p.Off%segment.Unit != 0 {
+		return nil, domain.Errorf(domain.Corrupt, "checkpoint names bytes outside the device")
+	}
+	start := int64(p.Off) / segment.Sector * segment.Sector
+	skip := int64(p.Off) - start
+	b := backends.AlignedBuffer(segment.RoundUp(int(skip)+int(p.Bytes), segment.Sector))
+	if err := e.dev.ReadAt(b, start); err != nil {
+		return nil, e.device(err, "engine.recover")
+	}
+	b = b[skip:][:p.Bytes]
+	if segment.Checksum(b) != p.CRC {
+		return nil, domain.Errorf(domain.Corrupt, "checkpoint at %d does not verify", p.Off)
+	}
+	return b, nil
+}
+
+// loadRoot reads the root that the anchor names.
+func (e *Engine) loadRoot(at segment.Piece) error {
+	if at.Bytes == 0 {
+		return nil
+	}
+	b, err := e.read(at)
+	if err != nil {
+		return err
+	}
+	list, err := segment.DecodePieces(b)
+	if err != nil {
+		return domain.Errorf(domain.Corrupt, "%v", err)
+	}
+	var whole []byte
+	for _, p := range list {
+		if b, err = e.read(p); err != nil {
+			return err
+		}
+		whole = append(whole, b...)
+	}
+	root, err := segment.DecodeRoot(whole)
+	if err != nil {
+		return domain.Errorf(domain.Corrupt, "%v", err)
+	}
+	e.mu.nextBranch = max(1, root.NextBranch)
+	for _, br := range root.Branches {
+		e.setBranch(br)
+	}
+	for _, l := range root.Leaves {
+		e.maint.directory[leafID{l.Branch, l.Extent}] = l.Piece
+	}
+	e.maint.root = append(list, at)
+	for _, p := range e.maint.root {
+		e.space.at(int64(p.Off)).meta += int64(p.Bytes)
+	}
+	return nil
+}
+
+// loadLeaves reads every leaf of the checkpoint. One that does not verify costs its extent only: its
+// blocks read as corrupt until they are written again.
+func (e *Engine) loadLeaves() error {
+	for id, p := range e.maint.directory {
+		v := e.mu.branches[id.branch]
+		if v == nil {
+			delete(e.maint.directory, id)
+			continue
+		}
+		if e.space.valid(int64(p.Off), int64(p.Bytes)) {
+			e.space.at(int64(p.Off)).meta += int64(p.Bytes)
+		}
+		lf := &leaf{}
+		b, err := e.read(p)
+		if err == nil {
+			_, err = segment.DecodeLeaf(b, &lf.Leaf)
+		}
+		if err == nil && (lf.Branch != id.branch || lf.Extent != id.extent) {
+			err = domain.Errorf(domain.Corrupt, "leaf of branch %d extent %d", lf.Branch, lf.Extent)
+		}
+		if err != nil && domain.IsKind(err, domain.Unavailable) {
+			return err
+		}
+		block := uint64(id.extent) * segment.LeafBlocks
+		if err != nil {
+			e.report(Fact{What: "corrupt", Volume: v.volume, Block: block,
+				Detail: fmt.Sprintf("index of extent %d: %v", id.extent, err)})
+			lf.Leaf = segment.Leaf{Branch: id.branch, Extent: id.extent}
+			for i := range lf.Loc {
+				lf.Loc[i] = segment.MakeLoc(lostKind, 0, 1, 0)
+			}
+		}
+		e.adopt(v, lf)
+	}
+	return nil
+}
+
+// adopt enters a loaded leaf and counts what it keeps alive.
+func (e *Engine) adopt(v *Volume, lf *leaf) {
+	block := uint64(lf.Extent) * segment.LeafBlocks
+	l := v.lane(block)
+	v.leaves[l.no][lf.Extent] = lf
+	l.leaves.Add(1)
+	for i, loc := range lf.Loc {
+		if loc == 0 {
+			continue
+		}
+		if loc.Kind() == segment.Flash && !e.space.valid(loc.Off(), segment.BlockSize) {
+			loc = segment.MakeLoc(lostKind, 0, 1, 0)
+		}
+		lf.Loc[i] = 0
+		l.point(lf, i, loc, lf.CRC[i])
+	}
+}
+
+// readHeaders gives the headers of all segments; after a clean stop there is nothing to replay and
+// only the states matter.
+func (e *Engine) readHeaders(clean bool) ([]segment.Header, error) {
+	b := backends.AlignedBuffer(segment.Sector)
+	var heads []segment.Header
+	for i, sg := range e.space.mu.segs {
+		if sg.state == segReserved {
+			continue
+		}
+		if err := e.dev.ReadAt(b, e.space.off(uint32(i))); err != nil {
+			return nil, e.device(err, "engine.recover")
+		}
+		h, err := segment.DecodeHeader(b)
+		if err != nil || h.Segment != uint32(i) || h.Device != e.super.Device ||
+			int(h.Lane) >= len(e.lanes) {
+			continue
+		}
+		sg.stream, sg.lane, sg.seq = h.Stream, h.Lane, h.Sequence
+		e.space.mu.nextSeq = max(e.space.mu.nextSeq, h.Sequence+1)
+		if !clean {
+			heads = append(heads, *h)
+		}
+	}
+	slices.SortFunc(heads, func(a, b segment.Header) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	return heads, nil
+}
+
+// settleSpace decides which segments hold something; the others become free at the checkpoint that
+// closes the recovery, not before: until then the last anchor still needs them.
+func (e *Engine) settleSpace(a *segment.Anchor) {
+	s := e.space
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var spare []uint32
+	for i, sg := range s.mu.segs {
+		switch {
+		case sg.state == segReserved:
+		case sg.live.Load() > 0 || sg.meta > 0,
+			sg.stream == segment.StreamLog && sg.seq >= a.Lanes[sg.lane].Sequence:
+			sg.state = segSealed
+		default:
+			spare = append(spare, uint32(i))
+		}
+	}
+	// The longest unused are written first.
+	slices.SortStableFunc(spare, func(a, b uint32) int {
+		return cmp.Compare(s.mu.segs[a].seq, s.mu.segs[b].seq)
+	})
+	s.mu.free = spare
+}

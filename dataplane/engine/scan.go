@@ -1,0 +1,124 @@
+package engine
+
+import (
+	"weft/backends"
+	"weft/dataplane/segment"
+)
+
+// scanWindow is how much of an unsealed segment is read at a time, in bytes.
+const scanWindow = 256 << 10
+
+// eachChunk calls fn with every valid chunk of a segment's life: from its footer, or by scanning it
+// when it has none. off is the chunk's place on the device. entries is valid during the call only.
+func (e *Engine) eachChunk(id uint32, seq uint64,
+	fn func(off int64, h *segment.Chunk, entries []byte) error,
+) error {
+	_, err := e.readChunks(id, seq, fn)
+	return err
+}
+
+// readChunks is eachChunk and tells whether the segment was sealed.
+func (e *Engine) readChunks(id uint32, seq uint64,
+	fn func(off int64, h *segment.Chunk, entries []byte) error,
+) (sealed bool, err error) {
+	base := e.space.off(id)
+	t, body, err := e.footer(id, seq)
+	if err != nil {
+		return false, err
+	}
+	if t == nil {
+		return false, e.scan(id, seq, fn)
+	}
+	var fault error
+	bad := t.Each(body, func(off uint32, h *segment.Chunk, entries []byte) error {
+		if h.Sequence != seq {
+			return segment.ErrBad
+		}
+		fault = fn(base+int64(off), h, entries)
+		return fault
+	})
+	if bad != nil && fault == nil {
+		return false, e.scan(id, seq, fn) // a footer that lies is no footer
+	}
+	return true, fault
+}
+
+// footer reads a segment's footer; nil when this life of the segment has none that verifies.
+func (e *Engine) footer(id uint32, seq uint64) (*segment.Trailer, []byte, error) {
+	b := backends.AlignedBuffer(segment.Sector)
+	end := e.space.off(id) + e.space.size
+	if err := e.dev.ReadAt(b, end-segment.Sector); err != nil {
+		return nil, nil, e.device(err, "engine.footer")
+	}
+	t, err := segment.DecodeTrailer(b)
+	if err != nil || t.Sequence != seq {
+		return nil, nil, nil //nolint:nilerr // no footer is an answer, not an error
+	}
+	n := segment.RoundUp(int(t.Bytes), segment.Sector)
+	if int64(n) > e.space.size-2*segment.Sector {
+		return nil, nil, nil
+	}
+	body := backends.AlignedBuffer(max(n, segment.Sector))
+	if err := e.dev.ReadAt(body[:n], end-segment.Sector-int64(n)); err != nil {
+		return nil, nil, e.device(err, "engine.footer")
+	}
+	if segment.Checksum(body[:t.Bytes]) != t.CRC {
+		return nil, nil, nil
+	}
+	return t, body, nil
+}
+
+// scan walks a segment sector by sector: behind a valid chunk it goes on at its end, elsewhere one
+// sector further, so that a damaged chunk hides only itself.
+func (e *Engine) scan(id uint32, seq uint64,
+	fn func(off int64, h *segment.Chunk, entries []byte) error,
+) error {
+	s := &scanner{e: e, base: e.space.off(id), size: e.space.size}
+	for at := int64(segment.Sector); at+segment.Sector <= s.size; {
+		b, err := s.bytes(at, segment.ChunkHeader)
+		if err != nil {
+			return err
+		}
+		h, bad := segment.DecodeChunkFixed(b)
+		if bad != nil || h.Sequence != seq || at+int64(h.Bytes()) > s.size {
+			at += segment.Sector
+			continue
+		}
+		if b, err = s.bytes(at, h.HeaderBytes()); err != nil {
+			return err
+		}
+		h, entries, bad := segment.DecodeChunk(b)
+		if bad != nil {
+			at += segment.Sector
+			continue
+		}
+		if err := fn(s.base+at, h, entries); err != nil {
+			return err
+		}
+		at += int64(h.Bytes())
+	}
+	return nil
+}
+
+// scanner reads a segment through one window.
+type scanner struct {
+	e          *Engine
+	base, size int64
+	buf        []byte
+	from, to   int64
+}
+
+// bytes gives n bytes at an offset of the segment; n is at most segment.HeaderMax.
+func (s *scanner) bytes(at int64, n int) ([]byte, error) {
+	if s.buf == nil {
+		s.buf = backends.AlignedBuffer(scanWindow)
+	}
+	if at < s.from || at+int64(n) > s.to {
+		end := min(at+scanWindow, s.size)
+		if err := s.e.dev.ReadAt(s.buf[:end-at], s.base+at); err != nil {
+			return nil, s.e.device(err, "engine.scan")
+		}
+		s.from, s.to = at, end
+	}
+	return s.buf[at-s.from:][:n], nil
+}

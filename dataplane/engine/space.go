@@ -1,0 +1,234 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"weft/dataplane/segment"
+)
+
+// segState is where a segment stands in its life.
+type segState uint8
+
+const (
+	segFree     segState = iota // may be opened
+	segOpen                     // takes chunks
+	segSealed                   // full, with a footer; the cleaner may choose it
+	segBad                      // a write to it failed; left alone until the next start
+	segReserved                 // holds a copy of the superblock
+)
+
+// seg is one segment. live is guarded by nothing: it is counted by the lanes.
+type seg struct {
+	live atomic.Int64 // bytes of blocks whose newest copy stands here
+	meta int64        // bytes that the last durable checkpoint needs; maintenance only
+
+	// guarded by space.mu
+	state  segState
+	stream segment.Stream
+	lane   uint8
+	seq    uint64
+}
+
+// space owns the segments of a device and decides who may have one.
+//
+// Invariant: user segments are refused at or below reserveUser free ones, the cleaner's at or below
+// reserveMeta, so that cleaning and checkpoints always find room.
+type space struct {
+	size        int64 // of a segment
+	first       int64 // offset of segment 0
+	capacity    int64 // bytes of all segments that can hold data
+	usable      int64 // most live bytes admitted
+	reserveUser int
+	reserveMeta int
+	lowWater    int // the cleaner starts below this many free segments
+
+	live     atomic.Int64 // bytes of live blocks on the device
+	admitted atomic.Int64 // bytes of new blocks on their way into the index
+
+	mu struct {
+		sync.Mutex
+		segs    []*seg
+		free    []uint32
+		nextSeq uint64
+		stopped bool
+	}
+	freed *sync.Cond
+	hurry func() // asks the maintenance for free segments
+}
+
+func newSpace(sb *segment.Superblock) *space {
+	s := &space{size: int64(sb.SegmentSize), first: int64(sb.FirstOff)}
+	s.freed = sync.NewCond(&s.mu)
+	s.mu.segs = make([]*seg, sb.Segments)
+	usable := 0
+	for i := range s.mu.segs {
+		s.mu.segs[i] = &seg{}
+		if holdsSuper(sb, i) {
+			s.mu.segs[i].state = segReserved
+			continue
+		}
+		usable++
+	}
+	s.capacity = int64(usable) * s.size
+	s.reserveMeta = max(2, usable/100)
+	s.reserveUser = s.reserveMeta + max(4, usable/50)
+	s.lowWater = s.reserveUser + max(3, usable/20)
+	data := usable - s.lowWater - int(sb.Lanes) - 1
+	s.usable = max(0, int64(data)) * s.payload() / 100 * fillMax
+	return s
+}
+
+// fillMax is the share of live blocks, in percent, up to which new ones are admitted. Cleaning costs
+// 1/(1-u) of what hosts write: beyond this the price rises steeply.
+const fillMax = 85
+
+// payload estimates the bytes of blocks that a segment holds once the cleaner has packed it: full
+// chunks of moved one-block entries, and a footer that repeats them.
+func (s *space) payload() int64 {
+	body := int64(chunkPayload(s.size))
+	header := segment.ChunkHeader + body/segment.BlockSize*(segment.EntrySettled+segment.EntryMoved)
+	whole := body + int64(segment.RoundUp(int(header), segment.Sector))
+	return (s.size - 2*segment.Sector) * body / (whole + header)
+}
+
+// chunkPayload gives the most payload of one chunk: small segments take small chunks.
+func chunkPayload(size int64) int {
+	return min(segment.PayloadMax, max(int(size)/4/segment.Sector*segment.Sector, segment.Sector))
+}
+
+// holdsSuper tells whether segment i lies over one of the superblock's copies.
+func holdsSuper(sb *segment.Superblock, i int) bool {
+	from := int64(sb.FirstOff) + int64(i)*int64(sb.SegmentSize)
+	for _, off := range segment.SuperOffsets(int64(sb.Size)) {
+		if off < from+int64(sb.SegmentSize) && off+segment.Sector > from {
+			return true
+		}
+	}
+	return false
+}
+
+// off gives the device offset of a segment.
+func (s *space) off(id uint32) int64 { return s.first + int64(id)*s.size }
+
+// at gives the segment that holds a device offset.
+func (s *space) at(off int64) *seg { return s.mu.segs[(off-s.first)/s.size] }
+
+// valid tells whether n bytes from off on lie inside one segment.
+func (s *space) valid(off, n int64) bool {
+	if off < s.first || n <= 0 {
+		return false
+	}
+	id := (off - s.first) / s.size
+	return id < int64(len(s.mu.segs)) && off+n <= s.off(uint32(id))+s.size
+}
+
+// admit reserves room for n bytes of blocks that hold nothing yet. Overwrites need no room of
+// their own: the cleaner gives theirs back.
+func (s *space) admit(n int64) bool {
+	if n == 0 {
+		return true
+	}
+	if s.admitted.Add(n)+s.live.Load() > s.usable {
+		s.admitted.Add(-n)
+		return false
+	}
+	return true
+}
+
+// take gives a free segment to a stream, waiting for the cleaner where it must. It gives nil once
+// the space is stopped.
+func (s *space) take(stream segment.Stream, lane uint8) (uint32, *seg) {
+	reserve := 0
+	switch stream {
+	case segment.StreamLog:
+		reserve = s.reserveUser
+	case segment.StreamGen1, segment.StreamGen2:
+		reserve = s.reserveMeta
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.mu.stopped && len(s.mu.free) <= reserve {
+		if stream != segment.StreamLog {
+			return 0, nil // the maintenance must not wait for itself
+		}
+		s.hurry()
+		s.freed.Wait()
+	}
+	if s.mu.stopped {
+		return 0, nil
+	}
+	id := s.mu.free[0]
+	s.mu.free = s.mu.free[1:]
+	sg := s.mu.segs[id]
+	sg.state, sg.stream, sg.lane, sg.seq = segOpen, stream, lane, s.mu.nextSeq
+	s.mu.nextSeq++
+	if len(s.mu.free) < s.lowWater {
+		s.hurry()
+	}
+	return id, sg
+}
+
+// set changes a segment's state.
+func (s *space) set(sg *seg, st segState) {
+	s.mu.Lock()
+	sg.state = st
+	s.mu.Unlock()
+}
+
+// release makes segments free again. Only the maintenance calls it, behind an anchor.
+func (s *space) release(ids []uint32) {
+	s.mu.Lock()
+	for _, id := range ids {
+		s.mu.segs[id].state = segFree
+		s.mu.free = append(s.mu.free, id)
+	}
+	s.mu.Unlock()
+	s.freed.Broadcast()
+}
+
+// empty lists the sealed segments that hold nothing any more.
+func (s *space) empty() []uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []uint32
+	for i, sg := range s.mu.segs {
+		if sg.state == segSealed && sg.meta == 0 && sg.live.Load() == 0 {
+			ids = append(ids, uint32(i))
+		}
+	}
+	return ids
+}
+
+// freeCount counts the free segments.
+func (s *space) freeCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.mu.free)
+}
+
+// seqNow gives the sequence the next segment will get.
+func (s *space) seqNow() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.nextSeq
+}
+
+// stop ends all waits for good.
+func (s *space) stop() {
+	s.mu.Lock()
+	s.mu.stopped = true
+	s.mu.Unlock()
+	s.freed.Broadcast()
+}
+
+// wake ends the waits when the engine failed.
+func (s *space) wake() { s.stop() }
+
+func (s *space) read(st *Stats) {
+	s.mu.Lock()
+	st.Segments, st.FreeSegments = int64(len(s.mu.segs)), int64(len(s.mu.free))
+	s.mu.Unlock()
+	st.ReservedSegments = int64(s.reserveUser)
+	st.LiveBytes, st.UsableBytes, st.CapacityBytes = s.live.Load(), s.usable, s.capacity
+}

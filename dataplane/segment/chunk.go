@@ -1,0 +1,358 @@
+package segment
+
+import (
+	"fmt"
+
+	"weft/domain"
+)
+
+const (
+	segMagic     = 0x47455357 // "WSEG"
+	chunkMagic   = 0x4b484357 // "WCHK"
+	trailerMagic = 0x52544657 // "WFTR"
+)
+
+// Stream says which of a device's logs a segment belongs to.
+type Stream uint8
+
+// The streams.
+const (
+	StreamLog   Stream = 1 // what hosts wrote, in accept order, chained
+	StreamGen1  Stream = 2 // moved once by the cleaner
+	StreamGen2  Stream = 3 // moved again
+	StreamMeta  Stream = 4 // leaves and checkpoint roots
+	StreamCount        = 5
+)
+
+// Header opens a segment. It is durable before the segment's first chunk is written.
+type Header struct {
+	Segment     uint32
+	Sequence    uint64 // the segment's life; one counter per device, never reused
+	Stream      Stream
+	Lane        uint8
+	Incarnation uint32
+	Device      domain.DeviceID
+}
+
+// Encode fills one sector.
+func (h *Header) Encode(b []byte) {
+	clear(b[:Sector])
+	le.PutUint32(b[0:], segMagic)
+	le.PutUint32(b[4:], h.Segment)
+	le.PutUint64(b[8:], h.Sequence)
+	b[16], b[17] = byte(h.Stream), h.Lane
+	le.PutUint32(b[20:], h.Incarnation)
+	copy(b[24:], h.Device.UUID[:])
+	le.PutUint32(b[Sector-4:], Checksum(b[:Sector-4]))
+}
+
+// DecodeHeader reads and checks one sector.
+func DecodeHeader(b []byte) (*Header, error) {
+	if len(b) < Sector || le.Uint32(b) != segMagic {
+		return nil, fmt.Errorf("segment header: no magic: %w", ErrBad)
+	}
+	if le.Uint32(b[Sector-4:]) != Checksum(b[:Sector-4]) {
+		return nil, fmt.Errorf("segment header: checksum: %w", ErrBad)
+	}
+	h := &Header{
+		Segment: le.Uint32(b[4:]), Sequence: le.Uint64(b[8:]), Stream: Stream(b[16]), Lane: b[17],
+		Incarnation: le.Uint32(b[20:]),
+	}
+	copy(h.Device.UUID[:], b[24:])
+	if h.Stream == 0 || h.Stream >= StreamCount || h.Lane >= LanesMax {
+		return nil, fmt.Errorf("segment header: stream %d lane %d: %w", h.Stream, h.Lane, ErrBad)
+	}
+	return h, nil
+}
+
+// Chunk is the fixed part of a chunk's header: one group commit.
+type Chunk struct {
+	Incarnation  uint32
+	Sequence     uint64 // of the segment's life
+	LSN          uint64 // the chunk's own: that of its last entry
+	PrevLSN      uint64 // of its predecessor in the lane's chain; 0 outside the log stream
+	FlushMark    uint64 // every chunk of the chain with LSN <= it was durable at this one's seal
+	Entries      uint16
+	Stream       Stream
+	Lane         uint8
+	PrevCRC      uint32 // Chain of the predecessor
+	EntryBytes   uint32
+	PayloadBytes uint32 // a multiple of Sector
+	CRC          uint32 // over header and entries
+}
+
+// HeaderBytes gives the padded size of the header with its entries.
+func (c *Chunk) HeaderBytes() int { return RoundUp(ChunkHeader+int(c.EntryBytes), Sector) }
+
+// Bytes gives the whole size on the device.
+func (c *Chunk) Bytes() int { return c.HeaderBytes() + int(c.PayloadBytes) }
+
+// Encode writes the fixed part before the entries, which stand in b[ChunkHeader:] already, and
+// computes CRC over both. b holds at least HeaderBytes; the padding is the caller's to clear.
+func (c *Chunk) Encode(b []byte) {
+	le.PutUint32(b[0:], chunkMagic)
+	le.PutUint32(b[4:], c.Incarnation)
+	le.PutUint64(b[8:], c.Sequence)
+	le.PutUint64(b[16:], c.LSN)
+	le.PutUint64(b[24:], c.PrevLSN)
+	le.PutUint64(b[32:], c.FlushMark)
+	le.PutUint16(b[40:], c.Entries)
+	b[42], b[43] = byte(c.Stream), c.Lane
+	le.PutUint32(b[44:], c.PrevCRC)
+	le.PutUint32(b[48:], c.EntryBytes)
+	le.PutUint32(b[52:], c.PayloadBytes)
+	le.PutUint32(b[60:], 0)
+	c.CRC = chunkCRC(b, int(c.EntryBytes))
+	le.PutUint32(b[56:], c.CRC)
+}
+
+// chunkCRC covers the fixed part but for the CRC itself, and the entries.
+func chunkCRC(b []byte, entryBytes int) uint32 {
+	crc := Checksum(b[:56])
+	return crcUpdate(crc, b[60:ChunkHeader+entryBytes])
+}
+
+// Chain gives the checksum by which the successor in the lane's log names this chunk. It covers
+// what the lane decided (LSN, predecessor, entries) and not where the chunk stands, so a chunk
+// written again elsewhere after a failed write keeps its place in the chain.
+func (c *Chunk) Chain(entries []byte) uint32 {
+	var b [20]byte
+	le.PutUint64(b[0:], c.LSN)
+	le.PutUint64(b[8:], c.PrevLSN)
+	le.PutUint32(b[16:], c.PrevCRC)
+	return crcUpdate(Checksum(b[:]), entries)
+}
+
+// DecodeChunkFixed reads the fixed part and checks its limits, not its CRC, which needs the entries.
+func DecodeChunkFixed(b []byte) (*Chunk, error) {
+	if len(b) < ChunkHeader || le.Uint32(b) != chunkMagic {
+		return nil, fmt.Errorf("chunk: no magic: %w", ErrBad)
+	}
+	c := &Chunk{
+		Incarnation: le.Uint32(b[4:]), Sequence: le.Uint64(b[8:]), LSN: le.Uint64(b[16:]),
+		PrevLSN: le.Uint64(b[24:]), FlushMark: le.Uint64(b[32:]), Entries: le.Uint16(b[40:]),
+		Stream: Stream(b[42]), Lane: b[43], PrevCRC: le.Uint32(b[44:]),
+		EntryBytes: le.Uint32(b[48:]), PayloadBytes: le.Uint32(b[52:]), CRC: le.Uint32(b[56:]),
+	}
+	switch {
+	case c.EntryBytes > HeaderMax-ChunkHeader || int(c.Entries)*EntrySettled > int(c.EntryBytes):
+		return nil, fmt.Errorf("chunk: %d entries in %d B: %w", c.Entries, c.EntryBytes, ErrBad)
+	case c.PayloadBytes > PayloadMax || c.PayloadBytes%Sector != 0:
+		return nil, fmt.Errorf("chunk: payload of %d B: %w", c.PayloadBytes, ErrBad)
+	case c.Stream == 0 || c.Stream >= StreamCount || c.Lane >= LanesMax:
+		return nil, fmt.Errorf("chunk: stream %d lane %d: %w", c.Stream, c.Lane, ErrBad)
+	}
+	return c, nil
+}
+
+// DecodeChunk reads a whole header with its entries and checks the CRC. entries is a view of b.
+func DecodeChunk(b []byte) (c *Chunk, entries []byte, err error) {
+	if c, err = DecodeChunkFixed(b); err != nil {
+		return nil, nil, err
+	}
+	end := ChunkHeader + int(c.EntryBytes)
+	if len(b) < end {
+		return nil, nil, fmt.Errorf("chunk: header cut short: %w", ErrBad)
+	}
+	if chunkCRC(b, int(c.EntryBytes)) != c.CRC {
+		return nil, nil, fmt.Errorf("chunk: header checksum: %w", ErrBad)
+	}
+	return c, b[ChunkHeader:end], nil
+}
+
+// Kind says what an entry records.
+type Kind uint8
+
+// The kinds. Numbers are never reused; 15 and 16 are reserved for payload and commit.
+const (
+	KindData   Kind = 1
+	KindZero   Kind = 2
+	KindUnmap  Kind = 3
+	KindAlias  Kind = 4
+	KindBranch Kind = 5
+	KindEra    Kind = 6
+	KindSame   Kind = 7
+	KindSeal   Kind = 8
+	KindLeaf   Kind = 9
+	KindDirty  Kind = 10
+	KindFloor  Kind = 11
+	KindRetire Kind = 12
+	KindBury   Kind = 13
+	KindVoid   Kind = 14
+	KindRoot   Kind = 17
+)
+
+// Flags of an entry.
+const (
+	OutcomeApplied    uint8 = 0
+	OutcomeSuperseded uint8 = 1
+	OutcomeMixed      uint8 = 2
+	outcomeMask       uint8 = 3
+	FlagMoved         uint8 = 1 << 2
+	FlagFresh         uint8 = 1 << 3
+	FlagEncrypted     uint8 = 1 << 4
+	FlagCompressed    uint8 = 1 << 5
+	flagsKnown              = outcomeMask | FlagMoved | FlagFresh
+)
+
+// Sizes of an entry's parts in bytes.
+const (
+	EntrySettled = 48
+	EntryFresh   = 16
+	EntryMoved   = 16
+)
+
+// Entry is one record as a chunk names it. For DATA, Off is the payload's place in units of 512
+// bytes from the start of the chunk's payload, and CRC holds the CRC-32C of the first block; the
+// further ones follow the entry. For the range kinds Range counts the blocks.
+type Entry struct {
+	Branch    uint32
+	Block     uint64 // below 2^40
+	Count     int    // blocks, 1 to 256; 1 for range kinds
+	Kind      Kind
+	Flags     uint8
+	Version   domain.Version
+	Gen       uint32
+	Off       uint32
+	Units     uint16 // stored length in units of 512 B
+	Range     uint64 // ZERO and UNMAP: blocks, below 2^48
+	Era       uint16
+	LSN       uint64 // accept LSN; only the low 32 bits are stored in an entry that was not moved
+	CRC       uint32
+	Request   domain.RequestID // with FlagFresh
+	From      uint64           // with FlagMoved: address in units of 512 B
+	FromSeq   uint64           // with FlagMoved: sequence of the segment it came from
+	FurtherAt int              // decoded only: where the further CRCs start in the entry bytes
+}
+
+// Size gives the entry's encoded size.
+func (e *Entry) Size() int {
+	n := EntrySettled
+	if e.Flags&FlagFresh != 0 {
+		n += EntryFresh
+	}
+	if e.Flags&FlagMoved != 0 {
+		n += EntryMoved
+	}
+	if e.Kind == KindData {
+		n += 4 * (e.Count - 1)
+	}
+	return n
+}
+
+func ranged(k Kind) bool { return k == KindZero || k == KindUnmap }
+
+// Encode writes the entry; further holds Count-1 CRCs for DATA. It returns the bytes used.
+func (e *Entry) Encode(b []byte, further []uint32) int {
+	le.PutUint32(b[0:], e.Branch)
+	put40(b[4:], e.Block)
+	b[9], b[10], b[11] = byte(e.Count-1), byte(e.Kind), e.Flags
+	le.PutUint64(b[12:], uint64(e.Version.Epoch))
+	put48(b[20:], e.Version.Seq)
+	le.PutUint16(b[26:], uint16(e.Version.Node))
+	le.PutUint32(b[28:], e.Gen)
+	if ranged(e.Kind) {
+		put48(b[32:], e.Range)
+	} else {
+		le.PutUint32(b[32:], e.Off)
+		le.PutUint16(b[36:], e.Units)
+	}
+	le.PutUint16(b[38:], e.Era)
+	le.PutUint32(b[40:], uint32(e.LSN))
+	le.PutUint32(b[44:], e.CRC)
+	n := EntrySettled
+	if e.Flags&FlagFresh != 0 {
+		le.PutUint16(b[n:], uint16(e.Request.Gateway))
+		put48(b[n+2:], e.Request.Incarnation)
+		put56(b[n+8:], e.Request.Counter)
+		b[n+15] = e.Request.Attempt
+		n += EntryFresh
+	}
+	if e.Flags&FlagMoved != 0 {
+		put40(b[n:], e.From)
+		high := e.LSN >> 32
+		b[n+5], b[n+6], b[n+7] = byte(high), byte(high>>8), byte(high>>16)
+		le.PutUint64(b[n+8:], e.FromSeq)
+		n += EntryMoved
+	}
+	if e.Kind == KindData {
+		for _, crc := range further[:e.Count-1] {
+			le.PutUint32(b[n:], crc)
+			n += 4
+		}
+	}
+	return n
+}
+
+func put56(b []byte, v uint64) {
+	put48(b, v)
+	b[6] = byte(v >> 48)
+}
+
+// DecodeEntry reads the entry at the start of b into e, whose chunk has the given LSN, and returns
+// its size. The further CRCs stand at b[e.FurtherAt:], four bytes each.
+func DecodeEntry(b []byte, chunkLSN uint64, e *Entry) (int, error) {
+	if len(b) < EntrySettled {
+		return 0, fmt.Errorf("entry cut short: %w", ErrBad)
+	}
+	*e = Entry{
+		Branch: le.Uint32(b), Block: get40(b[4:]), Count: int(b[9]) + 1, Kind: Kind(b[10]),
+		Flags: b[11], Gen: le.Uint32(b[28:]), Era: le.Uint16(b[38:]), CRC: le.Uint32(b[44:]),
+		Version: domain.Version{
+			Epoch: domain.Epoch(le.Uint64(b[12:])), Seq: get48(b[20:]),
+			Node: domain.NodeNumber(le.Uint16(b[26:])),
+		},
+	}
+	if e.Flags&^flagsKnown != 0 || e.Kind == 0 || e.Kind > KindRoot {
+		return 0, fmt.Errorf("entry: kind %d flags %#x: %w", e.Kind, e.Flags, ErrBad)
+	}
+	if len(b) < e.Size() {
+		return 0, fmt.Errorf("entry cut short: %w", ErrBad)
+	}
+	if ranged(e.Kind) {
+		e.Range = get48(b[32:])
+	} else {
+		e.Off, e.Units = le.Uint32(b[32:]), le.Uint16(b[36:])
+	}
+	low := le.Uint32(b[40:])
+	n := EntrySettled
+	if e.Flags&FlagFresh != 0 {
+		e.Request = domain.RequestID{
+			Gateway: domain.NodeNumber(le.Uint16(b[n:])), Incarnation: get48(b[n+2:]),
+			Counter: get48(b[n+8:]) | uint64(b[n+14])<<48, Attempt: b[n+15],
+		}
+		n += EntryFresh
+	}
+	// The chunk's LSN is that of its last entry, so the low bits wrap at most once below it.
+	e.LSN = chunkLSN&^(1<<32-1) | uint64(low)
+	if e.LSN > chunkLSN && e.LSN >= 1<<32 {
+		e.LSN -= 1 << 32
+	}
+	if e.Flags&FlagMoved != 0 {
+		e.From, e.FromSeq = get40(b[n:]), le.Uint64(b[n+8:])
+		e.LSN = uint64(low) | (uint64(b[n+5])|uint64(b[n+6])<<8|uint64(b[n+7])<<16)<<32
+		n += EntryMoved
+	}
+	e.FurtherAt = n
+	return e.Size(), e.check()
+}
+
+// check refuses what no writer writes.
+func (e *Entry) check() error {
+	inside := int(e.Block%LeafBlocks)+e.Count <= LeafBlocks
+	switch {
+	case e.Kind == KindData && (!inside || int(e.Units) != e.Count*BlockUnits):
+		return fmt.Errorf("entry: %d blocks in %d units: %w", e.Count, e.Units, ErrBad)
+	case ranged(e.Kind) && (e.Range == 0 || e.Block%LeafBlocks+e.Range > LeafBlocks):
+		return fmt.Errorf("entry: range of %d blocks: %w", e.Range, ErrBad)
+	}
+	return nil
+}
+
+// Further gives the CRC of block i of a DATA entry whose bytes start at b.
+func (e *Entry) Further(b []byte, i int) uint32 {
+	if i == 0 {
+		return e.CRC
+	}
+	return le.Uint32(b[e.FurtherAt+4*(i-1):])
+}

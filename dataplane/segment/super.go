@@ -1,0 +1,209 @@
+package segment
+
+import (
+	"fmt"
+
+	"weft/domain"
+)
+
+const (
+	superMagic  = 0x3142535446455721 // "!WEFTSB1"
+	anchorMagic = 0x31434e4154464557 // "WEFTANC1"
+
+	// Guard is left untouched at the start of a device, for partition tables and boot sectors.
+	Guard = 64 << 10
+	// AnchorOff is where the ring of anchors starts.
+	AnchorOff = Guard + Sector
+	// AnchorSlots is the number of anchors in the ring.
+	AnchorSlots = 256
+	// DataOff is the earliest place of the first segment.
+	DataOff = 2 << 20
+	// LanesMax is the most lanes of a device.
+	LanesMax = 16
+)
+
+// Features that a reader must know. A device with an unknown incompatible bit is refused, one with
+// an unknown ro-compatible bit may be read only.
+const (
+	IncompatBase = uint64(1) << 0
+	IncompatAll  = IncompatBase
+	ROCompatAll  = uint64(0)
+)
+
+// Superblock describes a device; it is written three times and names its owner. Sizes are bytes.
+type Superblock struct {
+	Version      uint32
+	Incompat     uint64
+	ROCompat     uint64
+	Compat       uint64
+	Cluster      domain.ClusterID
+	Node         domain.NodeID
+	Device       domain.DeviceID
+	Size         uint64
+	LogicalBlock uint32
+	AtomicUnit   uint32
+	SegmentSize  uint32
+	Segments     uint32
+	FirstOff     uint64 // of segment 0
+	Lanes        uint16
+	Tier         uint8  // 1 nvram, 2 flash, 3 hdd
+	Generation   uint64 // raised by each write; the newest valid copy wins
+}
+
+// SuperOffsets gives the places of the three copies on a device of that size.
+func SuperOffsets(size int64) [3]int64 {
+	return [3]int64{Guard, size / 2 / Sector * Sector, (size - Guard) / Sector * Sector}
+}
+
+// Encode fills one sector.
+func (s *Superblock) Encode(b []byte) {
+	clear(b[:Sector])
+	le.PutUint64(b[0:], superMagic)
+	le.PutUint32(b[8:], s.Version)
+	le.PutUint64(b[16:], s.Incompat)
+	le.PutUint64(b[24:], s.ROCompat)
+	le.PutUint64(b[32:], s.Compat)
+	copy(b[40:], s.Cluster.UUID[:])
+	copy(b[56:], s.Node.UUID[:])
+	copy(b[72:], s.Device.UUID[:])
+	le.PutUint64(b[88:], s.Size)
+	le.PutUint32(b[96:], s.LogicalBlock)
+	le.PutUint32(b[100:], s.AtomicUnit)
+	le.PutUint32(b[104:], s.SegmentSize)
+	le.PutUint32(b[108:], s.Segments)
+	le.PutUint64(b[112:], s.FirstOff)
+	le.PutUint16(b[120:], s.Lanes)
+	b[122] = s.Tier
+	le.PutUint64(b[124:], s.Generation)
+	le.PutUint32(b[Sector-4:], Checksum(b[:Sector-4]))
+}
+
+// DecodeSuperblock reads and checks one sector, geometry included.
+func DecodeSuperblock(b []byte) (*Superblock, error) {
+	if len(b) < Sector || le.Uint64(b) != superMagic {
+		return nil, fmt.Errorf("superblock: no magic: %w", ErrBad)
+	}
+	if le.Uint32(b[Sector-4:]) != Checksum(b[:Sector-4]) {
+		return nil, fmt.Errorf("superblock: checksum: %w", ErrBad)
+	}
+	s := &Superblock{
+		Version: le.Uint32(b[8:]), Incompat: le.Uint64(b[16:]), ROCompat: le.Uint64(b[24:]),
+		Compat: le.Uint64(b[32:]), Size: le.Uint64(b[88:]), LogicalBlock: le.Uint32(b[96:]),
+		AtomicUnit: le.Uint32(b[100:]), SegmentSize: le.Uint32(b[104:]),
+		Segments: le.Uint32(b[108:]), FirstOff: le.Uint64(b[112:]), Lanes: le.Uint16(b[120:]),
+		Tier: b[122], Generation: le.Uint64(b[124:]),
+	}
+	copy(s.Cluster.UUID[:], b[40:])
+	copy(s.Node.UUID[:], b[56:])
+	copy(s.Device.UUID[:], b[72:])
+	return s, s.check()
+}
+
+// check refuses what no formatter wrote: a data size of zero, segments beyond the device.
+func (s *Superblock) check() error {
+	end := s.FirstOff + uint64(s.Segments)*uint64(s.SegmentSize)
+	switch {
+	case s.Incompat&^IncompatAll != 0:
+		return fmt.Errorf("superblock: unknown features %#x: %w", s.Incompat, ErrBad)
+	case s.Version == 0 || s.Version > FormatVersion:
+		return fmt.Errorf("superblock: format version %d: %w", s.Version, ErrBad)
+	case s.SegmentSize < 16*Sector || s.SegmentSize%Sector != 0 || s.Segments < 8:
+		return fmt.Errorf("superblock: segments %d x %d: %w", s.Segments, s.SegmentSize, ErrBad)
+	case s.FirstOff < DataOff || s.FirstOff%Sector != 0 || s.Size > 1<<49 || end > s.Size:
+		return fmt.Errorf("superblock: data outside the device: %w", ErrBad)
+	case s.Lanes == 0 || s.Lanes > LanesMax:
+		return fmt.Errorf("superblock: %d lanes: %w", s.Lanes, ErrBad)
+	case s.LogicalBlock != 512 && s.LogicalBlock != 4096:
+		return fmt.Errorf("superblock: logical block %d: %w", s.LogicalBlock, ErrBad)
+	}
+	return nil
+}
+
+// LaneMark is a lane's part of an anchor: replay starts behind LSN, in segments whose sequence is
+// at least Sequence. PrevCRC is the Chain of the chunk with that LSN, the first link.
+type LaneMark struct {
+	LSN      uint64
+	Sequence uint64
+	PrevCRC  uint32
+}
+
+// Piece names a stretch of bytes on the device and its checksum.
+type Piece struct {
+	Off   uint64
+	Bytes uint32
+	CRC   uint32
+}
+
+// Anchor commits a checkpoint by one write of one sector. Slots rotate by Seq.
+type Anchor struct {
+	Seq         uint64
+	Incarnation uint32 // of the process that wrote it
+	Clean       bool   // nothing was written after it
+	NextSegSeq  uint64 // every segment sequence given out so far is below
+	NextVersion uint64 // every version seq given out so far is below
+	Root        Piece  // the checkpoint root's list of pieces; Bytes 0: an empty device
+	Lanes       []LaneMark
+	// Window lists the only segments that may be opened before the next anchor; empty: any.
+	Window []uint32
+}
+
+const windowMax = 768
+
+// Encode fills one sector. It panics only on more lanes or window than the format holds, which
+// is the engine's own mistake.
+func (a *Anchor) Encode(b []byte) {
+	if len(a.Lanes) > LanesMax || len(a.Window) > windowMax {
+		panic("segment: anchor too large")
+	}
+	clear(b[:Sector])
+	le.PutUint64(b[0:], anchorMagic)
+	le.PutUint64(b[8:], a.Seq)
+	le.PutUint32(b[16:], a.Incarnation)
+	if a.Clean {
+		b[20] = 1
+	}
+	b[21] = byte(len(a.Lanes))
+	le.PutUint16(b[22:], uint16(len(a.Window)))
+	le.PutUint64(b[24:], a.NextSegSeq)
+	le.PutUint64(b[32:], a.NextVersion)
+	le.PutUint64(b[40:], a.Root.Off)
+	le.PutUint32(b[48:], a.Root.Bytes)
+	le.PutUint32(b[52:], a.Root.CRC)
+	for i, l := range a.Lanes {
+		p := b[64+i*32:]
+		le.PutUint64(p, l.LSN)
+		le.PutUint64(p[8:], l.Sequence)
+		le.PutUint32(p[16:], l.PrevCRC)
+	}
+	for i, w := range a.Window {
+		le.PutUint32(b[64+LanesMax*32+i*4:], w)
+	}
+	le.PutUint32(b[Sector-4:], Checksum(b[:Sector-4]))
+}
+
+// DecodeAnchor reads and checks one sector.
+func DecodeAnchor(b []byte) (*Anchor, error) {
+	if len(b) < Sector || le.Uint64(b) != anchorMagic {
+		return nil, fmt.Errorf("anchor: no magic: %w", ErrBad)
+	}
+	if le.Uint32(b[Sector-4:]) != Checksum(b[:Sector-4]) {
+		return nil, fmt.Errorf("anchor: checksum: %w", ErrBad)
+	}
+	lanes, window := int(b[21]), int(le.Uint16(b[22:]))
+	if lanes == 0 || lanes > LanesMax || window > windowMax {
+		return nil, fmt.Errorf("anchor: %d lanes, window %d: %w", lanes, window, ErrBad)
+	}
+	a := &Anchor{
+		Seq: le.Uint64(b[8:]), Incarnation: le.Uint32(b[16:]), Clean: b[20] == 1,
+		NextSegSeq: le.Uint64(b[24:]), NextVersion: le.Uint64(b[32:]),
+		Root: Piece{le.Uint64(b[40:]), le.Uint32(b[48:]), le.Uint32(b[52:])},
+	}
+	for i := range lanes {
+		p := b[64+i*32:]
+		a.Lanes = append(a.Lanes, LaneMark{le.Uint64(p), le.Uint64(p[8:]), le.Uint32(p[16:])})
+	}
+	for i := range window {
+		a.Window = append(a.Window, le.Uint32(b[64+LanesMax*32+i*4:]))
+	}
+	return a, nil
+}
