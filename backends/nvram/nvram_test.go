@@ -1,0 +1,116 @@
+//go:build linux
+
+package nvram
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"unsafe"
+
+	"weft/backends"
+)
+
+const size = 1 << 20
+
+func shm(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "weft-nvram-")
+	if err != nil {
+		t.Skipf("SKIPPED: no shared memory file system: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return filepath.Join(dir, "nvram")
+}
+
+// TestBytesOutliveTheMapping proves that what was stored is there after Close and Open, that tmpfs
+// is said to be Volatile, and that a region is used once at a time.
+func TestBytesOutliveTheMapping(t *testing.T) {
+	path := shm(t)
+	r, err := Open(path, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := r.Geometry()
+	if g.Durability != backends.Volatile || g.Size != size || len(r.Bytes()) != size {
+		t.Errorf("geometry %+v", g)
+	}
+	if !backends.Aligned(r.Bytes(), backends.Align) {
+		t.Error("the mapping is not aligned")
+	}
+	copy(r.Bytes()[100:], "kept")
+	r.Persist(100, 4)
+	if _, err := Open(path, size); !errors.Is(err, backends.ErrLocked) {
+		t.Errorf("second open: %v", err)
+	}
+	if err := errors.Join(r.Close(), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = Open(path, size); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(r.Bytes()[100:104], []byte("kept")) {
+		t.Error("the bytes are gone")
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path, 2*size); !errors.Is(err, backends.ErrAlign) {
+		t.Errorf("another size: %v", err)
+	}
+}
+
+// TestOpenRefuses proves the errors of sizes and places that make no region.
+func TestOpenRefuses(t *testing.T) {
+	path := shm(t)
+	cases := []struct {
+		path string
+		size int64
+		want error
+	}{
+		{path, 100, backends.ErrAlign},
+		{path, -page, backends.ErrAlign},
+		{filepath.Join(path, "none"), page, backends.ErrNotPresent},
+		{path, 1 << 56, backends.ErrNoSpace},
+	}
+	for _, c := range cases {
+		if _, err := Open(c.path, c.size); !errors.Is(err, c.want) {
+			t.Errorf("%s, %d: %v, want %v", c.path, c.size, err, c.want)
+		}
+	}
+}
+
+// TestPersistRunsOnPlainMemory runs the cache line code, which a Volatile region never reaches, at
+// odd places. That it makes anything durable only a power cut could show.
+func TestPersistRunsOnPlainMemory(t *testing.T) {
+	p := backends.AlignedBuffer(8192)
+	for _, off := range []int{0, 1, 63, 64, 4095} {
+		for _, n := range []uintptr{1, 64, 65, 4096} {
+			persist(unsafe.Pointer(&p[off]), n)
+		}
+	}
+}
+
+// BenchmarkStore copies 4 KiB into the region and persists them, as far as it can.
+func BenchmarkStore(b *testing.B) {
+	r, err := Open(shm(b), 64<<20)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	p := make([]byte, 4096)
+	b.SetBytes(4096)
+	i := int64(0)
+	for b.Loop() {
+		off := i * 4096 % (64 << 20)
+		copy(r.Bytes()[off:], p)
+		persist(unsafe.Pointer(&r.Bytes()[off]), 4096)
+		i++
+	}
+}

@@ -1,0 +1,130 @@
+//go:build linux
+
+package nvram
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"weft/backends"
+)
+
+// page is the unit of a region's size, in bytes.
+const page = 4096
+
+// Region is a mapped file. Its bytes may be used from many goroutines; who orders their stores is
+// the caller's matter.
+type Region struct {
+	file     *os.File // kept open: its lock lasts as long
+	mapped   []byte
+	geometry backends.Geometry
+	sync     bool
+	once     sync.Once
+	closeErr error
+}
+
+var _ backends.ByteDevice = (*Region)(nil)
+
+// Open maps the file at path and locks it. A file that is not there is made with size bytes, zero
+// and allocated; one that is there keeps its bytes and must have that size. Size is a multiple of
+// 4096.
+//
+// Errors: ErrAlign for a size that does not fit, ErrLocked, ErrNoSpace, ErrNotPresent when the
+// folder is missing, or that of the system.
+func Open(path string, size int64) (*Region, error) {
+	if size <= 0 || size%page != 0 {
+		return nil, fmt.Errorf("nvram: %s: %d bytes: %w", path, size, backends.ErrAlign)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fail(path, err)
+	}
+	r, err := open(f, path, size)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return r, nil
+}
+
+func open(f *os.File, path string, size int64) (*Region, error) {
+	fd := int(f.Fd())
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fail(path, err)
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fail(path, err)
+	}
+	switch {
+	case st.Size() == 0:
+		if err := unix.Fallocate(fd, 0, 0, size); err != nil {
+			return nil, errors.Join(fail(path, err), f.Truncate(0))
+		}
+	case st.Size() != size:
+		return nil, fmt.Errorf("nvram: %s: has %d bytes, not %d: %w",
+			path, st.Size(), size, backends.ErrAlign)
+	}
+	r := &Region{file: f}
+	const prot = unix.PROT_READ | unix.PROT_WRITE
+	r.mapped, err = unix.Mmap(fd, 0, int(size), prot, unix.MAP_SHARED_VALIDATE|unix.MAP_SYNC)
+	r.sync = err == nil
+	if err != nil { // not DAX, or a kernel that does not know the flags
+		r.mapped, err = unix.Mmap(fd, 0, int(size), prot, unix.MAP_SHARED)
+	}
+	if err != nil {
+		return nil, fail(path, err)
+	}
+	r.geometry = backends.Geometry{
+		Size: size, LogicalBlock: page, AtomicUnit: 8, MemoryAlign: 1,
+		Durability: backends.Volatile, Path: path, Model: "mapped file",
+	}
+	if r.sync {
+		r.geometry.Durability, r.geometry.Model = backends.PowerSafe, "DAX mapping"
+	}
+	return r, nil
+}
+
+// Geometry describes the region. AtomicUnit is 8: an aligned word.
+func (r *Region) Geometry() backends.Geometry { return r.geometry }
+
+// Bytes gives the mapping, page-aligned, valid until Close. A use after Close kills the process.
+func (r *Region) Bytes() []byte { return r.mapped }
+
+// Persist makes the stores made so far to n bytes from off durable, and orders them before all
+// stores that follow. On a Volatile region there is nothing to do: stores are ordered already. A
+// range outside the region panics, as an index would.
+func (r *Region) Persist(off, n int64) {
+	p := r.mapped[off : off+n]
+	if !r.sync || n == 0 {
+		return
+	}
+	persist(unsafe.Pointer(unsafe.SliceData(p)), uintptr(n))
+}
+
+// Close unmaps the region and gives up its lock. Nobody may use Bytes any more. Closing twice is no
+// error.
+func (r *Region) Close() error {
+	r.once.Do(func() {
+		err := unix.Munmap(r.mapped)
+		r.closeErr = errors.Join(err, r.file.Close())
+	})
+	return r.closeErr
+}
+
+func fail(path string, err error) error {
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return fmt.Errorf("nvram: %s: %w: %w", path, backends.ErrLocked, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("nvram: %s: %w: %w", path, backends.ErrNotPresent, err)
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EFBIG):
+		return fmt.Errorf("nvram: %s: %w: %w", path, backends.ErrNoSpace, err)
+	}
+	return fmt.Errorf("nvram: %s: %w", path, err)
+}
