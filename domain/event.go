@@ -61,6 +61,19 @@ type Prelude interface {
 	Before() []Command
 }
 
+// Validator is a command that can be judged in part without any state. The executor asks before the
+// prelude runs, so that a malformed command reserves nothing.
+type Validator interface {
+	Command
+	Validate() error
+}
+
+// Reversal is a command whose prelude must be taken back when the command itself is refused.
+type Reversal interface {
+	Prelude
+	Undo() []Command
+}
+
 // Postlude is a command that lets other commands follow once its own events are durable, such as
 // the release of a name. They are retried with the command.
 type Postlude interface {

@@ -1,0 +1,335 @@
+// Package cluster holds the cluster, its nodes and devices, and the role of the reconciler with the
+// fencing token that follows from it.
+package cluster
+
+import "weft/domain"
+
+// The categories of the streams of this package.
+const (
+	Category       = "cluster"
+	NodeCategory   = "node"
+	DeviceCategory = "device"
+	RoleCategory   = "coordination"
+)
+
+// RoleStream is the stream of the reconciler's role.
+const RoleStream domain.StreamID = "coordination-reconciler"
+
+// Stream gives the cluster's stream.
+func Stream(id domain.ClusterID) domain.StreamID { return domain.StreamOf(Category, id.UUID) }
+
+// NodeStream gives a node's stream.
+func NodeStream(id domain.NodeID) domain.StreamID { return domain.StreamOf(NodeCategory, id.UUID) }
+
+// DeviceStream gives a device's stream.
+func DeviceStream(id domain.DeviceID) domain.StreamID {
+	return domain.StreamOf(DeviceCategory, id.UUID)
+}
+
+// ClusterInitialized is the first event of the whole log.
+type ClusterInitialized struct {
+	Cluster domain.ClusterID `msgpack:"cluster,omitempty"`
+	Name    string           `msgpack:"name,omitempty"`
+}
+
+// RoleOpened is revision 0 of a role's stream, so that no token is ever 0.
+type RoleOpened struct {
+	Role string `msgpack:"role,omitempty"`
+}
+
+// LeadershipAcquired gives the role to a node; timeline and revision of this event are the token.
+type LeadershipAcquired struct {
+	Node        domain.NodeID `msgpack:"node,omitempty"`
+	Incarnation uint64        `msgpack:"incarnation,omitempty"`
+}
+
+// NodeJoined says that a node is a member. Its devices have streams of their own.
+type NodeJoined struct {
+	Node        domain.NodeID     `msgpack:"node,omitempty"`
+	Number      domain.NodeNumber `msgpack:"number,omitempty"`
+	Name        string            `msgpack:"name,omitempty"`
+	Incarnation uint64            `msgpack:"incarnation,omitempty"`
+}
+
+// NodeRestarted says that a node runs again; whatever it served before it serves no longer.
+type NodeRestarted struct {
+	Incarnation uint64 `msgpack:"incarnation,omitempty"`
+}
+
+// SoftwareVersionChanged names the version a node runs.
+type SoftwareVersionChanged struct {
+	From string `msgpack:"from,omitempty"`
+	To   string `msgpack:"to,omitempty"`
+}
+
+// DeviceAdmitted says that a device serves the cluster.
+type DeviceAdmitted struct {
+	Device     domain.DeviceID `msgpack:"device,omitempty"`
+	Node       domain.NodeID   `msgpack:"node,omitempty"`
+	Path       string          `msgpack:"path,omitempty"`
+	Class      string          `msgpack:"class,omitempty"` // "flash", "hdd"
+	Bytes      domain.Bytes    `msgpack:"bytes,omitempty"`
+	Usable     domain.Bytes    `msgpack:"usable,omitempty"`
+	Sector     int64           `msgpack:"sector,omitempty"`
+	Durability string          `msgpack:"durability,omitempty"`
+}
+
+// DeviceFailed says that a device is out of service.
+type DeviceFailed struct {
+	Why string `msgpack:"why,omitempty"`
+}
+
+// DeviceReadmitted says that a failed or missing device serves again.
+type DeviceReadmitted struct {
+	Node domain.NodeID `msgpack:"node,omitempty"`
+}
+
+// EventType implements domain.Event.
+func (ClusterInitialized) EventType() string { return "ClusterInitialized" }
+
+// EventType implements domain.Event.
+func (RoleOpened) EventType() string { return "RoleOpened" }
+
+// EventType implements domain.Event.
+func (LeadershipAcquired) EventType() string { return "LeadershipAcquired" }
+
+// EventType implements domain.Event.
+func (NodeJoined) EventType() string { return "NodeJoined" }
+
+// EventType implements domain.Event.
+func (NodeRestarted) EventType() string { return "NodeRestarted" }
+
+// EventType implements domain.Event.
+func (SoftwareVersionChanged) EventType() string { return "SoftwareVersionChanged" }
+
+// EventType implements domain.Event.
+func (DeviceAdmitted) EventType() string { return "DeviceAdmitted" }
+
+// EventType implements domain.Event.
+func (DeviceFailed) EventType() string { return "DeviceFailed" }
+
+// EventType implements domain.Event.
+func (DeviceReadmitted) EventType() string { return "DeviceReadmitted" }
+
+// Init gives birth to the cluster.
+type Init struct {
+	Cluster domain.ClusterID
+	Name    string
+}
+
+// OpenRole writes revision 0 of the reconciler's role.
+type OpenRole struct{}
+
+// Acquire takes the reconciler's role for a node.
+type Acquire struct {
+	Node        domain.NodeID
+	Incarnation uint64
+}
+
+// StartNode joins a node the first time and notes a restart every further time.
+type StartNode struct {
+	NodeJoined
+	Version string
+}
+
+// Admit notes a device: admitted the first time, readmitted when it had failed.
+type Admit struct{ DeviceAdmitted }
+
+// Fail notes that a device is out of service.
+type Fail struct {
+	Device domain.DeviceID
+	Why    string
+}
+
+// CommandType implements domain.Command.
+func (Init) CommandType() string { return "InitCluster" }
+
+// Stream implements domain.Command.
+func (c Init) Stream() domain.StreamID { return Stream(c.Cluster) }
+
+// CommandType implements domain.Command.
+func (OpenRole) CommandType() string { return "OpenRole" }
+
+// Stream implements domain.Command.
+func (OpenRole) Stream() domain.StreamID { return RoleStream }
+
+// CommandType implements domain.Command.
+func (Acquire) CommandType() string { return "AcquireLeadership" }
+
+// Stream implements domain.Command.
+func (Acquire) Stream() domain.StreamID { return RoleStream }
+
+// CommandType implements domain.Command.
+func (StartNode) CommandType() string { return "StartNode" }
+
+// Stream implements domain.Command.
+func (c StartNode) Stream() domain.StreamID { return NodeStream(c.Node) }
+
+// CommandType implements domain.Command.
+func (Admit) CommandType() string { return "AdmitDevice" }
+
+// Stream implements domain.Command.
+func (c Admit) Stream() domain.StreamID { return DeviceStream(c.Device) }
+
+// CommandType implements domain.Command.
+func (Fail) CommandType() string { return "FailDevice" }
+
+// Stream implements domain.Command.
+func (c Fail) Stream() domain.StreamID { return DeviceStream(c.Device) }
+
+// State is the cluster folded.
+type State struct{ Exists bool }
+
+// Aggregate is the cluster for the executor.
+func Aggregate() domain.Aggregate[State] {
+	return domain.Aggregate[State]{
+		Category: Category,
+		Evolve: func(s State, ev domain.Event) State {
+			if _, ok := ev.(*ClusterInitialized); ok {
+				s.Exists = true
+			}
+			return s
+		},
+		Decide: func(s State, r domain.Request) ([]domain.Event, error) {
+			c, ok := r.Command.(Init)
+			if !ok {
+				return nil, domain.Errorf(domain.Internal, "cluster: unknown command %T", r.Command)
+			}
+			if s.Exists {
+				return nil, nil
+			}
+			return []domain.Event{&ClusterInitialized{c.Cluster, c.Name}}, nil
+		},
+	}
+}
+
+// Role is the reconciler's role folded.
+type Role struct {
+	Open   bool
+	Holder LeadershipAcquired
+}
+
+// RoleAggregate is the role for the executor.
+func RoleAggregate() domain.Aggregate[Role] {
+	return domain.Aggregate[Role]{
+		Category: RoleCategory,
+		Evolve: func(s Role, ev domain.Event) Role {
+			switch ev := ev.(type) {
+			case *RoleOpened:
+				s.Open = true
+			case *LeadershipAcquired:
+				s.Holder = *ev
+			}
+			return s
+		},
+		Decide: decideRole,
+	}
+}
+
+func decideRole(s Role, r domain.Request) ([]domain.Event, error) {
+	switch c := r.Command.(type) {
+	case OpenRole:
+		if s.Open {
+			return nil, nil
+		}
+		return []domain.Event{&RoleOpened{"reconciler"}}, nil
+	case Acquire:
+		if !s.Open {
+			return nil, domain.Errorf(domain.Conflict, "the role is not open")
+		}
+		return []domain.Event{&LeadershipAcquired{c.Node, c.Incarnation}}, nil
+	}
+	return nil, domain.Errorf(domain.Internal, "role: unknown command %T", r.Command)
+}
+
+// Node is a node folded.
+type Node struct {
+	Exists  bool
+	Version string
+	NodeJoined
+}
+
+// NodeAggregate is the node for the executor.
+func NodeAggregate() domain.Aggregate[Node] {
+	return domain.Aggregate[Node]{
+		Category: NodeCategory,
+		Evolve: func(s Node, ev domain.Event) Node {
+			switch ev := ev.(type) {
+			case *NodeJoined:
+				s.Exists, s.NodeJoined = true, *ev
+			case *NodeRestarted:
+				s.Incarnation = ev.Incarnation
+			case *SoftwareVersionChanged:
+				s.Version = ev.To
+			}
+			return s
+		},
+		Decide: decideNode,
+	}
+}
+
+func decideNode(s Node, r domain.Request) ([]domain.Event, error) {
+	c, ok := r.Command.(StartNode)
+	if !ok {
+		return nil, domain.Errorf(domain.Internal, "node: unknown command %T", r.Command)
+	}
+	var evs []domain.Event
+	switch {
+	case !s.Exists:
+		joined := c.NodeJoined
+		evs = append(evs, &joined)
+	case c.Incarnation <= s.Incarnation:
+		return nil, domain.Errorf(domain.Stale, "incarnation %d of node %s: %d runs",
+			c.Incarnation, c.Name, s.Incarnation)
+	default:
+		evs = append(evs, &NodeRestarted{c.Incarnation})
+	}
+	if c.Version != s.Version {
+		evs = append(evs, &SoftwareVersionChanged{s.Version, c.Version})
+	}
+	return evs, nil
+}
+
+// Device is a device folded.
+type Device struct {
+	Exists, Failed bool
+	DeviceAdmitted
+}
+
+// DeviceAggregate is the device for the executor.
+func DeviceAggregate() domain.Aggregate[Device] {
+	return domain.Aggregate[Device]{
+		Category: DeviceCategory,
+		Evolve: func(s Device, ev domain.Event) Device {
+			switch ev := ev.(type) {
+			case *DeviceAdmitted:
+				s.Exists, s.DeviceAdmitted = true, *ev
+			case *DeviceFailed:
+				s.Failed = true
+			case *DeviceReadmitted:
+				s.Failed = false
+			}
+			return s
+		},
+		Decide: decideDevice,
+	}
+}
+
+func decideDevice(s Device, r domain.Request) ([]domain.Event, error) {
+	switch c := r.Command.(type) {
+	case Admit:
+		switch {
+		case !s.Exists:
+			return []domain.Event{&c.DeviceAdmitted}, nil
+		case s.Failed:
+			return []domain.Event{&DeviceReadmitted{c.Node}}, nil
+		}
+		return nil, nil
+	case Fail:
+		if !s.Exists || s.Failed {
+			return nil, nil
+		}
+		return []domain.Event{&DeviceFailed{c.Why}}, nil
+	}
+	return nil, domain.Errorf(domain.Internal, "device: unknown command %T", r.Command)
+}

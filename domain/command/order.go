@@ -1,0 +1,102 @@
+// Package command holds the orders that a node's agent obeys, and their outcomes. An order carries
+// its id and the fencing token of the reconciler that gave it: obeying twice is obeying once, and a
+// token older than one already obeyed is refused.
+package command
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+
+	"weft/domain"
+)
+
+// Kind says what an order asks for.
+type Kind uint8
+
+// The orders.
+const (
+	CreateVolume Kind = iota + 1
+	ResizeVolume
+	ExportVolume // make it reachable, exactly as Export says
+	UnexportVolume
+	DeleteVolume
+	SnapshotVolume // refused with Unsupported until the engine cuts generations
+)
+
+// String names the order as plans and logs do.
+func (k Kind) String() string {
+	switch k {
+	case CreateVolume:
+		return "create"
+	case ResizeVolume:
+		return "resize"
+	case ExportVolume:
+		return "export"
+	case UnexportVolume:
+		return "unexport"
+	case DeleteVolume:
+		return "delete"
+	case SnapshotVolume:
+		return "snapshot"
+	}
+	return "unknown"
+}
+
+// Export says how a volume is reached: everything a front end needs but the secrets.
+type Export struct {
+	NBD          string // export name; empty: none
+	Target       string // IQN; empty: none
+	LUN          int
+	AllowAny     bool
+	Initiators   []string
+	CHAP         string // name of a secret in the node's keyring; empty: none
+	Mutual       bool
+	Name         string // as operators call it
+	LogicalBlock int
+	ReadOnly     bool
+}
+
+// Digest tells two exports apart.
+func (e Export) Digest() []byte {
+	h := sha256.New()
+	text := func(s string) {
+		var n [4]byte
+		binary.LittleEndian.PutUint32(n[:], uint32(len(s)))
+		h.Write(n[:])
+		h.Write([]byte(s))
+	}
+	text(e.NBD)
+	text(e.Target)
+	text(e.CHAP)
+	text(e.Name)
+	flags := []byte{byte(e.LUN), byte(e.LUN >> 8), 0, 0, 0, byte(e.LogicalBlock >> 8)}
+	for i, on := range []bool{e.AllowAny, e.Mutual, e.ReadOnly} {
+		if on {
+			flags[2+i] = 1
+		}
+	}
+	h.Write(flags)
+	for _, i := range e.Initiators {
+		text(i)
+	}
+	return h.Sum(nil)[:16]
+}
+
+// Order is one command to a node's agent.
+type Order struct {
+	ID     domain.CommandID
+	Token  uint64
+	Kind   Kind
+	Node   domain.NodeID
+	Volume domain.VolumeID
+	Device domain.DeviceID
+	Size   domain.Bytes
+	Epoch  domain.Epoch
+	Export Export
+}
+
+// Outcome is the agent's answer: nil Err means obeyed, now or before.
+type Outcome struct {
+	ID  domain.CommandID
+	Err error
+}

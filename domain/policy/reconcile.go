@@ -1,0 +1,341 @@
+package policy
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+
+	"weft/domain"
+	"weft/domain/command"
+)
+
+// Limits of the planner.
+const (
+	// StepsMax is the most steps of one plan: the next plan goes on from there.
+	StepsMax = 128
+	// Overcommit is how many times its usable bytes a device may be promised to thin volumes.
+	Overcommit = 10
+	// candidatesMax is how many scored candidates a decision keeps.
+	candidatesMax = 5
+)
+
+// Wish is one volume as operators want it.
+type Wish struct {
+	Volume       domain.VolumeID
+	App          domain.AppID
+	Tenant       domain.TenantID
+	Name         string // tenant/app/volume
+	Size         domain.Bytes
+	LogicalBlock int
+	Set          Set
+	Export       command.Export
+}
+
+// Ending is an application instance that shall go.
+type Ending struct {
+	App    domain.AppID
+	Tenant domain.TenantID
+	Name   string
+}
+
+// Desired is everything that operators want.
+type Desired struct {
+	Volumes []Wish
+	Endings []Ending
+}
+
+// Node is a node as the log knows it.
+type Node struct {
+	Node        domain.NodeID
+	Number      domain.NodeNumber
+	Name        string
+	Incarnation uint64
+}
+
+// Device is a device as the log knows it.
+type Device struct {
+	Device domain.DeviceID
+	Node   domain.NodeID
+	Path   string
+	Class  string
+	Usable domain.Bytes
+	Failed bool
+}
+
+// Volume is what became of a volume.
+type Volume struct {
+	Volume      domain.VolumeID
+	App         domain.AppID
+	Tenant      domain.TenantID
+	Name        string
+	Size        domain.Bytes
+	Node        domain.NodeID
+	Device      domain.DeviceID
+	Epoch       domain.Epoch
+	ServedBy    domain.NodeID // zero: nobody
+	Incarnation uint64        // of the node when it began to serve
+	Export      []byte        // digest of the export it serves by
+}
+
+// Observed is everything that is so, at one position of the log.
+type Observed struct {
+	Position domain.Position
+	Nodes    []Node
+	Devices  []Device
+	Volumes  []Volume
+}
+
+// Step is one thing to do, and why.
+type Step struct {
+	Order  command.Order // ID and Token are the reconciler's to fill
+	Finish *Ending       // instead of an order: nothing of the application is left
+	Name   string
+	Why    string
+}
+
+// Candidate is a device that was scored for a placement; higher is better.
+type Candidate struct {
+	Device domain.DeviceID `msgpack:"device,omitempty"`
+	Score  int64           `msgpack:"score,omitempty"` // thousandths
+}
+
+// Reject counts the devices that one constraint excluded.
+type Reject struct {
+	Why   string `msgpack:"why,omitempty"`
+	Count int64  `msgpack:"count,omitempty"`
+}
+
+// Placement is the answer to "why is it there", or "why is it nowhere".
+type Placement struct {
+	Volume     domain.VolumeID
+	Chosen     *Device
+	Considered int
+	Rejects    []Reject
+	Candidates []Candidate
+	Remedies   []string
+}
+
+// Plan is what to do next. Steps of one plan do not depend on each other.
+type Plan struct {
+	Base       domain.Position
+	Steps      []Step
+	Placements []Placement
+}
+
+// Reconcile compares wishes with facts. It is pure: the same input, the same plan. Where all wishes
+// are facts the plan is empty.
+func Reconcile(d Desired, o Observed) Plan {
+	p := &planner{o: o, plan: Plan{Base: o.Position}, promised: map[domain.DeviceID]domain.Bytes{}}
+	wanted := map[domain.VolumeID]bool{}
+	for _, v := range o.Volumes {
+		p.promised[v.Device] += v.Size
+	}
+	wishes := slices.Clone(d.Volumes)
+	slices.SortFunc(wishes, func(a, b Wish) int { return cmp.Compare(a.Name, b.Name) })
+	for i := range wishes {
+		wanted[wishes[i].Volume] = true
+		p.volume(&wishes[i])
+	}
+	left := map[domain.AppID]bool{}
+	for _, v := range o.Volumes {
+		left[v.App] = true
+		if !wanted[v.Volume] {
+			p.remove(v)
+		}
+	}
+	for _, e := range d.Endings {
+		if !left[e.App] {
+			p.add(Step{Finish: &e, Name: e.Name, Why: "nothing of it is left"})
+		}
+	}
+	return p.plan
+}
+
+// planner gathers the steps of one plan.
+type planner struct {
+	o        Observed
+	plan     Plan
+	promised map[domain.DeviceID]domain.Bytes // to volumes, this plan's included
+}
+
+func (p *planner) add(s Step) {
+	if len(p.plan.Steps) < StepsMax {
+		p.plan.Steps = append(p.plan.Steps, s)
+	}
+}
+
+func (p *planner) fact(id domain.VolumeID) *Volume {
+	for i := range p.o.Volumes {
+		if p.o.Volumes[i].Volume == id {
+			return &p.o.Volumes[i]
+		}
+	}
+	return nil
+}
+
+func (p *planner) node(id domain.NodeID) *Node {
+	for i := range p.o.Nodes {
+		if p.o.Nodes[i].Node == id {
+			return &p.o.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// volume adds the next step towards one wish: place and create, then grow, then export.
+func (p *planner) volume(w *Wish) {
+	if len(p.plan.Steps) >= StepsMax {
+		return
+	}
+	f := p.fact(w.Volume)
+	if f == nil {
+		p.place(w)
+		return
+	}
+	ord := command.Order{Node: f.Node, Volume: f.Volume, Device: f.Device}
+	n := p.node(f.Node)
+	switch {
+	case n == nil:
+		return
+	case w.Size > f.Size:
+		ord.Kind, ord.Size = command.ResizeVolume, w.Size
+		p.add(Step{Order: ord, Name: w.Name,
+			Why: fmt.Sprintf("%s is wanted, %s is there", w.Size, f.Size)})
+	case f.ServedBy != f.Node || f.Incarnation != n.Incarnation:
+		ord.Kind, ord.Export = command.ExportVolume, w.Export
+		p.add(Step{Order: ord, Name: w.Name,
+			Why: fmt.Sprintf("node %s does not serve it since its start", n.Name)})
+	case !bytes.Equal(f.Export, w.Export.Digest()):
+		ord.Kind, ord.Export = command.ExportVolume, w.Export
+		p.add(Step{Order: ord, Name: w.Name, Why: "its export has changed"})
+	}
+}
+
+// remove adds the next step to be rid of a volume: first no host, then no data.
+func (p *planner) remove(v Volume) {
+	ord := command.Order{Node: v.Node, Volume: v.Volume, Device: v.Device}
+	if !v.ServedBy.IsZero() {
+		ord.Kind = command.UnexportVolume
+		p.add(Step{Order: ord, Name: v.Name, Why: "nobody wants it any more"})
+		return
+	}
+	ord.Kind = command.DeleteVolume
+	p.add(Step{Order: ord, Name: v.Name, Why: "nobody wants it and no host reaches it"})
+}
+
+// place chooses a device for a new volume and keeps why.
+func (p *planner) place(w *Wish) {
+	pl := Placement{Volume: w.Volume, Considered: len(p.o.Devices)}
+	var rejects []Reject
+	reject := func(why string) {
+		for i := range rejects {
+			if rejects[i].Why == why {
+				rejects[i].Count++
+				return
+			}
+		}
+		rejects = append(rejects, Reject{why, 1})
+	}
+	for i := range p.o.Devices {
+		d := &p.o.Devices[i]
+		limit := d.Usable * Overcommit
+		switch {
+		case d.Failed:
+			reject("device failed")
+		case p.node(d.Node) == nil:
+			reject("node unknown")
+		case d.Class != w.Set.Intent.Placement.Capacity:
+			reject("media is " + d.Class + ", not " + w.Set.Intent.Placement.Capacity)
+		case p.promised[d.Device]+w.Size > limit:
+			reject("promised more than " + fmt.Sprint(Overcommit) + " times its size")
+		default:
+			score := 1000 - int64((p.promised[d.Device]+w.Size)*1000/limit)
+			pl.Candidates = append(pl.Candidates, Candidate{d.Device, score})
+		}
+	}
+	pl.Rejects = rejects
+	slices.SortStableFunc(pl.Candidates, func(a, b Candidate) int {
+		if a.Score != b.Score {
+			return cmp.Compare(b.Score, a.Score)
+		}
+		return bytes.Compare(a.Device.UUID[:], b.Device.UUID[:])
+	})
+	if len(pl.Candidates) == 0 {
+		pl.Remedies = remedies(w, rejects)
+		p.plan.Placements = append(p.plan.Placements, pl)
+		return
+	}
+	p.choose(w, pl)
+}
+
+// choose takes the best candidate and adds the step that creates the volume there.
+func (p *planner) choose(w *Wish, pl Placement) {
+	for i := range p.o.Devices {
+		if p.o.Devices[i].Device == pl.Candidates[0].Device {
+			pl.Chosen = &p.o.Devices[i]
+		}
+	}
+	pl.Candidates = pl.Candidates[:min(len(pl.Candidates), candidatesMax)]
+	p.promised[pl.Chosen.Device] += w.Size
+	p.plan.Placements = append(p.plan.Placements, pl)
+	p.add(Step{
+		Order: command.Order{
+			Kind: command.CreateVolume, Node: pl.Chosen.Node, Volume: w.Volume,
+			Device: pl.Chosen.Device, Size: w.Size, Epoch: domain.Epoch(p.o.Position),
+		},
+		Name: w.Name,
+		Why:  "it is wanted and does not exist",
+	})
+}
+
+// remedies says what would make an impossible placement possible.
+func remedies(w *Wish, rejects []Reject) []string {
+	if len(rejects) == 0 {
+		return []string{"add a device"}
+	}
+	var out []string
+	for _, r := range rejects {
+		switch {
+		case r.Why == "device failed":
+			out = append(out, "replace the failed device")
+		case r.Why == "node unknown":
+			out = append(out, "bring the device's node back")
+		case len(r.Why) > 8 && r.Why[:8] == "media is":
+			out = append(out, "add a "+w.Set.Intent.Placement.Capacity+
+				" device, or change placement.capacity")
+		default:
+			out = append(out, "add a device, or ask for less than "+w.Size.String())
+		}
+	}
+	return out
+}
+
+// Compliance says how far a volume is what its policy set demands.
+type Compliance struct {
+	State  string // "compliant", "converging", "violated"
+	Reason string
+}
+
+// Check judges one volume. A demand that no hardware can meet yet is converging, with the reason.
+func Check(w Wish, o Observed) Compliance {
+	p := planner{o: o}
+	f := p.fact(w.Volume)
+	switch {
+	case f == nil:
+		return Compliance{"converging", "not placed yet"}
+	case f.ServedBy.IsZero():
+		return Compliance{"converging", "not served yet"}
+	case f.Size < w.Size:
+		return Compliance{"converging", "growing"}
+	}
+	for _, d := range o.Devices {
+		if d.Device == f.Device && d.Failed {
+			return Compliance{"violated", "its device failed"}
+		}
+	}
+	if n := w.Set.Intent.Availability.Replicas; n > 1 {
+		return Compliance{"converging", fmt.Sprintf("1 of %d copies: add %d nodes", n, n-1)}
+	}
+	return Compliance{"compliant", ""}
+}

@@ -1,0 +1,251 @@
+// Package tenancy holds the tenant: whose names and quotas every create, rename and grow reserves
+// first, in one append to the tenant's own stream. So two creates of one name cannot both win and
+// no quota is ever exceeded by a race; the object's own event follows on its own stream and
+// confirms the reservation without an event here.
+package tenancy
+
+import (
+	"slices"
+	"strings"
+
+	"weft/domain"
+)
+
+// Category of a tenant's stream.
+const Category = "tenant"
+
+// NameMax is the longest name of any object in bytes.
+const NameMax = 63
+
+// ReservedMax is the most live reservations of one tenant.
+const ReservedMax = 100_000
+
+// Stream gives a tenant's stream.
+func Stream(id domain.TenantID) domain.StreamID { return domain.StreamOf(Category, id.UUID) }
+
+// TenantCreated is the first event of a tenant.
+type TenantCreated struct {
+	Tenant domain.TenantID `msgpack:"tenant,omitempty"`
+	Name   string          `msgpack:"name,omitempty"`
+}
+
+// QuotaSet replaces the tenant's limits; zero is no limit.
+type QuotaSet struct {
+	Bytes   domain.Bytes `msgpack:"bytes,omitempty"`
+	Volumes int64        `msgpack:"volumes,omitempty"`
+}
+
+// Reserved holds a name and an amount for an object that is about to be made, renamed or grown.
+type Reserved struct {
+	Command domain.CommandID `msgpack:"command,omitempty"`
+	Kind    string           `msgpack:"kind,omitempty"` // "template", "app"
+	Name    string           `msgpack:"name,omitempty"` // empty: an amount only
+	Object  domain.UUID      `msgpack:"object,omitempty"`
+	Bytes   domain.Bytes     `msgpack:"bytes,omitempty"`
+	Volumes int64            `msgpack:"volumes,omitempty"`
+}
+
+// ReserveReleased gives back everything an object held, or one command's reservation.
+type ReserveReleased struct {
+	Command domain.CommandID `msgpack:"command,omitempty"` // zero: all of the object
+	Object  domain.UUID      `msgpack:"object,omitempty"`
+	Why     string           `msgpack:"why,omitempty"`
+}
+
+// EventType implements domain.Event.
+func (TenantCreated) EventType() string { return "TenantCreated" }
+
+// EventType implements domain.Event.
+func (QuotaSet) EventType() string { return "QuotaSet" }
+
+// EventType implements domain.Event.
+func (Reserved) EventType() string { return "Reserved" }
+
+// EventType implements domain.Event.
+func (ReserveReleased) EventType() string { return "ReserveReleased" }
+
+// Create makes a tenant.
+type Create struct {
+	Tenant domain.TenantID
+	Name   string
+}
+
+// SetQuota replaces the tenant's limits.
+type SetQuota struct {
+	Tenant  domain.TenantID
+	Bytes   domain.Bytes
+	Volumes int64
+}
+
+// Reserve takes a name and an amount.
+type Reserve struct {
+	Tenant  domain.TenantID
+	Kind    string
+	Name    string
+	Object  domain.UUID
+	Bytes   domain.Bytes
+	Volumes int64
+}
+
+// Release gives back what an object holds.
+type Release struct {
+	Tenant domain.TenantID
+	Object domain.UUID
+	Why    string
+}
+
+// CommandType implements domain.Command.
+func (Create) CommandType() string { return "CreateTenant" }
+
+// Stream implements domain.Command.
+func (c Create) Stream() domain.StreamID { return Stream(c.Tenant) }
+
+// CommandType implements domain.Command.
+func (SetQuota) CommandType() string { return "SetQuota" }
+
+// Stream implements domain.Command.
+func (c SetQuota) Stream() domain.StreamID { return Stream(c.Tenant) }
+
+// CommandType implements domain.Command.
+func (Reserve) CommandType() string { return "Reserve" }
+
+// Stream implements domain.Command.
+func (c Reserve) Stream() domain.StreamID { return Stream(c.Tenant) }
+
+// CommandType implements domain.Command.
+func (Release) CommandType() string { return "Release" }
+
+// Stream implements domain.Command.
+func (c Release) Stream() domain.StreamID { return Stream(c.Tenant) }
+
+// Held is one live reservation.
+type Held struct{ Reserved }
+
+// State is a tenant folded.
+type State struct {
+	Exists bool
+	Name   string
+	Quota  QuotaSet
+	Bytes  domain.Bytes // sum of what is held
+	Count  int64        // volumes held
+	Held   []Held       // in the order they were taken
+}
+
+// Aggregate is the tenant for the executor.
+func Aggregate() domain.Aggregate[State] {
+	return domain.Aggregate[State]{Category: Category, Evolve: Evolve, Decide: Decide}
+}
+
+// Evolve folds one event.
+func Evolve(s State, ev domain.Event) State {
+	switch ev := ev.(type) {
+	case *TenantCreated:
+		s.Exists, s.Name = true, ev.Name
+	case *QuotaSet:
+		s.Quota = *ev
+	case *Reserved:
+		s.Held = append(slices.Clip(s.Held), Held{*ev})
+		s.Bytes += ev.Bytes
+		s.Count += ev.Volumes
+	case *ReserveReleased:
+		s = s.release(ev)
+	}
+	return s
+}
+
+func (s State) release(ev *ReserveReleased) State {
+	kept := make([]Held, 0, len(s.Held))
+	for _, h := range s.Held {
+		if h.Object == ev.Object && (ev.Command.IsZero() || ev.Command == h.Command) {
+			s.Bytes -= h.Bytes
+			s.Count -= h.Volumes
+			continue
+		}
+		kept = append(kept, h)
+	}
+	s.Held = kept
+	return s
+}
+
+// Decide judges one command.
+func Decide(s State, r domain.Request) ([]domain.Event, error) {
+	const op = "tenancy.Decide"
+	if c, ok := r.Command.(Create); ok {
+		if s.Exists {
+			return nil, domain.Errorf(domain.Exists, "tenant %s exists", c.Tenant)
+		}
+		if err := CheckName(op, "name", c.Name); err != nil {
+			return nil, err
+		}
+		return []domain.Event{&TenantCreated{c.Tenant, c.Name}}, nil
+	}
+	if !s.Exists {
+		return nil, domain.Errorf(domain.NotFound, "no such tenant")
+	}
+	switch c := r.Command.(type) {
+	case SetQuota:
+		if c.Bytes < 0 || c.Volumes < 0 {
+			return nil, domain.Errorf(domain.Invalid, "a quota is not negative")
+		}
+		return []domain.Event{&QuotaSet{c.Bytes, c.Volumes}}, nil
+	case Reserve:
+		return s.reserve(c, r.ID)
+	case Release:
+		for _, h := range s.Held {
+			if h.Object == c.Object {
+				return []domain.Event{&ReserveReleased{Object: c.Object, Why: c.Why}}, nil
+			}
+		}
+		return nil, nil
+	}
+	return nil, domain.Errorf(domain.Internal, "tenant: unknown command %T", r.Command)
+}
+
+func (s State) reserve(c Reserve, id domain.CommandID) ([]domain.Event, error) {
+	for _, h := range s.Held {
+		if c.Name != "" && h.Kind == c.Kind && h.Name == c.Name {
+			return nil, &domain.Error{
+				Kind: domain.Exists, Ref: c.Kind + "/" + c.Name,
+				Msg:    "the name is taken by " + h.Object.String(),
+				Remedy: "choose another name, or remove that " + c.Kind,
+			}
+		}
+	}
+	switch {
+	case c.Bytes < 0 || c.Volumes < 0:
+		return nil, domain.Errorf(domain.Invalid, "a reservation is not negative")
+	case len(s.Held) >= ReservedMax:
+		return nil, domain.Errorf(domain.NoSpace, "the tenant holds %d objects", len(s.Held))
+	case s.Quota.Bytes > 0 && s.Bytes+c.Bytes > s.Quota.Bytes:
+		return nil, domain.Errorf(domain.NoSpace, "quota: %s of %s are held, %s more wanted",
+			s.Bytes, s.Quota.Bytes, c.Bytes)
+	case s.Quota.Volumes > 0 && s.Count+c.Volumes > s.Quota.Volumes:
+		return nil, domain.Errorf(domain.NoSpace, "quota: %d of %d volumes are held",
+			s.Count, s.Quota.Volumes)
+	}
+	return []domain.Event{&Reserved{id, c.Kind, c.Name, c.Object, c.Bytes, c.Volumes}}, nil
+}
+
+// CheckName refuses a name that is no lower-case DNS label: it becomes part of IQNs and export names.
+func CheckName(op, path, name string) error {
+	var c domain.Checker
+	c.Check(ValidName(name), path,
+		"%q is no name: 1 to %d of a-z, 0-9 and '-', starting with a letter", clip(name), NameMax)
+	return c.Err(op, "")
+}
+
+func clip(s string) string { return s[:min(len(s), NameMax+1)] }
+
+// ValidName tells whether a name is a lower-case DNS label.
+func ValidName(name string) bool {
+	if name == "" || len(name) > NameMax || strings.HasSuffix(name, "-") {
+		return false
+	}
+	for i, c := range []byte(name) {
+		letter := c >= 'a' && c <= 'z'
+		if !letter && (i == 0 || c != '-' && (c < '0' || c > '9')) {
+			return false
+		}
+	}
+	return true
+}

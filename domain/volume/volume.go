@@ -1,0 +1,140 @@
+// Package volume holds what became of a volume: the facts the reconciler records once a node has
+// obeyed. The wish stands on the application instance's stream.
+package volume
+
+import "weft/domain"
+
+// Category of a volume's stream.
+const Category = "volume"
+
+// Stream gives a volume's stream.
+func Stream(id domain.VolumeID) domain.StreamID { return domain.StreamOf(Category, id.UUID) }
+
+// VolumeCreated says that the volume exists on a device, empty.
+type VolumeCreated struct {
+	Volume domain.VolumeID `msgpack:"volume,omitempty"`
+	App    domain.AppID    `msgpack:"app,omitempty"`
+	Tenant domain.TenantID `msgpack:"tenant,omitempty"`
+	Name   string          `msgpack:"name,omitempty"`
+	Size   domain.Bytes    `msgpack:"size,omitempty"`
+	Node   domain.NodeID   `msgpack:"node,omitempty"`
+	Device domain.DeviceID `msgpack:"device,omitempty"`
+	Epoch  domain.Epoch    `msgpack:"epoch,omitempty"`
+}
+
+// VolumeResized says that the volume has grown.
+type VolumeResized struct {
+	From domain.Bytes `msgpack:"from,omitempty"`
+	To   domain.Bytes `msgpack:"to,omitempty"`
+}
+
+// VolumeOnlined says that a node serves the volume to hosts, by the export with this digest.
+type VolumeOnlined struct {
+	Node        domain.NodeID `msgpack:"node,omitempty"`
+	Incarnation uint64        `msgpack:"incarnation,omitempty"`
+	Export      []byte        `msgpack:"export,omitempty"`
+}
+
+// VolumeOfflined says that a node serves it no longer.
+type VolumeOfflined struct {
+	Node domain.NodeID `msgpack:"node,omitempty"`
+	Why  string        `msgpack:"why,omitempty"`
+}
+
+// VolumeDeleted says that the volume and its data are gone.
+type VolumeDeleted struct {
+	Volume domain.VolumeID `msgpack:"volume,omitempty"`
+}
+
+// EventType implements domain.Event.
+func (VolumeCreated) EventType() string { return "VolumeCreated" }
+
+// EventType implements domain.Event.
+func (VolumeResized) EventType() string { return "VolumeResized" }
+
+// EventType implements domain.Event.
+func (VolumeOnlined) EventType() string { return "VolumeOnlined" }
+
+// EventType implements domain.Event.
+func (VolumeOfflined) EventType() string { return "VolumeOfflined" }
+
+// EventType implements domain.Event.
+func (VolumeDeleted) EventType() string { return "VolumeDeleted" }
+
+// Record notes a fact about a volume. Noting what is known already notes nothing.
+type Record struct {
+	Volume domain.VolumeID
+	Fact   domain.Event // one of this package's events
+}
+
+// CommandType implements domain.Command.
+func (c Record) CommandType() string { return "Record" + c.Fact.EventType() }
+
+// Stream implements domain.Command.
+func (c Record) Stream() domain.StreamID { return Stream(c.Volume) }
+
+// State is a volume folded.
+type State struct {
+	Exists, Deleted bool
+	VolumeCreated
+	Online VolumeOnlined // zero: not served
+}
+
+// Aggregate is the volume for the executor.
+func Aggregate() domain.Aggregate[State] {
+	return domain.Aggregate[State]{Category: Category, Evolve: Evolve, Decide: Decide}
+}
+
+// Evolve folds one event.
+func Evolve(s State, ev domain.Event) State {
+	switch ev := ev.(type) {
+	case *VolumeCreated:
+		s.Exists, s.VolumeCreated = true, *ev
+	case *VolumeResized:
+		s.Size = ev.To
+	case *VolumeOnlined:
+		s.Online = *ev
+	case *VolumeOfflined:
+		s.Online = VolumeOnlined{}
+	case *VolumeDeleted:
+		s.Deleted, s.Online = true, VolumeOnlined{}
+	}
+	return s
+}
+
+// Decide judges one command.
+func Decide(s State, r domain.Request) ([]domain.Event, error) {
+	c, ok := r.Command.(Record)
+	if !ok {
+		return nil, domain.Errorf(domain.Internal, "volume: unknown command %T", r.Command)
+	}
+	if _, first := c.Fact.(*VolumeCreated); !first && !s.Exists {
+		return nil, domain.Errorf(domain.NotFound, "no such volume")
+	}
+	if s.Deleted {
+		if _, again := c.Fact.(*VolumeDeleted); again {
+			return nil, nil
+		}
+		return nil, domain.Errorf(domain.Conflict, "volume %s is deleted", s.Name)
+	}
+	if s.knows(c.Fact) {
+		return nil, nil
+	}
+	return []domain.Event{c.Fact}, nil
+}
+
+// knows tells whether a fact changes nothing.
+func (s State) knows(fact domain.Event) bool {
+	switch f := fact.(type) {
+	case *VolumeCreated:
+		return s.Exists
+	case *VolumeResized:
+		return s.Size == f.To
+	case *VolumeOnlined:
+		return s.Online.Node == f.Node && s.Online.Incarnation == f.Incarnation &&
+			string(s.Online.Export) == string(f.Export)
+	case *VolumeOfflined:
+		return s.Online.Node.IsZero()
+	}
+	return false
+}
