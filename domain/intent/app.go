@@ -121,11 +121,13 @@ type AddVolume struct {
 	Spec   VolumeSpec
 }
 
-// ResizeVolume changes a volume's wished size; it only grows.
+// ResizeVolume changes a volume's wished size; it only grows. From is the size the caller knows: the
+// difference is reserved first, and another size than that is a conflict.
 type ResizeVolume struct {
 	App    domain.AppID
 	Tenant domain.TenantID
 	Volume domain.VolumeID
+	From   domain.Bytes
 	Size   domain.Bytes
 }
 
@@ -163,14 +165,32 @@ func (CreateApp) CommandType() string { return "CreateApp" }
 // Stream implements domain.Command.
 func (c CreateApp) Stream() domain.StreamID { return AppStream(c.App) }
 
-// Before implements domain.Prelude: name and quota come first.
+// Before implements domain.Prelude: the name comes first, then each volume's share of the quota.
 func (c CreateApp) Before() []domain.Command {
-	r := tenancy.Reserve{Tenant: c.Tenant, Kind: "app", Name: c.Name, Object: c.App.UUID}
+	list := []domain.Command{tenancy.Reserve{
+		Tenant: c.Tenant, Kind: "app", Name: c.Name, Object: c.App.UUID,
+	}}
 	for _, v := range c.Volumes {
-		r.Bytes += v.Size
-		r.Volumes++
+		list = append(list, reserve(c.Tenant, v.Volume, v.Size, 1))
 	}
-	return []domain.Command{r}
+	return list
+}
+
+// Undo implements domain.Reversal.
+func (c CreateApp) Undo() []domain.Command {
+	list := []domain.Command{tenancy.Release{
+		Tenant: c.Tenant, Object: c.App.UUID, Why: "application refused",
+	}}
+	for _, v := range c.Volumes {
+		list = append(list, tenancy.Release{
+			Tenant: c.Tenant, Object: v.Volume.UUID, Why: "application refused",
+		})
+	}
+	return list
+}
+
+func reserve(t domain.TenantID, v domain.VolumeID, b domain.Bytes, n int64) domain.Command {
+	return tenancy.Reserve{Tenant: t, Kind: "volume", Object: v.UUID, Bytes: b, Volumes: n}
 }
 
 // Validate implements domain.Validator.
@@ -226,9 +246,7 @@ func (c AddVolume) Stream() domain.StreamID { return AppStream(c.App) }
 
 // Before implements domain.Prelude.
 func (c AddVolume) Before() []domain.Command {
-	return []domain.Command{tenancy.Reserve{
-		Tenant: c.Tenant, Kind: "volume", Object: c.Spec.Volume.UUID, Bytes: c.Spec.Size, Volumes: 1,
-	}}
+	return []domain.Command{reserve(c.Tenant, c.Spec.Volume, c.Spec.Size, 1)}
 }
 
 // Undo implements domain.Reversal.
@@ -250,6 +268,24 @@ func (ResizeVolume) CommandType() string { return "ResizeVolume" }
 
 // Stream implements domain.Command.
 func (c ResizeVolume) Stream() domain.StreamID { return AppStream(c.App) }
+
+// Before implements domain.Prelude.
+func (c ResizeVolume) Before() []domain.Command {
+	if c.Size <= c.From {
+		return nil
+	}
+	return []domain.Command{reserve(c.Tenant, c.Volume, c.Size-c.From, 0)}
+}
+
+// Undo implements domain.Reversal: only what this command reserved.
+func (c ResizeVolume) Undo() []domain.Command {
+	if c.Size <= c.From {
+		return nil
+	}
+	return []domain.Command{tenancy.Release{
+		Tenant: c.Tenant, Object: c.Volume.UUID, Bytes: c.Size - c.From, Why: "growth refused",
+	}}
+}
 
 // Validate implements domain.Validator.
 func (c ResizeVolume) Validate() error {
@@ -442,6 +478,8 @@ func (s App) resize(c ResizeVolume) ([]domain.Event, error) {
 		}
 	case c.Size == v.Size:
 		return nil, nil
+	case c.From != v.Size:
+		return nil, domain.Errorf(domain.Conflict, "volume %s has %s, not %s", v.Name, v.Size, c.From)
 	}
 	return []domain.Event{&VolumeSpecResized{c.Volume, v.Size, c.Size}}, nil
 }

@@ -78,6 +78,13 @@ func (c CreateTemplate) Before() []domain.Command {
 	}}
 }
 
+// Undo implements domain.Reversal.
+func (c CreateTemplate) Undo() []domain.Command {
+	return []domain.Command{tenancy.Release{
+		Tenant: c.Tenant, Object: c.Template.UUID, Why: "template refused",
+	}}
+}
+
 // CommandType implements domain.Command.
 func (PublishTemplate) CommandType() string { return "PublishTemplate" }
 

@@ -45,11 +45,11 @@ type Reserved struct {
 	Volumes int64            `msgpack:"volumes,omitempty"`
 }
 
-// ReserveReleased gives back everything an object held, or one command's reservation.
+// ReserveReleased gives back everything an object held, or the last reservation of an amount.
 type ReserveReleased struct {
-	Command domain.CommandID `msgpack:"command,omitempty"` // zero: all of the object
-	Object  domain.UUID      `msgpack:"object,omitempty"`
-	Why     string           `msgpack:"why,omitempty"`
+	Object domain.UUID  `msgpack:"object,omitempty"`
+	Bytes  domain.Bytes `msgpack:"bytes,omitempty"` // 0: all of the object
+	Why    string       `msgpack:"why,omitempty"`
 }
 
 // EventType implements domain.Event.
@@ -87,10 +87,11 @@ type Reserve struct {
 	Volumes int64
 }
 
-// Release gives back what an object holds.
+// Release gives back what an object holds: all of it, or its last reservation of so many bytes.
 type Release struct {
 	Tenant domain.TenantID
 	Object domain.UUID
+	Bytes  domain.Bytes
 	Why    string
 }
 
@@ -154,15 +155,18 @@ func Evolve(s State, ev domain.Event) State {
 }
 
 func (s State) release(ev *ReserveReleased) State {
-	kept := make([]Held, 0, len(s.Held))
-	for _, h := range s.Held {
-		if h.Object == ev.Object && (ev.Command.IsZero() || ev.Command == h.Command) {
+	kept, done := make([]Held, 0, len(s.Held)), false
+	for _, h := range slices.Backward(s.Held) {
+		part := ev.Bytes == 0 || h.Bytes == ev.Bytes && !done
+		if h.Object == ev.Object && part {
 			s.Bytes -= h.Bytes
 			s.Count -= h.Volumes
+			done = true
 			continue
 		}
 		kept = append(kept, h)
 	}
+	slices.Reverse(kept)
 	s.Held = kept
 	return s
 }
@@ -192,8 +196,8 @@ func Decide(s State, r domain.Request) ([]domain.Event, error) {
 		return s.reserve(c, r.ID)
 	case Release:
 		for _, h := range s.Held {
-			if h.Object == c.Object {
-				return []domain.Event{&ReserveReleased{Object: c.Object, Why: c.Why}}, nil
+			if h.Object == c.Object && (c.Bytes == 0 || h.Bytes == c.Bytes) {
+				return []domain.Event{&ReserveReleased{c.Object, c.Bytes, c.Why}}, nil
 			}
 		}
 		return nil, nil

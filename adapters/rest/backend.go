@@ -1,0 +1,88 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+
+	"weft/domain"
+	"weft/projections/audit"
+	"weft/projections/catalog"
+	"weft/projections/desired"
+	"weft/projections/topology"
+)
+
+// Result is what a command led to.
+type Result struct {
+	Stream    domain.StreamID
+	Revision  domain.Revision
+	Position  domain.Position
+	Duplicate bool
+}
+
+// Views are the read models at one position.
+type Views struct {
+	Position domain.Position
+	Topology *topology.View
+	Desired  *desired.View
+	Catalog  *catalog.View
+	Audit    *audit.View
+}
+
+// Event is a stored event with its payload as JSON.
+type Event struct {
+	domain.Header
+	Data json.RawMessage
+}
+
+// Live is what the node knows of a volume besides the log: how it is reached and what it does now.
+type Live struct {
+	NBD, ISCSI string // URIs, empty where not offered
+	Durability string // "durable" or "process"
+	Used       domain.Bytes
+	Ops        []LiveOps
+}
+
+// LiveOps counts one operation of a volume since the node began to serve it.
+type LiveOps struct {
+	Op     string `json:"op"`
+	Count  int64  `json:"count"`
+	Bytes  int64  `json:"bytes"`
+	Errors int64  `json:"errors"`
+}
+
+// LiveDevice is what the node knows of a device besides the log.
+type LiveDevice struct {
+	Used, Usable, Capacity domain.Bytes
+	FreeSegments, Segments int64
+	Corruptions            int64
+	Mode                   string
+}
+
+// Verdict is the answer of a verification of the log.
+type Verdict struct {
+	Checked domain.Position // every position up to it is sound
+	Bad     domain.Position // the first that is not; 0: none
+	Why     string
+}
+
+// Backend is what the API stands on; cmd joins it with the event store and the node.
+type Backend interface {
+	Do(ctx context.Context, r domain.Request) (Result, error)
+	Now() Views
+	// At gives the views as they were at a position. Busy when too many are being built.
+	At(ctx context.Context, p domain.Position) (Views, error)
+	// Wait returns once the views hold a position.
+	Wait(ctx context.Context, p domain.Position) error
+	// Events gives up to limit events from a position on, or backwards from it.
+	Events(ctx context.Context, from domain.Position, backward bool, f domain.Filter,
+		limit int) ([]Event, error)
+	// Watch calls fn with every event after a position, in order, until it fails or ctx ends.
+	// fn gets nil at every pause, so that it can keep the connection alive.
+	Watch(ctx context.Context, after domain.Position, f domain.Filter, fn func(*Event) error) error
+	Verify(ctx context.Context) (Verdict, error)
+	// Admin tells whether a bearer token is the administrator's.
+	Admin(token string) bool
+	PutSecret(name, user, pass, ownUser, ownPass string) error
+	Live(id domain.VolumeID) (Live, bool)
+	LiveDevice(id domain.DeviceID) (LiveDevice, bool)
+}

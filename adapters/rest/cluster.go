@@ -1,0 +1,239 @@
+package rest
+
+import (
+	"context"
+
+	"weft/domain"
+	"weft/domain/policy"
+)
+
+// Health is the answer to "is it there".
+type Health struct {
+	Status   string `json:"status" enum:"ok,degraded"`
+	Version  string `json:"version"`
+	Cluster  string `json:"cluster"`
+	Position string `json:"position"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// Node is a node of the cluster.
+type Node struct {
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+	Version     string `json:"version"`
+	Incarnation uint64 `json:"incarnation" doc:"how often it was started"`
+	Leader      bool   `json:"leader" doc:"runs the reconciler"`
+	Devices     int    `json:"devices"`
+}
+
+// Device is a device of a node.
+type Device struct {
+	ID          string       `json:"id"`
+	Node        string       `json:"node"`
+	Path        string       `json:"path"`
+	Class       string       `json:"class"`
+	State       string       `json:"state" enum:"ok,failed"`
+	Bytes       domain.Bytes `json:"bytes"`
+	Usable      domain.Bytes `json:"usable" doc:"bytes of data it takes"`
+	Used        domain.Bytes `json:"used"`
+	Segments    int64        `json:"segments"`
+	Free        int64        `json:"free_segments"`
+	Corruptions int64        `json:"corruptions" doc:"found since the start"`
+	Durability  string       `json:"durability" doc:"of a completed write on the device"`
+	Mode        string       `json:"mode" doc:"durable or process: what is acknowledged"`
+}
+
+// Plan is a plan of the reconciler.
+type Plan struct {
+	ID        string     `json:"id"`
+	Position  string     `json:"position"`
+	Base      string     `json:"base" doc:"the position it was made on"`
+	State     string     `json:"state" enum:"running,finished"`
+	Completed int64      `json:"completed"`
+	Failed    int64      `json:"failed"`
+	Steps     []PlanStep `json:"steps"`
+}
+
+// PlanStep is one step with its reason.
+type PlanStep struct {
+	Kind  string `json:"kind"`
+	Name  string `json:"name"`
+	Why   string `json:"why"`
+	Error string `json:"error,omitempty"`
+}
+
+// Decision says why a volume is where it is.
+type Decision struct {
+	Volume     string           `json:"volume"`
+	Position   string           `json:"position"`
+	Placed     bool             `json:"placed"`
+	Node       string           `json:"node,omitempty"`
+	Device     string           `json:"device,omitempty"`
+	Plan       string           `json:"plan,omitempty"`
+	Considered int64            `json:"considered"`
+	Rejects    []DecisionReject `json:"rejects,omitempty"`
+	Candidates []DecisionScore  `json:"candidates,omitempty"`
+	Remedies   []string         `json:"remedies,omitempty"`
+	Policy     []PolicyRow      `json:"policy,omitempty"`
+}
+
+// DecisionReject counts the devices that one constraint excluded.
+type DecisionReject struct {
+	Why   string `json:"why"`
+	Count int64  `json:"count"`
+}
+
+// DecisionScore is a candidate; higher is better, 1000 is empty.
+type DecisionScore struct {
+	Device string `json:"device"`
+	Score  int64  `json:"score"`
+}
+
+func (s *Server) clusterRoutes() {
+	register(s, "GET", "/v1/health", "health", "Is it there", 200, s.health)
+	register(s, "GET", "/v1/nodes", "list-nodes", "List nodes", 200, s.nodes)
+	register(s, "GET", "/v1/devices", "list-devices", "List devices", 200, s.devices)
+	register(s, "GET", "/v1/tenants", "list-tenants", "List tenants", 200, s.tenants)
+	register(s, "GET", "/v1/plans", "list-plans", "List the last plans, newest first", 200, s.plans)
+	register(s, "PUT", "/v1/secrets/{name}", "put-secret",
+		"Keep a CHAP secret on this node; it is never shown again", 200, s.putSecret)
+}
+
+func (s *Server) health(context.Context, *struct{}) (*Got[Health], error) {
+	v := s.b.Now()
+	id, _ := v.Topology.Cluster()
+	h := Health{
+		Status: "ok", Version: s.cfg.Version, Cluster: id.String(), Position: v.Position.String(),
+	}
+	for _, d := range v.Topology.Devices() {
+		if d.Failed {
+			h.Status, h.Reason = "degraded", "device "+d.Path+" failed: "+d.Why
+		}
+	}
+	return &Got[Health]{Position: h.Position, Body: h}, nil
+}
+
+func (s *Server) nodes(ctx context.Context, in *At) (*Got[List[Node]], error) {
+	v, _, err := s.views(ctx, *in)
+	if err != nil {
+		return nil, err
+	}
+	leader, _ := v.Topology.Leader()
+	out := &Got[List[Node]]{Position: v.Position.String()}
+	out.Body = List[Node]{[]Node{}, v.Position.String()}
+	for _, n := range v.Topology.Nodes() {
+		d := Node{
+			ID: n.Node.Node.String(), Name: n.Name, Version: n.Version, Incarnation: n.Incarnation,
+			Leader: n.Node.Node == leader,
+		}
+		for _, x := range v.Topology.Devices() {
+			if x.Node == n.Node.Node {
+				d.Devices++
+			}
+		}
+		out.Body.Items = append(out.Body.Items, d)
+	}
+	return out, nil
+}
+
+func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error) {
+	v, past, err := s.views(ctx, *in)
+	if err != nil {
+		return nil, err
+	}
+	out := &Got[List[Device]]{Position: v.Position.String()}
+	out.Body = List[Device]{[]Device{}, v.Position.String()}
+	for _, x := range v.Topology.Devices() {
+		d := Device{
+			ID: x.Device.String(), Node: x.Node.String(), Path: x.Path, Class: x.Class, State: "ok",
+			Bytes: x.Bytes, Usable: x.Usable, Durability: x.Durability,
+		}
+		if x.Failed {
+			d.State = "failed"
+		}
+		if l, ok := s.b.LiveDevice(x.Device); ok && !past {
+			d.Used, d.Usable, d.Segments, d.Free = l.Used, l.Usable, l.Segments, l.FreeSegments
+			d.Corruptions, d.Mode = l.Corruptions, l.Mode
+		}
+		out.Body.Items = append(out.Body.Items, d)
+	}
+	return out, nil
+}
+
+// TenantDoc is a tenant.
+type TenantDoc struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+func (s *Server) tenants(ctx context.Context, in *At) (*Got[List[TenantDoc]], error) {
+	v, _, err := s.views(ctx, *in)
+	if err != nil {
+		return nil, err
+	}
+	out := &Got[List[TenantDoc]]{Position: v.Position.String()}
+	out.Body = List[TenantDoc]{[]TenantDoc{}, v.Position.String()}
+	for _, t := range v.Desired.Tenants() {
+		out.Body.Items = append(out.Body.Items, TenantDoc{t.Tenant.String(), t.Name})
+	}
+	return out, nil
+}
+
+func (s *Server) plans(ctx context.Context, in *At) (*Got[List[Plan]], error) {
+	v, _, err := s.views(ctx, *in)
+	if err != nil {
+		return nil, err
+	}
+	out := &Got[List[Plan]]{Position: v.Position.String()}
+	out.Body = List[Plan]{[]Plan{}, v.Position.String()}
+	list := v.Catalog.Plans()
+	for i := len(list) - 1; i >= 0 && len(out.Body.Items) < listMax; i-- {
+		p := list[i]
+		d := Plan{
+			ID: p.Plan.String(), Position: p.At.String(), Base: p.Base.String(), State: "running",
+		}
+		for _, st := range p.Steps {
+			d.Steps = append(d.Steps, planStep(st, p.Failed))
+		}
+		if p.Finished != nil {
+			d.State, d.Completed, d.Failed = "finished", p.Finished.Completed, p.Finished.Failed
+		}
+		out.Body.Items = append(out.Body.Items, d)
+	}
+	return out, nil
+}
+
+func planStep(st policy.PlanStep, failed []policy.PlanStepFailed) PlanStep {
+	d := PlanStep{Kind: st.Kind, Name: st.Name, Why: st.Why}
+	for _, f := range failed {
+		if f.Command == st.Command {
+			d.Error = f.Why
+		}
+	}
+	return d
+}
+
+// SecretBody is a CHAP secret.
+type SecretBody struct {
+	User      string `json:"user" maxLength:"223"`
+	Secret    string `json:"secret" doc:"12 to 64 bytes, proved by the initiator"`
+	OwnUser   string `json:"own_user,omitempty" doc:"for mutual CHAP"`
+	OwnSecret string `json:"own_secret,omitempty" doc:"proved by the target"`
+}
+
+// Kept is the answer to a secret.
+type Kept struct {
+	Name string `json:"name"`
+}
+
+func (s *Server) putSecret(_ context.Context, in *struct {
+	Name string `path:"name"`
+	Body SecretBody
+},
+) (*Got[Kept], error) {
+	b := in.Body
+	if err := s.b.PutSecret(in.Name, b.User, b.Secret, b.OwnUser, b.OwnSecret); err != nil {
+		return nil, err
+	}
+	return &Got[Kept]{Body: Kept{in.Name}}, nil
+}

@@ -1,0 +1,193 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"weft/domain"
+)
+
+// EventsIn selects events.
+type EventsIn struct {
+	Since   string `query:"since" doc:"only events after this position"`
+	Types   string `query:"types" doc:"prefixes of event types, comma separated"`
+	Streams string `query:"streams" doc:"prefixes of streams, comma separated"`
+	Limit   int    `query:"limit" default:"100" minimum:"1" maximum:"1000"`
+	Newest  bool   `query:"newest" doc:"the newest first, backwards from the end"`
+}
+
+func (in *EventsIn) filter() domain.Filter {
+	return domain.Filter{TypePrefix: split(in.Types), StreamPrefix: split(in.Streams)}
+}
+
+func split(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, ",")
+}
+
+// Verdict of the log on the wire.
+type VerdictDoc struct {
+	Sound   bool   `json:"sound"`
+	Checked string `json:"checked" doc:"every position up to it is sound"`
+	Bad     string `json:"bad,omitempty" doc:"the first position that is not"`
+	Why     string `json:"why,omitempty"`
+}
+
+func (s *Server) eventRoutes() {
+	register(s, "GET", "/v1/events", "list-events", "List events", 200, s.listEvents)
+	register(s, "GET", "/v1/events/{position}", "get-event", "Show an event", 200, s.getEvent)
+	register(s, "POST", "/v1/events:verify", "verify-events",
+		"Read the whole log again and check every record and the chain", 200, s.verify)
+	register(s, "GET", "/v1/audit", "list-audit", "Who did what, newest first", 200, s.listAudit)
+	huma.Register(s.api, huma.Operation{
+		OperationID: "watch-events", Method: "GET", Path: "/v1/watch",
+		Summary: "Follow the log as server-sent events; id is the position",
+	}, s.watch)
+}
+
+func (s *Server) listEvents(ctx context.Context, in *EventsIn) (*Got[List[EventDoc]], error) {
+	from := domain.Position(0)
+	if in.Since != "" {
+		p, err := domain.ParsePosition(in.Since)
+		if err != nil {
+			return nil, err
+		}
+		from = p
+	}
+	now := s.b.Now().Position
+	if in.Newest {
+		from = now
+	}
+	list, err := s.b.Events(ctx, from, in.Newest, in.filter(), in.Limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &Got[List[EventDoc]]{Position: now.String()}
+	out.Body = List[EventDoc]{[]EventDoc{}, now.String()}
+	for i := range list {
+		out.Body.Items = append(out.Body.Items, eventDoc(&list[i]))
+	}
+	return out, nil
+}
+
+func (s *Server) getEvent(ctx context.Context, in *struct {
+	Position string `path:"position"`
+},
+) (*Got[EventDoc], error) {
+	p, err := domain.ParsePosition(in.Position)
+	if err != nil {
+		return nil, err
+	}
+	missing := &domain.Error{Kind: domain.NotFound, Ref: "event/" + in.Position, Msg: "no such event"}
+	if p == 0 || p > s.b.Now().Position {
+		return nil, missing
+	}
+	list, err := s.b.Events(ctx, p-1, false, domain.Filter{}, 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 || list[0].Position != p {
+		return nil, missing
+	}
+	return &Got[EventDoc]{Position: in.Position, Body: eventDoc(&list[0])}, nil
+}
+
+func (s *Server) verify(ctx context.Context, _ *struct{}) (*Got[VerdictDoc], error) {
+	v, err := s.b.Verify(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d := VerdictDoc{Sound: v.Bad == 0 && v.Why == "", Checked: v.Checked.String(), Why: v.Why}
+	if v.Bad != 0 {
+		d.Bad = v.Bad.String()
+	}
+	return &Got[VerdictDoc]{Body: d}, nil
+}
+
+// AuditDoc says who did what.
+type AuditDoc struct {
+	Position string `json:"position"`
+	Type     string `json:"type"`
+	Stream   string `json:"stream"`
+	Actor    string `json:"actor"`
+	Source   string `json:"source,omitempty"`
+	Request  string `json:"request,omitempty"`
+	Created  string `json:"created"`
+}
+
+func (s *Server) listAudit(_ context.Context, in *EventsIn) (*Got[List[AuditDoc]], error) {
+	v := s.b.Now()
+	out := &Got[List[AuditDoc]]{Position: v.Position.String()}
+	out.Body = List[AuditDoc]{[]AuditDoc{}, v.Position.String()}
+	for _, h := range v.Audit.Entries(in.filter(), in.Limit) {
+		out.Body.Items = append(out.Body.Items, AuditDoc{
+			Position: h.Position.String(), Type: h.Type, Stream: string(h.Stream), Actor: h.Actor,
+			Source: h.Source, Request: h.RequestID,
+			Created: h.Created.Format("2006-01-02T15:04:05.000Z07:00"),
+		})
+	}
+	return out, nil
+}
+
+// watch follows the log. Last-Event-ID, or since, says where to go on; without either it begins at
+// the first event. A comment every pause keeps proxies from closing the connection.
+func (s *Server) watch(ctx context.Context, in *struct {
+	Since   string `query:"since" doc:"only events after this position"`
+	LastID  string `header:"Last-Event-ID"`
+	Types   string `query:"types" doc:"prefixes of event types, comma separated"`
+	Streams string `query:"streams" doc:"prefixes of streams, comma separated"`
+},
+) (*huma.StreamResponse, error) {
+	after := domain.Position(0)
+	if at := first(in.LastID, in.Since); at != "" {
+		p, err := domain.ParsePosition(at)
+		if err != nil {
+			return nil, problem(ctx, err)
+		}
+		after = p
+	}
+	f := domain.Filter{TypePrefix: split(in.Types), StreamPrefix: split(in.Streams)}
+	return &huma.StreamResponse{Body: func(hc huma.Context) {
+		hc.SetHeader("Content-Type", "text/event-stream")
+		hc.SetHeader("Cache-Control", "no-store")
+		w := hc.BodyWriter()
+		flush := func() error { return nil }
+		if rw, ok := w.(http.ResponseWriter); ok {
+			flush = http.NewResponseController(rw).Flush
+		}
+		if _, err := fmt.Fprint(w, ": weft\n\n"); err != nil || flush() != nil {
+			return
+		}
+		err := s.b.Watch(hc.Context(), after, f, func(e *Event) error { return send(w, flush, e) })
+		if err != nil && hc.Context().Err() == nil {
+			loggerOf(hc.Context()).Warn("watch", "err", err)
+			_, _ = fmt.Fprintf(w, "event: error\ndata: %q\n\n", domain.KindOf(err).String())
+			_ = flush() // the client may be gone
+		}
+	}}, nil
+}
+
+// send writes one event, or a comment for nil.
+func send(w interface{ Write([]byte) (int, error) }, flush func() error, e *Event) error {
+	if e == nil {
+		if _, err := fmt.Fprint(w, ": still here\n\n"); err != nil {
+			return err
+		}
+		return flush()
+	}
+	b, err := json.Marshal(eventDoc(e))
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(w, "id: %s\nevent: %s\ndata: %s\n\n", e.Position, e.Type, b); err != nil {
+		return err
+	}
+	return flush()
+}

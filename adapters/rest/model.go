@@ -1,0 +1,315 @@
+package rest
+
+import (
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"weft/domain"
+	"weft/domain/intent"
+	"weft/domain/policy"
+	"weft/projections/catalog"
+	"weft/projections/desired"
+)
+
+// Intent is the wire form of an intent; absent fields are no demand.
+type Intent struct {
+	Performance  *Performance  `json:"performance,omitempty"`
+	Availability *Availability `json:"availability,omitempty"`
+	Placement    *Placement    `json:"placement,omitempty"`
+	Security     *Security     `json:"security,omitempty"`
+	Lifecycle    *Lifecycle    `json:"lifecycle,omitempty"`
+}
+
+// Performance is part of an intent.
+type Performance struct {
+	LatencyP99US int64 `json:"latency_p99_us,omitempty" doc:"4 KiB p99 at the edge, microseconds"`
+	IOPSMin      int64 `json:"iops_min,omitempty"`
+	IOPSMax      int64 `json:"iops_max,omitempty"`
+	BWMaxBPS     int64 `json:"bw_max_bps,omitempty" doc:"bytes per second"`
+}
+
+// Availability is part of an intent.
+type Availability struct {
+	Replicas int64     `json:"replicas,omitempty" doc:"copies, 1 to 5"`
+	Survive  []Survive `json:"survive,omitempty"`
+	Ack      string    `json:"ack,omitempty" doc:"all"`
+}
+
+// Survive is part of an intent.
+type Survive struct {
+	Domain string `json:"domain"`
+	Count  int64  `json:"count"`
+}
+
+// Placement is part of an intent.
+type Placement struct {
+	Hot      string `json:"hot,omitempty" doc:"nvram or flash"`
+	Capacity string `json:"capacity,omitempty" doc:"flash or hdd"`
+}
+
+// Security is part of an intent.
+type Security struct {
+	Authn string `json:"authn,omitempty" doc:"none, chap or mutual"`
+}
+
+// Lifecycle is part of an intent.
+type Lifecycle struct {
+	Priority int64 `json:"priority,omitempty"`
+}
+
+func (i *Intent) domain() intent.Intent {
+	var d intent.Intent
+	if i == nil {
+		return d
+	}
+	if p := i.Performance; p != nil {
+		d.Performance = intent.Performance{
+			LatencyP99US: p.LatencyP99US, IOPSMin: p.IOPSMin, IOPSMax: p.IOPSMax, BWMaxBPS: p.BWMaxBPS,
+		}
+	}
+	if a := i.Availability; a != nil {
+		d.Availability.Replicas, d.Availability.Ack = a.Replicas, a.Ack
+		for _, s := range a.Survive {
+			d.Availability.Survive = append(d.Availability.Survive, intent.Survive(s))
+		}
+	}
+	if p := i.Placement; p != nil {
+		d.Placement = intent.Placement{Hot: p.Hot, Capacity: p.Capacity}
+	}
+	if s := i.Security; s != nil {
+		d.Security.Authn = s.Authn
+	}
+	if l := i.Lifecycle; l != nil {
+		d.Lifecycle.Priority = l.Priority
+	}
+	return d
+}
+
+func intentDoc(d intent.Intent) *Intent {
+	i := &Intent{}
+	if d.Performance != (intent.Performance{}) {
+		i.Performance = &Performance{
+			LatencyP99US: d.Performance.LatencyP99US, IOPSMin: d.Performance.IOPSMin,
+			IOPSMax: d.Performance.IOPSMax, BWMaxBPS: d.Performance.BWMaxBPS,
+		}
+	}
+	a := d.Availability
+	if a.Replicas != 0 || a.Ack != "" || len(a.Survive) > 0 {
+		i.Availability = &Availability{Replicas: a.Replicas, Ack: a.Ack}
+		for _, s := range a.Survive {
+			i.Availability.Survive = append(i.Availability.Survive, Survive(s))
+		}
+	}
+	if d.Placement != (intent.Placement{}) {
+		i.Placement = &Placement{Hot: d.Placement.Hot, Capacity: d.Placement.Capacity}
+	}
+	if d.Security != (intent.Security{}) {
+		i.Security = &Security{Authn: d.Security.Authn}
+	}
+	if d.Lifecycle != (intent.Lifecycle{}) {
+		i.Lifecycle = &Lifecycle{Priority: d.Lifecycle.Priority}
+	}
+	return i
+}
+
+// Template is a template with its versions.
+type Template struct {
+	ID          string            `json:"id"`
+	Name        string            `json:"name"`
+	Tenant      string            `json:"tenant"`
+	Description string            `json:"description,omitempty"`
+	Version     int64             `json:"version" doc:"the newest"`
+	Intent      *Intent           `json:"intent" doc:"of the newest version"`
+	Versions    []TemplateVersion `json:"versions"`
+	ETag        string            `json:"etag"`
+}
+
+// TemplateVersion is one immutable version.
+type TemplateVersion struct {
+	Version int64   `json:"version"`
+	Intent  *Intent `json:"intent"`
+}
+
+func templateDoc(v Views, t desired.Template) Template {
+	d := Template{
+		ID: t.TemplateCreated.Template.String(), Name: t.Name, Tenant: tenantName(v, t.Tenant),
+		Description: t.Description, Version: int64(len(t.Versions)),
+		ETag: etag(t.Changed, t.Revision),
+	}
+	for i, in := range t.Versions {
+		d.Versions = append(d.Versions, TemplateVersion{int64(i + 1), intentDoc(in)})
+		d.Intent = intentDoc(in)
+	}
+	return d
+}
+
+func tenantName(v Views, id domain.TenantID) string {
+	for _, t := range v.Desired.Tenants() {
+		if t.Tenant == id {
+			return t.Name
+		}
+	}
+	return id.String()
+}
+
+// Export says how hosts reach the volumes of an application.
+type Export struct {
+	NBD        bool     `json:"nbd,omitempty"`
+	ISCSI      bool     `json:"iscsi,omitempty"`
+	AllowAny   bool     `json:"allow_any,omitempty" doc:"any initiator may log in"`
+	Initiators []string `json:"initiators,omitempty"`
+	CHAP       string   `json:"chap,omitempty" doc:"name of a secret in the node's keyring"`
+}
+
+func (e *Export) domain() intent.Export {
+	if e == nil {
+		return intent.Export{}
+	}
+	return intent.Export(*e)
+}
+
+// App is an application instance as it is wished for.
+type App struct {
+	ID       string   `json:"id"`
+	Name     string   `json:"name"`
+	Tenant   string   `json:"tenant"`
+	Template string   `json:"template,omitempty"`
+	Version  int64    `json:"version,omitempty" doc:"0 follows the newest"`
+	Intent   *Intent  `json:"intent,omitempty" doc:"the instance's own layer"`
+	Export   Export   `json:"export"`
+	Volumes  []Volume `json:"volumes"`
+	Deleting bool     `json:"deleting,omitempty"`
+	ETag     string   `json:"etag"`
+}
+
+// Volume is a volume: what is wished for and what became of it.
+type Volume struct {
+	ID           string       `json:"id"`
+	Name         string       `json:"name"`
+	App          string       `json:"app"`
+	Tenant       string       `json:"tenant"`
+	Size         domain.Bytes `json:"size" doc:"wished, bytes"`
+	Actual       domain.Bytes `json:"actual_size" doc:"what hosts see, bytes"`
+	LogicalBlock int          `json:"logical_block"`
+	LUN          int          `json:"lun"`
+	State        string       `json:"state" enum:"placing,offline,online,deleting"`
+	Compliance   Compliance   `json:"compliance"`
+	Node         string       `json:"node,omitempty"`
+	Device       string       `json:"device,omitempty"`
+	Durability   string       `json:"durability,omitempty" doc:"what an acknowledged write survives"`
+	Used         domain.Bytes `json:"used,omitempty" doc:"bytes that hold data"`
+	NBD          string       `json:"nbd,omitempty"`
+	ISCSI        string       `json:"iscsi,omitempty"`
+	Target       string       `json:"target,omitempty" doc:"the IQN"`
+	Ops          []LiveOps    `json:"ops,omitempty"`
+	Policy       []PolicyRow  `json:"policy,omitempty"`
+	ETag         string       `json:"etag,omitempty"`
+}
+
+// Compliance says how far a volume is what its policy demands.
+type Compliance struct {
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// PolicyRow is one effective field of a policy set with its source.
+type PolicyRow struct {
+	Field      string   `json:"field"`
+	Value      string   `json:"value"`
+	From       string   `json:"from"`
+	Overridden []string `json:"overridden,omitempty"`
+}
+
+func (s *Server) appDoc(v Views, a desired.App, past bool) App {
+	d := App{
+		ID: a.AppInstanceCreated.App.String(), Name: a.Name, Tenant: a.TenantName,
+		Template: a.TemplateName, Version: a.Version, Intent: intentDoc(a.Overrides),
+		Export: Export(a.Export), Deleting: a.Deleting, ETag: etag(a.Changed, a.Revision),
+		Volumes: s.volumeDocs(v, a, past),
+	}
+	return d
+}
+
+// volumeDocs joins wishes, facts and what the node knows now.
+func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
+	var o policy.Observed
+	v.Topology.Observe(&o)
+	v.Catalog.Observe(&o)
+	out := []Volume{}
+	for i, w := range v.Desired.Wishes(a) {
+		d := Volume{
+			ID: w.Volume.String(), Name: a.Volumes[i].Name, App: a.Name, Tenant: a.TenantName,
+			Size: w.Size, LogicalBlock: max(w.LogicalBlock, 512), LUN: int(a.Volumes[i].LUN),
+			Target: w.Export.Target, State: "placing", ETag: etag(a.Changed, a.Revision),
+			Compliance: Compliance(policy.Check(w, o)),
+		}
+		if w.LogicalBlock == 0 {
+			d.LogicalBlock = 512
+		}
+		for _, f := range w.Set.Fields {
+			d.Policy = append(d.Policy, PolicyRow{f.Path, f.Value, f.From, f.Overridden})
+		}
+		if f, ok := v.Catalog.Volume(w.Volume); ok {
+			d.fact(f)
+		}
+		if a.Deleting {
+			d.State = "deleting"
+		}
+		if l, ok := s.b.Live(w.Volume); ok && !past {
+			d.NBD, d.ISCSI, d.Durability, d.Used, d.Ops = l.NBD, l.ISCSI, l.Durability, l.Used, l.Ops
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+func (d *Volume) fact(f catalog.Volume) {
+	d.State, d.Actual = "offline", f.Size
+	d.Node, d.Device = f.Node.String(), f.Device.String()
+	if !f.Online.Node.IsZero() {
+		d.State = "online"
+	}
+}
+
+// EventDoc is a stored event on the wire.
+type EventDoc struct {
+	Position    string          `json:"position"`
+	Stream      string          `json:"stream"`
+	Revision    int64           `json:"revision"`
+	Type        string          `json:"type"`
+	ID          string          `json:"id"`
+	Created     time.Time       `json:"created"`
+	Actor       string          `json:"actor,omitempty"`
+	Source      string          `json:"source,omitempty"`
+	Command     string          `json:"command"`
+	Request     string          `json:"request,omitempty"`
+	Correlation string          `json:"correlation,omitempty"`
+	Causation   string          `json:"causation,omitempty"`
+	Token       string          `json:"token,omitempty"`
+	Hash        string          `json:"hash"`
+	Data        json.RawMessage `json:"data,omitempty"`
+}
+
+func eventDoc(e *Event) EventDoc {
+	d := EventDoc{
+		Position: e.Position.String(), Stream: string(e.Stream), Revision: int64(e.Revision),
+		Type: e.Type, ID: e.ID.String(), Created: e.Created, Actor: e.Actor, Source: e.Source,
+		Command: e.Command.String(), Request: e.RequestID, Hash: hexOf(e.Hash[:]), Data: e.Data,
+	}
+	if !e.Correlation.IsZero() {
+		d.Correlation = e.Correlation.String()
+	}
+	if !e.Causation.IsZero() {
+		d.Causation = e.Causation.String()
+	}
+	if e.Token != 0 {
+		d.Token = strconv.FormatUint(e.Token, 10)
+	}
+	return d
+}
+
+// etag is "timeline.revision" of a stream, quoted as HTTP wants it.
+func etag(p domain.Position, r domain.Revision) string {
+	return `"` + strconv.Itoa(int(p.Timeline())) + "." + strconv.FormatInt(int64(r), 10) + `"`
+}

@@ -1,0 +1,298 @@
+package rest
+
+import (
+	"context"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"weft/domain"
+	"weft/domain/intent"
+	"weft/projections/desired"
+)
+
+func hexOf(b []byte) string { return hex.EncodeToString(b) }
+
+// At is what every GET takes.
+type At struct {
+	AtPosition  string `query:"at_position" doc:"show the state at this position of the log"`
+	MinPosition string `query:"min_position" doc:"wait until the views hold this position"`
+	Tenant      string `query:"tenant" default:"default"`
+}
+
+// Change is what every mutation takes.
+type Change struct {
+	Key     string `header:"Idempotency-Key" maxLength:"128"`
+	IfMatch string `header:"If-Match" doc:"refuse unless the object has this ETag"`
+	Tenant  string `query:"tenant" default:"default"`
+}
+
+// Changed is what every mutation answers with.
+type Changed[T any] struct {
+	Position string `header:"Weft-Position" doc:"wait for it with min_position to read your write"`
+	ETag     string `header:"ETag"`
+	Body     T
+}
+
+// Got is what every GET answers with.
+type Got[T any] struct {
+	Position string `header:"Weft-Position"`
+	ETag     string `header:"ETag"`
+	Body     T
+}
+
+// List is a list of things.
+type List[T any] struct {
+	Items    []T    `json:"items"`
+	Position string `json:"position" doc:"of the log, that the list shows"`
+}
+
+// views gives the read models a request wants.
+func (s *Server) views(ctx context.Context, at At) (v Views, past bool, err error) {
+	if at.MinPosition != "" {
+		p, err := domain.ParsePosition(at.MinPosition)
+		if err != nil {
+			return v, false, err
+		}
+		if err := s.b.Wait(ctx, p); err != nil {
+			return v, false, err
+		}
+	}
+	if at.AtPosition == "" {
+		return s.b.Now(), false, nil
+	}
+	p, err := domain.ParsePosition(at.AtPosition)
+	if err != nil {
+		return v, false, err
+	}
+	v, err = s.b.At(ctx, p)
+	return v, true, err
+}
+
+// tenant finds a tenant by name in the present: who may see what is never read from the past.
+func (s *Server) tenant(name string) (desired.Tenant, error) { return s.b.Now().Desired.Tenant(name) }
+
+// command runs a command as the caller of ctx and waits until this node's views show it.
+func (s *Server) command(ctx context.Context, ch Change, id domain.CommandID,
+	c domain.Command,
+) (Result, error) {
+	r := domain.Request{Command: c, ID: id, Caller: callerOf(ctx)}
+	r.Caller.Tenant = ch.Tenant
+	if ch.IfMatch != "" {
+		rev, err := parseETag(ch.IfMatch)
+		if err != nil {
+			return Result{}, err
+		}
+		r.IfRevision = &rev
+	}
+	res, err := s.b.Do(ctx, r)
+	if err != nil {
+		return res, err
+	}
+	return res, s.b.Wait(ctx, res.Position)
+}
+
+// commandID derives a command's id from the caller and its key. Without a key it is zero, which
+// makes the executor draw one.
+func commandID(ctx context.Context, ch Change) domain.CommandID {
+	if ch.Key == "" {
+		return domain.CommandID{UUID: domain.DeriveUUID(domain.UUID{}, requestID(ctx))}
+	}
+	return domain.CommandID{UUID: domain.DeriveUUID(domain.UUID{}, ch.Tenant,
+		callerOf(ctx).Actor, ch.Key)}
+}
+
+func parseETag(s string) (domain.Revision, error) {
+	_, rev, ok := strings.Cut(strings.Trim(strings.TrimPrefix(s, "W/"), `"`), ".")
+	n, err := strconv.ParseInt(rev, 10, 64)
+	if !ok || err != nil {
+		return 0, &Problem{
+			Type: "urn:weft:problem:conflict", Kind: "conflict", Status: http.StatusPreconditionFailed,
+			Title: "Precondition Failed", Detail: "If-Match is no ETag of ours",
+		}
+	}
+	return domain.Revision(n), nil
+}
+
+// register adds one operation and turns its errors into problems.
+func register[I, O any](s *Server, method, path, id, summary string, code int,
+	fn func(context.Context, *I) (*O, error),
+) {
+	huma.Register(s.api, huma.Operation{
+		OperationID: id, Method: method, Path: path, Summary: summary, DefaultStatus: code,
+	}, func(ctx context.Context, in *I) (*O, error) {
+		out, err := fn(ctx, in)
+		if err != nil {
+			return nil, problem(ctx, err)
+		}
+		return out, nil
+	})
+}
+
+func (s *Server) routes() {
+	s.clusterRoutes()
+	s.templateRoutes()
+	s.appRoutes()
+	s.volumeRoutes()
+	s.eventRoutes()
+}
+
+// TemplateBody creates a template or adds a version.
+type TemplateBody struct {
+	Name        string  `json:"name" maxLength:"63"`
+	Description string  `json:"description,omitempty" maxLength:"1024"`
+	Intent      *Intent `json:"intent,omitempty"`
+}
+
+type namedIn struct {
+	At
+	Name string `path:"name"`
+}
+
+type namedChange struct {
+	Change
+	Name string `path:"name"`
+}
+
+func (s *Server) templateRoutes() {
+	register(s, "GET", "/v1/templates", "list-templates", "List templates", 200, s.listTemplates)
+	register(s, "GET", "/v1/templates/{name}", "get-template", "Show a template", 200, s.getTemplate)
+	register(s, "POST", "/v1/templates", "create-template", "Create a template", 201,
+		func(ctx context.Context, in *struct {
+			Change
+			Body TemplateBody
+		},
+		) (*Changed[Template], error) {
+			return s.createTemplate(ctx, in.Change, in.Body)
+		})
+	register(s, "PUT", "/v1/templates/{name}", "apply-template",
+		"Create a template, or publish a version if its intent differs", 200, s.applyTemplate)
+	register(s, "DELETE", "/v1/templates/{name}", "delete-template", "Delete a template nobody uses",
+		200, s.deleteTemplate)
+}
+
+func (s *Server) listTemplates(ctx context.Context, in *At) (*Got[List[Template]], error) {
+	v, _, err := s.views(ctx, *in)
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.tenant(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	out := &Got[List[Template]]{Position: v.Position.String()}
+	out.Body = List[Template]{[]Template{}, v.Position.String()}
+	for _, x := range v.Desired.Templates(t.Tenant) {
+		out.Body.Items = append(out.Body.Items, templateDoc(v, x))
+	}
+	return out, nil
+}
+
+func (s *Server) getTemplate(ctx context.Context, in *namedIn) (*Got[Template], error) {
+	v, _, err := s.views(ctx, in.At)
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.tenant(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	x, err := v.Desired.Template(t.Tenant, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	d := templateDoc(v, x)
+	return &Got[Template]{v.Position.String(), d.ETag, d}, nil
+}
+
+func (s *Server) createTemplate(ctx context.Context, ch Change, b TemplateBody) (
+	*Changed[Template], error,
+) {
+	t, err := s.tenant(ch.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	id := commandID(ctx, ch)
+	res, err := s.command(ctx, ch, id, intent.CreateTemplate{
+		Template: domain.TemplateID{UUID: id.ObjectID("template", 0)}, Tenant: t.Tenant,
+		Name: b.Name, Description: b.Description, Intent: b.Intent.domain(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.changedTemplate(t, id.ObjectID("template", 0).String(), res)
+}
+
+func (s *Server) changedTemplate(t desired.Tenant, ref string, res Result) (*Changed[Template], error) {
+	v := s.b.Now()
+	x, err := v.Desired.Template(t.Tenant, ref)
+	if err != nil {
+		return nil, err
+	}
+	d := templateDoc(v, x)
+	return &Changed[Template]{res.Position.String(), d.ETag, d}, nil
+}
+
+func (s *Server) applyTemplate(ctx context.Context, in *struct {
+	namedChange
+	Body TemplateBody
+},
+) (*Changed[Template], error) {
+	t, err := s.tenant(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	if in.Body.Name != in.Name {
+		return nil, domain.Errorf(domain.Invalid, "the path names %q, the body %q", in.Name, in.Body.Name)
+	}
+	x, err := s.b.Now().Desired.Template(t.Tenant, in.Name)
+	if domain.IsKind(err, domain.NotFound) {
+		return s.createTemplate(ctx, in.Change, in.Body)
+	}
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.command(ctx, in.Change, commandID(ctx, in.Change), intent.PublishTemplate{
+		Template: x.TemplateCreated.Template, Intent: in.Body.Intent.domain(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.changedTemplate(t, in.Name, res)
+}
+
+// Gone is the answer to a deletion.
+type Gone struct {
+	Deleted string `json:"deleted"`
+	State   string `json:"state" enum:"deleted,deleting"`
+}
+
+func (s *Server) deleteTemplate(ctx context.Context, in *namedChange) (*Changed[Gone], error) {
+	t, err := s.tenant(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	v := s.b.Now()
+	x, err := v.Desired.Template(t.Tenant, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range v.Desired.Apps(t.Tenant) {
+		if a.AppInstanceCreated.Template == x.TemplateCreated.Template {
+			return nil, &domain.Error{
+				Kind: domain.Conflict, Ref: "template/" + x.Name, Msg: "app " + a.Name + " uses it",
+				Remedy: "delete that app first",
+			}
+		}
+	}
+	res, err := s.command(ctx, in.Change, commandID(ctx, in.Change), intent.DeleteTemplate{
+		Template: x.TemplateCreated.Template, Tenant: t.Tenant,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Changed[Gone]{Position: res.Position.String(), Body: Gone{x.Name, "deleted"}}, nil
+}

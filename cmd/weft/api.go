@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/adapters/rest"
+	"weft/dataplane/agent"
+	"weft/domain"
+	"weft/eventstore"
+	"weft/eventstore/codec"
+	"weft/eventstore/quorum"
+	"weft/projections"
+	"weft/projections/audit"
+	"weft/projections/catalog"
+	"weft/projections/desired"
+	"weft/projections/topology"
+)
+
+const (
+	// pastCached is how many past states are kept.
+	pastCached = 4
+	// heartbeat is how often an idle watch says that it is still there.
+	heartbeat = 15 * time.Second
+	// waitMax bounds how long a read waits for its own write.
+	waitMax = 5 * time.Second
+)
+
+// backend joins the API with the log, the views and the node.
+type backend struct {
+	dir     *dataDir
+	store   *quorum.Store
+	codec   *codec.Registry
+	exec    *eventstore.Executor
+	runner  *projections.Runner
+	views   *views
+	agent   *agent.Agent
+	front   *front
+	devices *devices
+
+	mu   sync.Mutex
+	past []rest.Views // most recently used last
+}
+
+var _ rest.Backend = (*backend)(nil)
+
+// Do implements rest.Backend.
+func (b *backend) Do(ctx context.Context, r domain.Request) (rest.Result, error) {
+	res, err := b.exec.Do(ctx, r)
+	return rest.Result{
+		Stream: res.Stream, Revision: res.Revision, Position: res.Position, Duplicate: res.Duplicate,
+	}, err
+}
+
+// Now implements rest.Backend.
+func (b *backend) Now() rest.Views {
+	return rest.Views{
+		Position: b.runner.Position(), Topology: b.views.topology, Desired: b.views.desired,
+		Catalog: b.views.catalog, Audit: b.views.audit,
+	}
+}
+
+// At implements rest.Backend. States of the past never change, so they are kept.
+func (b *backend) At(ctx context.Context, p domain.Position) (rest.Views, error) {
+	if now := b.runner.Position(); p > now {
+		return rest.Views{}, domain.Errorf(domain.OutOfRange, "position %s: the log ends at %s", p, now)
+	}
+	b.mu.Lock()
+	at := slices.IndexFunc(b.past, func(v rest.Views) bool { return v.Position == p })
+	if at >= 0 {
+		v := b.past[at]
+		b.past = append(slices.Delete(b.past, at, at+1), v)
+		b.mu.Unlock()
+		return v, nil
+	}
+	b.mu.Unlock()
+	v := rest.Views{Position: p}
+	var err error
+	if v.Topology, _, err = projections.At(ctx, b.runner, p, topology.New); err != nil {
+		return v, err
+	}
+	if v.Desired, _, err = projections.At(ctx, b.runner, p, desired.New); err != nil {
+		return v, err
+	}
+	if v.Catalog, _, err = projections.At(ctx, b.runner, p, catalog.New); err != nil {
+		return v, err
+	}
+	if v.Audit, _, err = projections.At(ctx, b.runner, p, audit.New); err != nil {
+		return v, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.past = append(b.past, v)
+	b.past = b.past[max(0, len(b.past)-pastCached):]
+	return v, nil
+}
+
+// Wait implements rest.Backend.
+func (b *backend) Wait(ctx context.Context, p domain.Position) error {
+	ctx, cancel := context.WithTimeout(ctx, waitMax)
+	defer cancel()
+	return b.runner.Wait(ctx, p)
+}
+
+// Events implements rest.Backend.
+func (b *backend) Events(ctx context.Context, from domain.Position, backward bool, f domain.Filter,
+	limit int,
+) ([]rest.Event, error) {
+	dir := eventstore.Forward
+	if backward {
+		dir = eventstore.Backward
+	}
+	var list []rest.Event
+	for r, err := range b.store.ReadAll(ctx, from, dir, f, limit) {
+		if err != nil {
+			return nil, err
+		}
+		e, err := b.event(r)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+// event decodes a stored event and shows its payload as JSON.
+func (b *backend) event(r eventstore.Recorded) (rest.Event, error) {
+	recs, err := b.codec.Decode(r.Header, r.Data)
+	if err != nil {
+		return rest.Event{}, err
+	}
+	e := rest.Event{Header: r.Header}
+	for _, rec := range recs {
+		if rec.Event == nil {
+			continue
+		}
+		data, err := eventJSON(rec.Event)
+		if err != nil {
+			return rest.Event{}, err
+		}
+		e.Data = data
+	}
+	return e, nil
+}
+
+// Watch implements rest.Backend.
+func (b *backend) Watch(ctx context.Context, after domain.Position, f domain.Filter,
+	fn func(*rest.Event) error,
+) error {
+	sub, err := b.store.Subscribe(ctx, after, f)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sub.Close() }()
+	for {
+		wait, cancel := context.WithTimeout(ctx, heartbeat)
+		item, err := sub.Next(wait)
+		idle := wait.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case err != nil && idle:
+			if err := fn(nil); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return err
+		case item.Kind != eventstore.Event:
+			continue
+		}
+		e, err := b.event(item.Event)
+		if err != nil {
+			return err
+		}
+		if err := fn(&e); err != nil {
+			return err
+		}
+	}
+}
+
+// Verify implements rest.Backend. What is found is the answer, not an error of the call.
+func (b *backend) Verify(ctx context.Context) (rest.Verdict, error) {
+	var v rest.Verdict
+	err := b.store.Verify(ctx, func(p domain.Position) { v.Checked = p })
+	var bad *eventstore.CorruptError
+	if errors.As(err, &bad) {
+		v.Bad, v.Why = bad.Position, bad.Error()
+		return v, nil
+	}
+	return v, err
+}
+
+// Admin implements rest.Backend.
+func (b *backend) Admin(token string) bool { return b.dir.Admin(token) }
+
+// PutSecret implements rest.Backend.
+func (b *backend) PutSecret(name, user, pass, ownUser, ownPass string) error {
+	return b.dir.PutSecret(name, user, pass, ownUser, ownPass)
+}
+
+// Live implements rest.Backend.
+func (b *backend) Live(id domain.VolumeID) (rest.Live, bool) {
+	for _, s := range b.agent.Served() {
+		if s.Disk.Info().ID != id {
+			continue
+		}
+		l := rest.Live{
+			NBD:   b.front.NBDURI(s.Export.NBD),
+			ISCSI: b.front.ISCSIURI(s.Export.Target, s.Export.LUN),
+		}
+		for _, o := range s.Disk.Stats() {
+			if o.Count > 0 {
+				l.Ops = append(l.Ops, rest.LiveOps{
+					Op: o.Op.String(), Count: o.Count, Bytes: o.Bytes, Errors: o.Errors,
+				})
+			}
+		}
+		for _, e := range b.devices.engines {
+			if v, ok := e.Volume(id); ok {
+				l.Durability, l.Used = e.Mode().String(), v.Info().Mapped
+			}
+		}
+		return l, true
+	}
+	return rest.Live{}, false
+}
+
+// LiveDevice implements rest.Backend.
+func (b *backend) LiveDevice(id domain.DeviceID) (rest.LiveDevice, bool) {
+	for _, e := range b.devices.engines {
+		if d, _ := e.Info(); d == id {
+			s := e.Stats()
+			return rest.LiveDevice{
+				Used: domain.Bytes(s.LiveBytes), Usable: domain.Bytes(s.UsableBytes),
+				Capacity: domain.Bytes(s.CapacityBytes), FreeSegments: s.FreeSegments,
+				Segments: s.Segments, Corruptions: s.Corruptions, Mode: e.Mode().String(),
+			}, true
+		}
+	}
+	return rest.LiveDevice{}, false
+}
+
+// api is the running REST server.
+type api struct {
+	server *rest.Server
+	addr   string
+}
+
+// startAPI listens and serves. What it prints of the address is where it really listens.
+func startAPI(o Options, b *backend, log *slog.Logger) (*api, func(), error) {
+	s := rest.New(rest.Config{
+		Backend: b, Logger: log, Version: version(), Metrics: newMetrics(b),
+	})
+	l, err := listen("tcp", o.API, "--api")
+	if err != nil {
+		return nil, nil, err
+	}
+	if l == nil {
+		return nil, nil, domain.Errorf(domain.Invalid, "the API cannot be off")
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Serve(l); err != nil && !errors.Is(err, net.ErrClosed) {
+			log.Error("api", "err", err)
+		}
+	})
+	return &api{s, l.Addr().String()}, func() {
+		if err := s.Close(); err != nil {
+			log.Error("closing the api", "err", err)
+		}
+		wg.Wait()
+	}, nil
+}
+
+// eventJSON shows an event with the names its fields have in the log.
+func eventJSON(ev domain.Event) (json.RawMessage, error) {
+	return json.Marshal(plainValue(ev))
+}

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"weft/adapters/iscsi"
+	"weft/domain"
+)
+
+// dataDir is a node's folder. It holds
+//
+//	LOCK          locked by the process that uses the folder
+//	node.json     who this node is, and how often it was started
+//	log/          the event log
+//	devices/      devices made as files
+//	admin.token   SHA-256 of the administrator's token
+//	agent.token   the highest fencing token obeyed
+//	secrets/      CHAP secrets by name, mode 0600
+type dataDir struct {
+	path string
+	lock *os.File
+	id   identity
+	// fresh is the administrator's token in clear when this start made it; it is shown once.
+	fresh string
+}
+
+// identity is node.json.
+type identity struct {
+	Cluster     domain.ClusterID `json:"cluster"`
+	Node        domain.NodeID    `json:"node"`
+	Name        string           `json:"name"`
+	Incarnation uint64           `json:"incarnation"`
+}
+
+// openDataDir locks the folder, making it when it is not there, and begins a new incarnation. It
+// returns Locked when another process uses the folder.
+func openDataDir(path string) (*dataDir, func(), error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, nil, domain.Wrap(asDomain(err), "serve", path)
+	}
+	lock, err := os.OpenFile(filepath.Join(path, "LOCK"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, nil, domain.Wrap(asDomain(err), "serve", path)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return nil, nil, &domain.Error{
+			Op: "serve", Kind: domain.Locked, Ref: path, Msg: "another weft process uses this folder",
+			Remedy: "stop it, or choose another --data-dir",
+		}
+	}
+	d := &dataDir{path: path, lock: lock}
+	if err := d.begin(); err != nil {
+		_ = lock.Close()
+		return nil, nil, domain.Wrap(err, "serve", path)
+	}
+	return d, func() { _ = lock.Close() }, nil
+}
+
+// begin reads or makes the identity and raises the incarnation, durably.
+func (d *dataDir) begin() error {
+	b, err := os.ReadFile(d.file("node.json"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		host, _ := os.Hostname()
+		host, _, _ = strings.Cut(host, ".")
+		if host == "" {
+			host = "node"
+		}
+		d.id = identity{
+			Cluster: domain.ClusterID{UUID: randomUUID()}, Node: domain.NodeID{UUID: randomUUID()},
+			Name: host,
+		}
+	case err != nil:
+		return asDomain(err)
+	default:
+		if err := json.Unmarshal(b, &d.id); err != nil || d.id.Cluster.IsZero() {
+			return domain.Errorf(domain.Corrupt, "node.json is damaged: %v", err)
+		}
+	}
+	d.id.Incarnation++
+	b, err = json.MarshalIndent(d.id, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := writeDurably(d.file("node.json"), b); err != nil {
+		return err
+	}
+	return d.adminToken()
+}
+
+// adminToken makes the administrator's token the first time. Only its hash stays.
+func (d *dataDir) adminToken() error {
+	if _, err := os.Stat(d.file("admin.token")); err == nil {
+		return nil
+	}
+	raw := make([]byte, 24)
+	_, _ = rand.Read(raw)
+	token := "weft-" + hex.EncodeToString(raw)
+	sum := sha256.Sum256([]byte(token))
+	if err := writeDurably(d.file("admin.token"), []byte(hex.EncodeToString(sum[:]))); err != nil {
+		return err
+	}
+	d.fresh = token
+	return nil
+}
+
+// newAdminToken replaces the administrator's token and gives the new one.
+func (d *dataDir) newAdminToken() (string, error) {
+	if err := os.Remove(d.file("admin.token")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", asDomain(err)
+	}
+	if err := d.adminToken(); err != nil {
+		return "", err
+	}
+	return d.fresh, nil
+}
+
+// Admin tells whether a token is the administrator's. The comparison takes the same time for all.
+func (d *dataDir) Admin(token string) bool {
+	want, err := os.ReadFile(d.file("admin.token"))
+	if err != nil {
+		return false
+	}
+	sum := sha256.Sum256([]byte(token))
+	return subtle.ConstantTimeCompare([]byte(hex.EncodeToString(sum[:])), want) == 1
+}
+
+func (d *dataDir) file(name string) string { return filepath.Join(d.path, name) }
+
+// Load implements agent.Tokens.
+func (d *dataDir) Load() (uint64, error) {
+	b, err := os.ReadFile(d.file("agent.token"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, asDomain(err)
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return 0, domain.Errorf(domain.Corrupt, "agent.token is damaged")
+	}
+	return n, nil
+}
+
+// Save implements agent.Tokens.
+func (d *dataDir) Save(token uint64) error {
+	return writeDurably(d.file("agent.token"), []byte(strconv.FormatUint(token, 10)))
+}
+
+// secret is a CHAP secret as it is kept: the pair the initiator proves, and the target's own.
+type secret struct {
+	User      string `json:"user"`
+	Secret    string `json:"secret"`
+	OwnUser   string `json:"own_user,omitempty"`
+	OwnSecret string `json:"own_secret,omitempty"`
+}
+
+// PutSecret keeps a CHAP secret under a name. It never leaves the node's folder and stands in no
+// event.
+func (d *dataDir) PutSecret(name, user, pass, ownUser, ownPass string) error {
+	if name == "" || strings.ContainsAny(name, "/\\.") || len(name) > 63 {
+		return domain.Errorf(domain.Invalid, "%q names no secret", name)
+	}
+	if n := len(pass); n < 12 || n > 64 {
+		return domain.Errorf(domain.Invalid, "a CHAP secret has 12 to 64 bytes, not %d", n)
+	}
+	if err := os.MkdirAll(d.file("secrets"), 0o700); err != nil {
+		return asDomain(err)
+	}
+	b, err := json.Marshal(secret{user, pass, ownUser, ownPass})
+	if err != nil {
+		return err
+	}
+	return writeDurably(filepath.Join(d.file("secrets"), name), b)
+}
+
+// credentials reads a secret for the iSCSI target.
+func (d *dataDir) credentials(name string) (in iscsi.Credential, own *iscsi.Credential, err error) {
+	b, err := os.ReadFile(filepath.Join(d.file("secrets"), filepath.Base(name)))
+	if err != nil {
+		return in, nil, domain.Errorf(domain.NotFound, "no secret named %q on this node", name)
+	}
+	var s secret
+	if err := json.Unmarshal(b, &s); err != nil {
+		return in, nil, domain.Errorf(domain.Corrupt, "secret %q is damaged", name)
+	}
+	if s.OwnSecret != "" {
+		own = &iscsi.Credential{User: s.OwnUser, Secret: s.OwnSecret}
+	}
+	return iscsi.Credential{User: s.User, Secret: s.Secret}, own, nil
+}
+
+// writeDurably replaces a file so that after a crash it is the old or the new one, whole.
+func writeDurably(path string, b []byte) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return asDomain(err)
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return asDomain(err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return asDomain(err)
+	}
+	return asDomain(errors.Join(dir.Sync(), dir.Close()))
+}
+
+// asDomain gives a system error a kind.
+func asDomain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return &domain.Error{Kind: domain.Denied, Err: err}
+	case errors.Is(err, syscall.ENOSPC):
+		return &domain.Error{Kind: domain.NoSpace, Err: err}
+	case errors.Is(err, fs.ErrNotExist):
+		return &domain.Error{Kind: domain.NotFound, Err: err}
+	}
+	return &domain.Error{Kind: domain.Unavailable, Err: err}
+}
+
+func randomUUID() domain.UUID {
+	var u domain.UUID
+	_, _ = rand.Read(u[:])
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	return u
+}
+
+// freeBytes tells how much room the file system under a path has.
+func freeBytes(path string) (domain.Bytes, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", path, err)
+	}
+	return domain.Bytes(st.Bavail) * domain.Bytes(st.Bsize), nil
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"weft/backends"
+	"weft/backends/direct"
+	"weft/dataplane/engine"
+	"weft/domain"
+)
+
+// defaultDevice is the most a device made without --device-size takes; it never takes more than a
+// quarter of the free space.
+const defaultDevice = 4 * domain.GiB
+
+// deviceMin is the least size of a device.
+const deviceMin = 128 * domain.MiB
+
+// devices are the node's open devices and the engines over them.
+type devices struct {
+	list    []*direct.Device
+	engines []*engine.Engine
+}
+
+// openDevices opens the devices named, or those in the data folder, making the first one.
+func openDevices(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*devices, func(),
+	error,
+) {
+	paths := slices.Clone(o.Devices)
+	if len(paths) == 0 {
+		var err error
+		if paths, err = d.deviceFiles(o); err != nil {
+			return nil, nil, err
+		}
+	}
+	ds := &devices{}
+	for _, p := range paths {
+		if err := ds.open(ctx, o, d, p, log); err != nil {
+			ds.close(log)
+			return nil, nil, domain.Wrap(err, "serve", "device "+p)
+		}
+	}
+	return ds, func() { ds.close(log) }, nil
+}
+
+// deviceFiles lists the device files of the data folder; an empty folder gets one.
+func (d *dataDir) deviceFiles(o Options) ([]string, error) {
+	dir := d.file("devices")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, asDomain(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.img"))
+	if err != nil || len(files) > 0 {
+		return files, err
+	}
+	free, err := freeBytes(dir)
+	if err != nil {
+		return nil, asDomain(err)
+	}
+	size := o.DeviceSize
+	if size == 0 {
+		size = min(defaultDevice, free/4) / domain.MiB * domain.MiB
+	}
+	if size < deviceMin || size > free {
+		return nil, &domain.Error{
+			Kind: domain.NoSpace, Ref: dir,
+			Msg:    fmt.Sprintf("a device of %s does not fit: %s are free, %s is the least", size, free, deviceMin),
+			Remedy: "free space, or name a device with --device",
+		}
+	}
+	path := filepath.Join(dir, "flash0.img")
+	_ = os.Remove(path + ".new") // of a start that was cut short
+	last := 0
+	dev, err := direct.Create(path+".new", int64(size), direct.Options{
+		Progress: func(done, total int64) error {
+			if pct := int(done * 100 / total); pct/10 > last/10 && o.Progress != nil {
+				last = pct
+				o.Progress(fmt.Sprintf("making device %s: %d %%", filepath.Base(path), pct))
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, &domain.Error{Kind: domain.NoSpace, Ref: path, Err: err}
+	}
+	if err := dev.Close(); err != nil {
+		return nil, asDomain(err)
+	}
+	return []string{path}, asDomain(os.Rename(path+".new", path))
+}
+
+// open opens one device, formats it when it is blank, and recovers its engine. A device that holds
+// something else than Weft's is never touched: only a file made here, or one whose first bytes are
+// all zero, is blank.
+func (ds *devices) open(ctx context.Context, o Options, d *dataDir, path string,
+	log *slog.Logger,
+) error {
+	dev, err := direct.Open(path, direct.Options{})
+	if err != nil {
+		return deviceError(err)
+	}
+	ds.list = append(ds.list, dev)
+	_, cluster, err := engine.Probe(dev)
+	switch {
+	case err == nil && cluster != d.id.Cluster:
+		return &domain.Error{
+			Kind: domain.Denied, Msg: "the device belongs to cluster " + cluster.String(),
+			Remedy: "use the data folder of that cluster, or wipe the device by hand",
+		}
+	case domain.IsKind(err, domain.NotFound):
+		if err := blank(dev); err != nil {
+			return err
+		}
+		err = engine.Format(ctx, dev, engine.FormatOptions{
+			Cluster: d.id.Cluster, Node: d.id.Node, Device: domain.DeviceID{UUID: randomUUID()},
+		})
+		if err != nil {
+			return err
+		}
+		log.Info("device formatted", "path", path)
+	case err != nil:
+		return err
+	}
+	mode := engine.Durable
+	if o.Durability == "process" {
+		mode = engine.Process
+	}
+	e, err := engine.Open(ctx, engine.Config{
+		Device: dev, Cluster: d.id.Cluster, Node: 1, Mode: mode, Logger: log,
+		Report: func(f engine.Fact) {
+			log.Error("device", "what", f.What, "device", f.Device.String(),
+				"volume", f.Volume.String(), "block", f.Block, "detail", f.Detail)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	ds.engines = append(ds.engines, e)
+	return nil
+}
+
+// blank refuses a device whose beginning holds anything.
+func blank(dev backends.Device) error {
+	b := backends.AlignedBuffer(1 << 20)
+	if err := dev.ReadAt(b, 0); err != nil {
+		return deviceError(err)
+	}
+	for _, c := range b {
+		if c != 0 {
+			return &domain.Error{
+				Kind: domain.Exists, Msg: "the device holds data that is not Weft's",
+				Remedy: "wipe its first MiB by hand if it may go",
+			}
+		}
+	}
+	return nil
+}
+
+func deviceError(err error) error {
+	kind := domain.Unavailable
+	switch {
+	case errors.Is(err, backends.ErrLocked):
+		kind = domain.Locked
+	case errors.Is(err, backends.ErrNotPresent):
+		kind = domain.NotFound
+	case errors.Is(err, os.ErrPermission):
+		kind = domain.Denied
+	}
+	return &domain.Error{Kind: kind, Err: err}
+}
+
+// close takes a last checkpoint of every engine and gives the devices up.
+func (ds *devices) close(log *slog.Logger) {
+	for _, e := range ds.engines {
+		if err := e.Close(); err != nil {
+			log.Error("closing a device", "err", err)
+		}
+	}
+	for _, dev := range ds.list {
+		if err := dev.Close(); err != nil {
+			log.Error("closing a device", "err", err)
+		}
+	}
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"weft/dataplane/engine"
+)
+
+// collector reads the node's counters when it is scraped, so that no I/O pays for a metric.
+type collector struct{ b *backend }
+
+// metric describes one number of a device.
+type metric struct {
+	name, help string
+	counter    bool
+	get        func(engine.Stats) int64
+}
+
+// deviceMetrics lists what a device tells.
+func deviceMetrics() []metric {
+	return []metric{
+		{"weft_device_live_bytes", "Bytes of live blocks.", false,
+			func(s engine.Stats) int64 { return s.LiveBytes }},
+		{"weft_device_usable_bytes", "Most live bytes that are admitted.", false,
+			func(s engine.Stats) int64 { return s.UsableBytes }},
+		{"weft_device_segments", "Segments of the device.", false,
+			func(s engine.Stats) int64 { return s.Segments }},
+		{"weft_device_free_segments", "Segments that may be opened.", false,
+			func(s engine.Stats) int64 { return s.FreeSegments }},
+		{"weft_device_index_bytes", "Memory of the index.", false,
+			func(s engine.Stats) int64 { return s.IndexBytes }},
+		{"weft_device_log_since_checkpoint_bytes", "Log that a recovery would replay.", false,
+			func(s engine.Stats) int64 { return s.SinceCheckpoint }},
+		{"weft_device_records_total", "Records accepted.", true,
+			func(s engine.Stats) int64 { return s.Records }},
+		{"weft_device_user_bytes_total", "Bytes that hosts wrote.", true,
+			func(s engine.Stats) int64 { return s.UserBytes }},
+		{"weft_device_log_bytes_total", "Bytes written to the log.", true,
+			func(s engine.Stats) int64 { return s.LogBytes }},
+		{"weft_device_moved_bytes_total", "Bytes moved by the cleaner.", true,
+			func(s engine.Stats) int64 { return s.MovedBytes }},
+		{"weft_device_metadata_bytes_total", "Bytes written for checkpoints.", true,
+			func(s engine.Stats) int64 { return s.MetaBytes }},
+		{"weft_device_chunks_total", "Group commits.", true,
+			func(s engine.Stats) int64 { return s.Chunks }},
+		{"weft_device_checkpoints_total", "Checkpoints taken.", true,
+			func(s engine.Stats) int64 { return s.Checkpoints }},
+		{"weft_device_corruptions_total", "Blocks found corrupt.", true,
+			func(s engine.Stats) int64 { return s.Corruptions }},
+	}
+}
+
+// Describe implements prometheus.Collector: the set depends on what is served.
+func (*collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	send := func(counter bool, v int64, name, help string, labels, values []string) {
+		t := prometheus.GaugeValue
+		if counter {
+			t = prometheus.CounterValue
+		}
+		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, labels, nil), t,
+			float64(v), values...)
+	}
+	for _, e := range c.b.devices.engines {
+		id, _ := e.Info()
+		s := e.Stats()
+		for _, m := range deviceMetrics() {
+			send(m.counter, m.get(s), m.name, m.help, []string{"device"}, []string{id.String()})
+		}
+	}
+	for _, s := range c.b.agent.Served() {
+		for _, o := range s.Disk.Stats() {
+			names, values := []string{"volume", "op"}, []string{s.Export.Name, o.Op.String()}
+			send(true, o.Count, "weft_volume_ops_total", "Operations ended.", names, values)
+			send(true, o.Bytes, "weft_volume_bytes_total", "Bytes of operations that succeeded.",
+				names, values)
+			send(true, o.Errors, "weft_volume_errors_total", "Operations that failed.", names, values)
+		}
+	}
+	send(false, int64(c.b.runner.Position().N()), "weft_log_position",
+		"Events in the views of this node.", nil, nil)
+	n := c.b.front.nbd.Stats()
+	send(false, n.Open, "weft_nbd_connections", "Open NBD connections.", nil, nil)
+	i := c.b.front.iscsi.Stats()
+	send(false, i.Sessions, "weft_iscsi_sessions", "Open iSCSI sessions.", nil, nil)
+	send(true, int64(i.LoginFailures), "weft_iscsi_login_failures_total", "Logins refused.", nil, nil)
+}
+
+// newMetrics serves the page.
+func newMetrics(b *backend) http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(&collector{b}, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}

@@ -1,0 +1,25 @@
+//go:build wireinject
+
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/google/wire"
+
+	"weft/eventstore"
+	"weft/eventstore/quorum"
+)
+
+// assemble builds a node from its data folder up to the API. The cleanup takes it down in reverse.
+func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*Node, func(), error) {
+	wire.Build(
+		openDevices, openStore, wire.Bind(new(eventstore.Store), new(*quorum.Store)), newCodec,
+		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, startLoop,
+		wire.Struct(new(backend), "dir", "store", "codec", "exec", "runner", "views", "agent",
+			"front", "devices"),
+		startAPI, wire.Struct(new(Node), "*"),
+	)
+	return nil, nil, nil
+}

@@ -1,0 +1,219 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+
+	"weft/backends"
+	"weft/dataplane/engine"
+	"weft/dataplane/vdisk"
+	"weft/domain"
+	"weft/domain/command"
+)
+
+// Tokens keeps the highest token obeyed over restarts. Save is durable on return.
+type Tokens interface {
+	Load() (uint64, error)
+	Save(token uint64) error
+}
+
+// Front makes disks reachable. Serve replaces all that is served; when it returns, what was left
+// out is not reached any more.
+type Front interface {
+	Serve(list []Served) error
+}
+
+// Served is one disk and how it is reached.
+type Served struct {
+	Export command.Export
+	Disk   *vdisk.Disk
+}
+
+// Config is what New needs.
+type Config struct {
+	Node        domain.NodeID
+	Number      domain.NodeNumber
+	Incarnation uint64
+	Engines     []*engine.Engine
+	Pool        *vdisk.Pool
+	Tokens      Tokens
+	Front       Front
+}
+
+// Agent obeys orders one at a time.
+type Agent struct {
+	cfg     Config
+	engines map[domain.DeviceID]*engine.Engine
+
+	mu struct {
+		sync.Mutex
+		state  State
+		served map[domain.VolumeID]Served
+	}
+}
+
+// New makes an agent that exports nothing yet.
+func New(cfg Config) (*Agent, error) {
+	a := &Agent{cfg: cfg, engines: map[domain.DeviceID]*engine.Engine{}}
+	for _, e := range cfg.Engines {
+		id, _ := e.Info()
+		a.engines[id] = e
+	}
+	token, err := cfg.Tokens.Load()
+	if err != nil {
+		return nil, domain.Wrap(err, "agent.New", "token")
+	}
+	a.mu.state.Token = token
+	a.mu.served = map[domain.VolumeID]Served{}
+	return a, nil
+}
+
+// Obey carries out one order. The answer's error has the kind of what went wrong: Stale for an old
+// token, NotFound for a device this node does not have, Unsupported for what is not built yet.
+func (a *Agent) Obey(ctx context.Context, o command.Order) command.Outcome {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, raised, err := a.mu.state.Judge(o)
+	if v == Refuse || v == Repeat && o.Kind != command.ExportVolume {
+		return command.Outcome{ID: o.ID, Err: err}
+	}
+	if raised {
+		if err := a.cfg.Tokens.Save(o.Token); err != nil {
+			return command.Outcome{ID: o.ID, Err: domain.Wrap(err, "agent.Obey", "token")}
+		}
+		a.mu.state.Token = o.Token
+	}
+	if err := a.obey(ctx, o); err != nil {
+		return command.Outcome{ID: o.ID, Err: domain.Wrap(err, "agent."+o.Kind.String(),
+			"volume/"+o.Volume.String())}
+	}
+	a.mu.state = a.mu.state.After(o)
+	return command.Outcome{ID: o.ID}
+}
+
+func (a *Agent) obey(ctx context.Context, o command.Order) error {
+	e := a.engines[o.Device]
+	if e == nil {
+		return domain.Errorf(domain.NotFound, "device %s is not on this node", o.Device)
+	}
+	switch o.Kind {
+	case command.CreateVolume:
+		_, err := e.Create(ctx, o.Volume, o.Size, o.Epoch)
+		return err
+	case command.ResizeVolume:
+		return e.Resize(ctx, o.Volume, o.Size)
+	case command.ExportVolume:
+		return a.export(e, o)
+	case command.UnexportVolume:
+		return a.unexport(o.Volume)
+	case command.DeleteVolume:
+		if err := a.unexport(o.Volume); err != nil {
+			return err
+		}
+		return e.Delete(ctx, o.Volume)
+	case command.SnapshotVolume:
+		return domain.Errorf(domain.Unsupported, "snapshots are not offered by this version")
+	}
+	return domain.Errorf(domain.Unsupported, "order of kind %d", o.Kind)
+}
+
+// export makes a volume reachable as ordered. The same disk goes on serving when only the way to it
+// changed, so that connections of other protocols live on.
+func (a *Agent) export(e *engine.Engine, o command.Order) error {
+	v, ok := e.Volume(o.Volume)
+	if !ok {
+		return domain.Errorf(domain.NotFound, "the volume is not on device %s", o.Device)
+	}
+	s, ok := a.mu.served[o.Volume]
+	old := s
+	if !ok || !sameDisk(s.Export, o.Export) {
+		_, geo := e.Info()
+		d, err := vdisk.New(vdisk.Config{
+			Volume: v, Pool: a.cfg.Pool, Name: o.Export.Name, LogicalBlock: o.Export.LogicalBlock,
+			ReadOnly: o.Export.ReadOnly, Rotational: geo.Rotational, Volatile: e.Volatile(),
+			Flush: e.Flush, Gateway: a.cfg.Number, Incarnation: a.cfg.Incarnation,
+		})
+		if err != nil {
+			return err
+		}
+		s.Disk = d
+	}
+	s.Export = o.Export
+	a.mu.served[o.Volume] = s
+	if err := a.push(); err != nil {
+		if ok {
+			a.mu.served[o.Volume] = old
+		} else {
+			delete(a.mu.served, o.Volume)
+		}
+		return err
+	}
+	return nil
+}
+
+func sameDisk(a, b command.Export) bool {
+	return a.LogicalBlock == b.LogicalBlock && a.ReadOnly == b.ReadOnly && a.Name == b.Name
+}
+
+func (a *Agent) unexport(id domain.VolumeID) error {
+	s, ok := a.mu.served[id]
+	if !ok {
+		return nil
+	}
+	delete(a.mu.served, id)
+	if err := a.push(); err != nil {
+		a.mu.served[id] = s
+		return err
+	}
+	return nil
+}
+
+// push hands the front the whole list, in a fixed order.
+func (a *Agent) push() error {
+	list := make([]Served, 0, len(a.mu.served))
+	for _, s := range a.mu.served {
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(x, y Served) int { return cmp.Compare(x.Export.Name, y.Export.Name) })
+	return a.cfg.Front.Serve(list)
+}
+
+// Served lists what hosts reach now.
+func (a *Agent) Served() []Served {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := make([]Served, 0, len(a.mu.served))
+	for _, s := range a.mu.served {
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(x, y Served) int { return cmp.Compare(x.Export.Name, y.Export.Name) })
+	return list
+}
+
+// Stop makes everything unreachable. The volumes stay.
+func (a *Agent) Stop() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.served = map[domain.VolumeID]Served{}
+	return a.cfg.Front.Serve(nil)
+}
+
+// Device describes a device of the node to the cluster.
+type Device struct {
+	ID     domain.DeviceID
+	Geo    backends.Geometry
+	Usable domain.Bytes
+	Mode   engine.Mode
+}
+
+// Devices lists the node's devices.
+func (a *Agent) Devices() []Device {
+	var list []Device
+	for _, e := range a.cfg.Engines {
+		id, geo := e.Info()
+		list = append(list, Device{id, geo, domain.Bytes(e.Stats().UsableBytes), e.Mode()})
+	}
+	return list
+}

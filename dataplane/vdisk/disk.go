@@ -1,0 +1,325 @@
+// Package vdisk makes a disk of a volume: it cuts a host's requests at record and extent bounds,
+// merges writes below a block under a hold, compares before it writes, and completes each request
+// once. It is the one interface every front end sees.
+//
+// A write of at most 1 MiB inside one extent is one record: after a crash it is there whole or not
+// at all, and no reader sees half of it. Larger requests are cut, and complete when their last
+// record has.
+//
+// Reads run on the caller's goroutine while nothing else is read, and on a bounded pool of readers
+// otherwise: at depth one a hop costs more than the read, at depth a blocking read in the caller
+// would be the only one.
+package vdisk
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"weft/dataplane/engine"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// Volume is what a disk needs of the layer below: the engine's volume today, the replica
+// coordinator of its slices when there are several members.
+type Volume interface {
+	ID() domain.VolumeID
+	Size() domain.Bytes
+	Append(r *engine.Record)
+	Read(block uint64, count int, dst []byte) error
+	Extents(block uint64, count int, dst []domain.Extent) ([]domain.Extent, error)
+	Hold(block uint64, count int) (*engine.Hold, error)
+}
+
+// Config describes a disk. Pool and Volume are required.
+type Config struct {
+	Volume       Volume
+	Pool         *Pool
+	Name         string
+	LogicalBlock int // 512 or 4096; 0: 512
+	ReadOnly     bool
+	Rotational   bool
+	Volatile     bool
+	// Flush makes acknowledged writes durable where Volatile is set.
+	Flush func(context.Context) error
+	// Gateway and Incarnation name this process in request ids.
+	Gateway     domain.NodeNumber
+	Incarnation uint64
+}
+
+// Disk serves one volume. All methods may be called from many goroutines.
+type Disk struct {
+	cfg     Config
+	info    domain.DiskInfo
+	counter atomic.Uint64
+	reading atomic.Int32
+	ops     sync.Pool
+	stats   [domain.OpCompareWrite + 1]opStats
+}
+
+type opStats struct{ count, bytes, errors atomic.Int64 }
+
+// OpStats counts one operation of a disk since it was made.
+type OpStats struct {
+	Op                   domain.Op
+	Count, Bytes, Errors int64
+}
+
+// New makes a disk.
+func New(cfg Config) (*Disk, error) {
+	if cfg.LogicalBlock == 0 {
+		cfg.LogicalBlock = 512
+	}
+	if cfg.LogicalBlock != 512 && cfg.LogicalBlock != 4096 {
+		return nil, domain.Errorf(domain.Invalid, "logical block %d: 512 or 4096", cfg.LogicalBlock)
+	}
+	if cfg.Volatile && cfg.Flush == nil {
+		return nil, domain.Errorf(domain.Internal, "a volatile disk needs a flush")
+	}
+	d := &Disk{cfg: cfg}
+	d.info = domain.DiskInfo{
+		ID: cfg.Volume.ID(), Name: cfg.Name, LogicalBlock: cfg.LogicalBlock,
+		PhysicalBlock: segment.BlockSize, ReadOnly: cfg.ReadOnly, Rotational: cfg.Rotational,
+		Volatile: cfg.Volatile,
+	}
+	d.ops.New = func() any { return &op{disk: d} }
+	return d, nil
+}
+
+// Info describes the disk; its size may have grown since the last call.
+func (d *Disk) Info() domain.DiskInfo {
+	i := d.info
+	i.Size = d.cfg.Volume.Size()
+	return i
+}
+
+// Stats reads the counters.
+func (d *Disk) Stats() []OpStats {
+	var out []OpStats
+	for o := domain.OpRead; o <= domain.OpCompareWrite; o++ {
+		s := &d.stats[o]
+		out = append(out, OpStats{o, s.count.Load(), s.bytes.Load(), s.errors.Load()})
+	}
+	return out
+}
+
+// Submit starts a request; io.To.Complete runs once, perhaps before Submit returns. It may wait
+// while the log is behind: that is how a host that writes faster than the device is slowed down.
+func (d *Disk) Submit(io *domain.IO) {
+	if err := d.check(io); err != nil {
+		d.complete(io, err)
+		return
+	}
+	switch io.Op {
+	case domain.OpRead:
+		d.read(io)
+	case domain.OpWrite:
+		if aligned(io.Off) && aligned(io.Len) && !(io.FUA && d.cfg.Volatile) {
+			d.write(io)
+			return
+		}
+		d.later(io)
+	case domain.OpFlush:
+		if d.cfg.Volatile {
+			d.later(io)
+			return
+		}
+		d.complete(io, nil)
+	default:
+		d.later(io)
+	}
+}
+
+// Do runs a request and waits for it. It gives io.Err.
+func (d *Disk) Do(io *domain.IO) error {
+	w := make(waiting, 1)
+	io.To = w
+	d.Submit(io)
+	<-w
+	return io.Err
+}
+
+type waiting chan struct{}
+
+func (w waiting) Complete(*domain.IO) { w <- struct{}{} }
+
+func aligned(n int64) bool { return n%segment.BlockSize == 0 }
+
+// check refuses what a front end should not have let through, and what the size forbids.
+func (d *Disk) check(io *domain.IO) error {
+	lb, size := int64(d.info.LogicalBlock), int64(d.cfg.Volume.Size())
+	data := io.Op == domain.OpRead || io.Op == domain.OpWrite || io.Op == domain.OpCompareWrite
+	switch {
+	case io.Op < domain.OpRead || io.Op > domain.OpCompareWrite:
+		return domain.Errorf(domain.Unsupported, "operation %d", io.Op)
+	case io.Off < 0 || io.Len < 0 || io.Off%lb != 0 || io.Len%lb != 0:
+		return domain.Errorf(domain.Invalid, "%s of %d bytes at %d: not whole blocks of %d",
+			io.Op, io.Len, io.Off, lb)
+	case io.Off > size || io.Len > size-io.Off:
+		return domain.Errorf(domain.OutOfRange, "%s of %d bytes at %d: the disk has %d",
+			io.Op, io.Len, io.Off, size)
+	case data && int64(len(io.Buf)) < io.Len:
+		return domain.Errorf(domain.Internal, "%s without a buffer", io.Op)
+	case io.Op == domain.OpCompareWrite && int64(len(io.Cmp)) < io.Len:
+		return domain.Errorf(domain.Internal, "compare without data")
+	case d.info.ReadOnly && io.Op != domain.OpRead && io.Op != domain.OpFlush:
+		return domain.Errorf(domain.ReadOnly, "the disk is read-only")
+	}
+	return nil
+}
+
+// complete ends a request.
+func (d *Disk) complete(io *domain.IO, err error) {
+	if io.Op <= domain.OpCompareWrite {
+		s := &d.stats[io.Op]
+		s.count.Add(1)
+		if err != nil {
+			s.errors.Add(1)
+		} else {
+			s.bytes.Add(io.Len)
+		}
+	}
+	io.Err = err
+	io.To.Complete(io)
+}
+
+// later hands a request that may block to the pool.
+func (d *Disk) later(io *domain.IO) { d.cfg.Pool.run(d, io) }
+
+// serve is the pool's part of a request.
+func (d *Disk) serve(io *domain.IO) {
+	switch io.Op {
+	case domain.OpRead:
+		d.readNow(io)
+	case domain.OpWrite:
+		d.complete(io, d.fua(io, d.merge(io.Off, io.Len, io.Buf)))
+	case domain.OpZero:
+		d.complete(io, d.fua(io, d.ranged(io, segment.KindZero)))
+	case domain.OpUnmap:
+		d.complete(io, d.fua(io, d.ranged(io, segment.KindUnmap)))
+	case domain.OpFlush:
+		d.complete(io, d.cfg.Flush(context.Background()))
+	case domain.OpCompareWrite:
+		d.complete(io, d.fua(io, d.compareWrite(io)))
+	}
+}
+
+// fua makes a finished write durable where the host asks and the disk does not promise it.
+func (d *Disk) fua(io *domain.IO, err error) error {
+	if err != nil || !io.FUA || !d.cfg.Volatile {
+		return err
+	}
+	return d.cfg.Flush(context.Background())
+}
+
+// read runs in the caller when it is the only read, else on the pool.
+func (d *Disk) read(io *domain.IO) {
+	if d.reading.Add(1) == 1 && !io.More {
+		d.readNow(io)
+		return
+	}
+	d.later(io)
+}
+
+func (d *Disk) readNow(io *domain.IO) {
+	err := d.fetch(io.Off, io.Buf[:io.Len])
+	d.reading.Add(-1)
+	d.complete(io, err)
+}
+
+// fetch reads any range. Ragged ends go through a block of our own.
+func (d *Disk) fetch(off int64, p []byte) error {
+	for len(p) > 0 {
+		block, skip := off/segment.BlockSize, off%segment.BlockSize
+		if skip != 0 || len(p) < segment.BlockSize {
+			b := bounce.Get().(*[segment.BlockSize]byte) //nolint:errcheck,forcetypeassert // its own
+			err := d.cfg.Volume.Read(uint64(block), 1, b[:])
+			n := copy(p, b[skip:])
+			bounce.Put(b)
+			if err != nil {
+				return err
+			}
+			p, off = p[n:], off+int64(n)
+			continue
+		}
+		n := cut(off, int64(len(p))/segment.BlockSize*segment.BlockSize, int64(domain.ExtentSize))
+		if err := d.cfg.Volume.Read(uint64(block), int(n/segment.BlockSize), p[:n]); err != nil {
+			return err
+		}
+		p, off = p[n:], off+n
+	}
+	return nil
+}
+
+var bounce = sync.Pool{New: func() any { return new([segment.BlockSize]byte) }}
+
+// cut gives how much of n bytes at off lie before the next multiple of the extent, at most limit.
+func cut(off, n, limit int64) int64 {
+	return min(n, limit, int64(domain.ExtentSize)-off%int64(domain.ExtentSize))
+}
+
+// op is a write on its way: one record for most, a list of parts for long ones. It owns the request
+// until the last record has its outcome.
+type op struct {
+	disk *Disk
+	io   *domain.IO
+	rec  engine.Record
+	left atomic.Int32
+	fail atomic.Pointer[error]
+}
+
+// write starts a write of whole blocks.
+func (d *Disk) write(io *domain.IO) {
+	if io.Len == 0 {
+		d.complete(io, nil)
+		return
+	}
+	o := d.ops.Get().(*op) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	o.io = io
+	o.left.Store(1)
+	off, p := io.Off, io.Buf[:io.Len]
+	for {
+		n := cut(off, int64(len(p)), int64(domain.RecordMax))
+		r := &o.rec
+		if last := int(n) == len(p); !last {
+			r = &engine.Record{}
+			o.left.Add(1)
+		}
+		d.fill(r, segment.KindData, off, n, p[:n])
+		r.To = o
+		p, off = p[n:], off+n
+		done := len(p) == 0
+		d.cfg.Volume.Append(r)
+		if done {
+			return
+		}
+	}
+}
+
+func (d *Disk) fill(r *engine.Record, kind segment.Kind, off, n int64, p []byte) {
+	r.Kind, r.Block, r.Count = kind, uint64(off/segment.BlockSize), int(n/segment.BlockSize)
+	r.Data = p
+	r.Request = domain.RequestID{
+		Gateway: d.cfg.Gateway, Incarnation: d.cfg.Incarnation, Counter: d.counter.Add(1),
+	}
+}
+
+// Appended implements engine.Appender.
+func (o *op) Appended(_ *engine.Record, err error) {
+	if err != nil {
+		o.fail.CompareAndSwap(nil, &err)
+	}
+	if o.left.Add(-1) > 0 {
+		return
+	}
+	io, d := o.io, o.disk
+	err = nil
+	if f := o.fail.Load(); f != nil {
+		err = *f
+		o.fail.Store(nil)
+	}
+	o.io, o.rec.Data, o.rec.To = nil, nil, nil
+	d.ops.Put(o)
+	d.complete(io, err)
+}

@@ -1,0 +1,35 @@
+package codec
+
+import (
+	"weft/domain"
+	"weft/domain/cluster"
+	"weft/domain/intent"
+	"weft/domain/policy"
+	"weft/domain/tenancy"
+	"weft/domain/volume"
+)
+
+// Catalog gives a registry of every event type of this build, each with its schema and whether its
+// readers must know it. A new type is entered here and gets its golden bytes by running the tests
+// of this package with -rewrite.
+func Catalog() *Registry {
+	r := New()
+	for _, ev := range []domain.Event{
+		&cluster.ClusterInitialized{}, &cluster.RoleOpened{}, &cluster.LeadershipAcquired{},
+		&cluster.NodeJoined{}, &cluster.NodeRestarted{}, &cluster.SoftwareVersionChanged{},
+		&cluster.DeviceAdmitted{}, &cluster.DeviceFailed{}, &cluster.DeviceReadmitted{},
+		&tenancy.TenantCreated{}, &tenancy.QuotaSet{}, &tenancy.Reserved{},
+		&tenancy.ReserveReleased{},
+		&intent.TemplateCreated{}, &intent.TemplateVersionPublished{}, &intent.TemplateDeleted{},
+		&intent.AppInstanceCreated{}, &intent.VolumeSpecAdded{}, &intent.VolumeSpecResized{},
+		&intent.VolumeSpecRemoved{}, &intent.ExportChanged{}, &intent.IntentChanged{},
+		&intent.AppInstanceDeleteRequested{}, &intent.AppInstanceDeleted{},
+		&volume.VolumeCreated{}, &volume.VolumeResized{}, &volume.VolumeOnlined{},
+		&volume.VolumeOfflined{}, &volume.VolumeDeleted{},
+		&policy.PlanProposed{}, &policy.PlanStepFailed{}, &policy.PlanFinished{},
+		&policy.PlacementDecided{}, &policy.PlacementImpossible{},
+	} {
+		r.Register(ev, 1, true)
+	}
+	return r
+}

@@ -1,0 +1,161 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"weft/domain"
+)
+
+// Sizes and times of the embedded engine. The two snapshot numbers bound how many batches stay in
+// memory: with etcd's own defaults a loaded node needs several hundred MiB.
+const (
+	snapshotCount   = 500
+	snapshotCatchUp = 250
+	quotaBytes      = 8 << 30
+	lockWait        = 100 * time.Millisecond
+	// placeholder stands where etcd wants to be told its address; nothing listens there. Growing
+	// the cluster replaces it.
+	placeholder = "http://127.0.0.1:2380"
+)
+
+// Config says where and how the engine runs. Dir, ClusterID and Logger are required.
+type Config struct {
+	// Dir is the engine's own folder; it is made when missing. The caller holds its lock.
+	Dir string
+	// ClusterID is part of every key; a folder of another cluster is refused.
+	ClusterID domain.ClusterID
+	// Logger hears what etcd says at Warn and above.
+	Logger *slog.Logger
+	// Name of this member, at most 64 bytes. Default: voter.
+	Name string
+	// Tick and Election pace the consensus; Election is at least five ticks. Default: 25 and 250 ms.
+	Tick, Election time.Duration
+}
+
+func (c *Config) complete() error {
+	if c.Name == "" {
+		c.Name = "voter"
+	}
+	if c.Tick == 0 {
+		c.Tick = 25 * time.Millisecond
+	}
+	if c.Election == 0 {
+		c.Election = 10 * c.Tick
+	}
+	var k domain.Checker
+	k.Check(c.Dir != "", "dir", "missing")
+	k.Check(!c.ClusterID.IsZero(), "cluster_id", "missing")
+	k.Check(c.Logger != nil, "logger", "missing")
+	k.Check(len(c.Name) <= 64, "name", "longer than 64 bytes")
+	k.Check(c.Tick >= time.Millisecond, "tick", "below 1 ms")
+	k.Check(c.Election >= 5*c.Tick, "election", "below five ticks")
+	return k.Err("quorum.Open", c.Dir)
+}
+
+// probe opens the database alone and read-only. Without it a broken file ends the process in a
+// goroutine of etcd, and a second process waits for ever.
+func probe(dir string) (err error) {
+	path := filepath.Join(dir, "member", "snap", "db")
+	if _, serr := os.Stat(path); errors.Is(serr, os.ErrNotExist) {
+		return nil // a new member, or one that start answers
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = broken(path, fmt.Errorf("%v", p))
+		}
+	}()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: lockWait})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return &domain.Error{
+			Op: "quorum.Open", Kind: domain.Locked, Ref: path, Err: err,
+			Remedy: "another process has the event log open; stop it first",
+		}
+	case errors.Is(err, os.ErrPermission):
+		return &domain.Error{Op: "quorum.Open", Kind: domain.Denied, Ref: path, Err: err}
+	case err != nil:
+		return broken(path, err)
+	}
+	return db.Close()
+}
+
+func broken(path string, cause error) error {
+	return &domain.Error{
+		Op: "quorum.Open", Kind: domain.Corrupt, Ref: path, Err: cause,
+		Remedy: "the database file is damaged; restore it from another member or a backup",
+	}
+}
+
+// start runs etcd without any listener and waits until it may write.
+func start(ctx context.Context, cfg *Config) (e *embed.Etcd, err error) {
+	defer func() {
+		if p := recover(); p != nil { // a database that is missing beside its snapshot, for one
+			e, err = nil, broken(cfg.Dir, fmt.Errorf("%v", p))
+		}
+	}()
+	u, err := url.Parse(placeholder)
+	if err != nil {
+		return nil, err
+	}
+	c := embed.NewConfig()
+	c.Name, c.Dir = cfg.Name, cfg.Dir
+	c.ListenPeerUrls, c.ListenClientUrls = nil, nil
+	c.AdvertisePeerUrls, c.AdvertiseClientUrls = []url.URL{*u}, []url.URL{*u}
+	c.InitialCluster = cfg.Name + "=" + placeholder
+	c.InitialClusterToken = cfg.ClusterID.String()
+	c.TickMs = uint(cfg.Tick.Milliseconds())
+	c.ElectionMs = uint(cfg.Election.Milliseconds())
+	c.SnapshotCount, c.SnapshotCatchUpEntries = snapshotCount, snapshotCatchUp
+	c.QuotaBackendBytes = quotaBytes
+	c.AutoCompactionMode, c.AutoCompactionRetention = "periodic", "0"
+	// Where etcd would end the process, it panics instead, and start makes an error of that.
+	log := zap.New(&bridge{to: cfg.Logger}, zap.WithFatalHook(zapcore.WriteThenPanic))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
+	e, err = embed.StartEtcd(c)
+	if err != nil {
+		return nil, &domain.Error{Op: "quorum.Open", Kind: startKind(err), Ref: cfg.Dir, Err: err}
+	}
+	select {
+	case <-e.Server.ReadyNotify():
+		return e, nil
+	case err = <-e.Err():
+		err = &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Ref: cfg.Dir, Err: err}
+	case <-ctx.Done():
+		err = &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Ref: cfg.Dir, Err: ctx.Err()}
+	}
+	e.Close()
+	return nil, err
+}
+
+// startKind tells damage from other failures.
+func startKind(err error) domain.Kind {
+	if errors.Is(err, os.ErrPermission) {
+		return domain.Denied
+	}
+	for _, damage := range []error{
+		walpb.ErrCRCMismatch, wal.ErrFileNotFound, wal.ErrSnapshotMismatch, wal.ErrSliceOutOfRange,
+		snap.ErrCRCMismatch, snap.ErrNoDBSnapshot, snap.ErrEmptySnapshot, io.ErrUnexpectedEOF,
+	} {
+		if errors.Is(err, damage) {
+			return domain.Corrupt
+		}
+	}
+	return domain.Unavailable
+}

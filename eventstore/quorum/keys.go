@@ -1,0 +1,89 @@
+package quorum
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"strconv"
+	"strings"
+
+	"weft/domain"
+	"weft/eventstore"
+)
+
+const (
+	formatValue = "weft-log 1"
+	tailSize    = 8 + 32 + 4
+	headSize    = 8 + 8 + 4
+	allClusters = "/weft/"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// keys names everything of one cluster.
+type keys struct{ root string }
+
+func keysOf(c domain.ClusterID) keys { return keys{allClusters + c.String() + "/"} }
+
+func (k keys) format() string                { return k.root + "format" }
+func (k keys) tail() string                  { return k.root + "tail" }
+func (k keys) head(s domain.StreamID) string { return k.root + "head/" + string(s) }
+func (k keys) logEnd() string                { return k.root + "log0" } // '0' follows '/'
+func (k keys) heads() (from, to string)      { return k.root + "head/", k.root + "head0" }
+func (k keys) stream(key string) domain.StreamID {
+	return domain.StreamID(strings.TrimPrefix(key, k.root+"head/"))
+}
+
+func (k keys) log(p domain.Position) string {
+	return fmt.Sprintf("%slog/%016x", k.root, uint64(p))
+}
+
+// position reads the key of a record.
+func (k keys) position(key string) (domain.Position, bool) {
+	hex, ok := strings.CutPrefix(key, k.root+"log/")
+	n, err := strconv.ParseUint(hex, 16, 64)
+	return domain.Position(n), ok && err == nil && len(hex) == 16
+}
+
+func sealed(b []byte) string {
+	return string(binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)))
+}
+
+func unseal(b []byte, size int) ([]byte, bool) {
+	if len(b) != size {
+		return nil, false
+	}
+	body := b[:size-4]
+	return body, binary.LittleEndian.Uint32(b[size-4:]) == crc32.Checksum(body, castagnoli)
+}
+
+func encodeTail(h eventstore.Head) string {
+	b := binary.LittleEndian.AppendUint64(make([]byte, 0, tailSize), uint64(h.Position))
+	return sealed(append(b, h.Hash[:]...))
+}
+
+func decodeTail(b []byte) (eventstore.Head, bool) {
+	body, ok := unseal(b, tailSize)
+	if !ok {
+		return eventstore.Head{}, false
+	}
+	h := eventstore.Head{Position: domain.Position(binary.LittleEndian.Uint64(body))}
+	copy(h.Hash[:], body[8:])
+	return h, true
+}
+
+func encodeHead(h eventstore.StreamHead) string {
+	b := binary.LittleEndian.AppendUint64(make([]byte, 0, headSize), uint64(h.Revision))
+	return sealed(binary.LittleEndian.AppendUint64(b, uint64(h.Position)))
+}
+
+func decodeHead(b []byte) (eventstore.StreamHead, bool) {
+	body, ok := unseal(b, headSize)
+	if !ok {
+		return eventstore.StreamHead{}, false
+	}
+	return eventstore.StreamHead{
+		Revision: domain.Revision(binary.LittleEndian.Uint64(body)),
+		Position: domain.Position(binary.LittleEndian.Uint64(body[8:])),
+	}, true
+}

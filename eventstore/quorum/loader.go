@@ -1,0 +1,229 @@
+package quorum
+
+import (
+	"context"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"weft/domain"
+	"weft/eventstore"
+)
+
+// pageMax is how many keys one Range asks for.
+const pageMax = 1000
+
+// loader reads the log from the database.
+type loader struct {
+	keys keys
+	kv   clientv3.KV
+}
+
+// admit checks that the database is this cluster's and of a format we know, and marks a new one.
+func (l loader) admit(ctx context.Context) error {
+	first, err := l.kv.Get(ctx, allClusters,
+		clientv3.WithRange("/weft0"), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+	if err != nil {
+		return unavailable(ctx, "", err)
+	}
+	if len(first.Kvs) > 0 && !strings.HasPrefix(string(first.Kvs[0].Key), l.keys.root) {
+		return domain.Errorf(domain.Invalid, "the folder belongs to another cluster: %s",
+			first.Kvs[0].Key)
+	}
+	// One transaction, so that a start which is cut short leaves a marked database or an empty one.
+	put := clientv3.OpPut(l.keys.format(), formatValue)
+	res, err := l.kv.Txn(ctx).
+		If(clientv3.Compare(clientv3.Version(l.keys.format()), "=", 0)).
+		Then(clientv3.OpGet(l.keys.log(0),
+			clientv3.WithRange(l.keys.logEnd()), clientv3.WithLimit(1)), put).
+		Else(clientv3.OpGet(l.keys.format())).Commit()
+	if err != nil {
+		return unavailable(ctx, "", err)
+	}
+	kvs := res.Responses[0].GetResponseRange().GetKvs()
+	switch {
+	case res.Succeeded && len(kvs) > 0:
+		return &eventstore.CorruptError{What: "the log's format mark was missing; it is put back"}
+	case !res.Succeeded && string(kvs[0].Value) != formatValue:
+		return domain.Errorf(domain.Unsupported, "the log has format %q, this build knows %q",
+			kvs[0].Value, formatValue)
+	}
+	return nil
+}
+
+// tail gives the end of the log with everything acknowledged before the call in it.
+func (l loader) tail(ctx context.Context) (eventstore.Head, error) {
+	res, err := l.kv.Get(ctx, l.keys.tail())
+	if err != nil || len(res.Kvs) == 0 {
+		return eventstore.Head{}, err
+	}
+	head, ok := decodeTail(res.Kvs[0].Value)
+	if !ok {
+		return head, &eventstore.CorruptError{What: "checksum of the tail does not match"}
+	}
+	return head, nil
+}
+
+// fill brings a mirror up to the tail. The first damage is a CorruptError that names its position;
+// the mirror then holds what lies before it.
+func (l loader) fill(ctx context.Context, m *eventstore.Mirror) error {
+	head, err := l.tail(ctx)
+	if domain.IsKind(err, domain.Corrupt) {
+		// The records say how far they go; the damage is named after the last of them.
+		if walk := l.pages(ctx, m.Head(), eventstore.Head{Position: ^domain.Position(0)},
+			func(e eventstore.Entry) error { return m.Extend(e) }); walk != nil &&
+			!domain.IsKind(walk, domain.Corrupt) {
+			return walk
+		}
+		return &eventstore.CorruptError{
+			Position: m.Head().Position, What: "checksum of the tail behind it does not match",
+		}
+	}
+	if err != nil {
+		return unavailable(ctx, "", err)
+	}
+	at := m.Head()
+	if head.Position.N() < at.Position.N() {
+		return &eventstore.CorruptError{Position: at.Position, What: "the tail went back behind it"}
+	}
+	if err := l.pages(ctx, at, head,
+		func(e eventstore.Entry) error { return m.Extend(e) }); err != nil {
+		return err
+	}
+	return l.ends(ctx, m.Head(), head)
+}
+
+// ends checks that the log stops where the tail says, with the tail's hash.
+func (l loader) ends(ctx context.Context, last, tail eventstore.Head) error {
+	if last != tail {
+		return &eventstore.CorruptError{
+			Position: last.Position, What: "the tail behind it says " + tail.Position.String(),
+		}
+	}
+	// At one revision, so that an append between two reads is no damage.
+	res, err := l.kv.Txn(ctx).
+		If(clientv3.Compare(clientv3.Value(l.keys.tail()), "=", encodeTail(tail))).
+		Then(clientv3.OpGet(l.keys.log(tail.Position+1), clientv3.WithRange(l.keys.logEnd()),
+			clientv3.WithLimit(1), clientv3.WithKeysOnly())).Commit()
+	if tail == (eventstore.Head{}) {
+		res, err = l.kv.Txn(ctx).
+			If(clientv3.Compare(clientv3.Version(l.keys.tail()), "=", 0)).
+			Then(clientv3.OpGet(l.keys.log(0), clientv3.WithRange(l.keys.logEnd()),
+				clientv3.WithLimit(1), clientv3.WithKeysOnly())).Commit()
+	}
+	if err != nil {
+		return unavailable(ctx, "", err)
+	}
+	if !res.Succeeded { // the tail moved on meanwhile, so it was no end any more
+		return nil
+	}
+	if kvs := res.Responses[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
+		p, _ := l.keys.position(string(kvs[0].Key))
+		return &eventstore.CorruptError{Position: p, What: "stands beyond the tail"}
+	}
+	return nil
+}
+
+// pages gives the entries after one head up to another, in order. Both ends of every page are
+// bound: with a limit alone etcd counts the whole rest of the log each time.
+func (l loader) pages(
+	ctx context.Context, from, to eventstore.Head, take func(eventstore.Entry) error,
+) error {
+	for at := from.Position; at.N() < to.Position.N(); {
+		next := at + 1 // the engine alone computes this
+		res, err := l.kv.Get(ctx, l.keys.log(next),
+			clientv3.WithRange(l.keys.log(min(next+pageMax, to.Position+1))))
+		if err == nil && len(res.Kvs) == 0 { // the timeline was raised here, or a record is missing
+			res, err = l.kv.Get(ctx, l.keys.log(next),
+				clientv3.WithRange(l.keys.logEnd()), clientv3.WithLimit(1))
+		}
+		if err != nil {
+			return unavailable(ctx, "", err)
+		}
+		if len(res.Kvs) == 0 {
+			if to.Position == ^domain.Position(0) {
+				return nil
+			}
+			return &eventstore.CorruptError{Position: next, What: "is missing"}
+		}
+		for _, kv := range res.Kvs {
+			p, ok := l.keys.position(string(kv.Key))
+			if !ok {
+				return &eventstore.CorruptError{Position: next, What: "has a key that is no position"}
+			}
+			if err := take(eventstore.Entry{At: p, Record: kv.Value}); err != nil {
+				return err
+			}
+			at = p
+		}
+	}
+	return nil
+}
+
+// verify is Store.Verify.
+func (l loader) verify(ctx context.Context, progress func(domain.Position)) error {
+	to, err := l.tail(ctx)
+	damaged := domain.IsKind(err, domain.Corrupt)
+	if err != nil && !damaged {
+		return unavailable(ctx, "quorum.Verify", err)
+	}
+	if damaged {
+		to.Position = ^domain.Position(0)
+	}
+	var a eventstore.Auditor
+	err = l.pages(ctx, eventstore.Head{}, to, func(e eventstore.Entry) error {
+		if err := a.Next(e); err != nil {
+			return err
+		}
+		if progress != nil {
+			progress(e.At)
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case damaged:
+		return &eventstore.CorruptError{
+			Position: a.Head().Position, What: "checksum of the tail behind it does not match",
+		}
+	}
+	if err := l.ends(ctx, a.Head(), to); err != nil {
+		return err
+	}
+	return l.verifyHeads(ctx, &a)
+}
+
+// verifyHeads compares the stored head of every stream with what its records say. A head further on
+// than the audit belongs to an append made meanwhile.
+func (l loader) verifyHeads(ctx context.Context, a *eventstore.Auditor) error {
+	from, to := l.keys.heads()
+	for seen := 0; ; {
+		res, err := l.kv.Get(ctx, from, clientv3.WithRange(to), clientv3.WithLimit(pageMax))
+		if err != nil {
+			return unavailable(ctx, "quorum.Verify", err)
+		}
+		for _, kv := range res.Kvs {
+			s := l.keys.stream(string(kv.Key))
+			want := a.Stream(s)
+			got, ok := decodeHead(kv.Value)
+			if !ok || got != want && got.Position.N() <= a.Head().Position.N() {
+				return &eventstore.CorruptError{
+					Position: want.Position, What: "the head of its stream " + string(s) + " does not match",
+				}
+			}
+			if want.Revision >= 0 {
+				seen++
+			}
+			from = string(kv.Key) + "\x00"
+		}
+		if !res.More {
+			if seen != a.Streams() {
+				return &eventstore.CorruptError{
+					Position: a.Head().Position, What: "the head of a stream before it is missing",
+				}
+			}
+			return nil
+		}
+	}
+}

@@ -1,0 +1,296 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"weft/domain"
+	"weft/eventstore"
+)
+
+// Bounds of the sequencer.
+const (
+	queueMax   = 1024     // appends waiting for the sequencer; more wait in Append
+	opsMax     = 128      // etcd's bound on each list of a transaction
+	batchBytes = 64 << 10 // a batch is closed here unless one append alone is larger
+	jitterMin  = time.Millisecond
+	jitterMax  = 10 * time.Millisecond
+)
+
+// sequencer is the one goroutine that owns the tail (Q1). It takes what waited while the last
+// transaction was in flight, judges it against the mirror, and commits it as one.
+type sequencer struct {
+	keys   keys
+	kv     clientv3.KV
+	loader loader
+	mirror *eventstore.Mirror
+	queue  chan *call
+	nudged chan struct{}
+	life   context.Context // ends when Close is called
+	end    context.CancelFunc
+	began  sync.Once
+	gone   chan struct{} // closed when the goroutine has ended
+	// commit submits a transaction; tests put failures in its place.
+	commit func(context.Context, *txn) (*clientv3.TxnResponse, error)
+}
+
+// The states of a call. A caller that leaves while it waits is sure that nothing happened.
+const (
+	callWaiting int32 = iota
+	callTaken
+	callLeft
+)
+
+// call is one append on its way.
+type call struct {
+	stream domain.StreamID
+	expect eventstore.Expect
+	events []eventstore.Proposed
+	size   int
+	tries  int // batches it was in that lost their tail
+	state  atomic.Int32
+	answer chan answer // room for one: the sequencer never waits for a caller
+
+	placed eventstore.Appended // where the batch under way puts it
+	doubt  error               // why the batch under way refuses it, if the mirror is current
+}
+
+type answer struct {
+	done eventstore.Appended
+	err  error
+}
+
+func newSequencer(k keys, kv clientv3.KV, m *eventstore.Mirror) *sequencer {
+	q := &sequencer{
+		keys: k, kv: kv, loader: loader{keys: k, kv: kv}, mirror: m,
+		queue: make(chan *call, queueMax), nudged: make(chan struct{}, 1), gone: make(chan struct{}),
+	}
+	q.life, q.end = context.WithCancel(context.Background())
+	q.commit = func(ctx context.Context, t *txn) (*clientv3.TxnResponse, error) {
+		return q.kv.Txn(ctx).If(t.compare...).Then(t.then...).Else(t.orElse...).Commit()
+	}
+	return q
+}
+
+func (q *sequencer) append(
+	ctx context.Context, s domain.StreamID, e eventstore.Expect, ev []eventstore.Proposed,
+) (eventstore.Appended, error) {
+	c := &call{stream: s, expect: e, events: ev, answer: make(chan answer, 1)}
+	for i := range ev {
+		c.size += eventstore.Size(s, &ev[i])
+	}
+	if ctx.Err() != nil {
+		return eventstore.Appended{}, aborted(ctx, "quorum.Append")
+	}
+	if err := q.mirror.Ended(); err != nil {
+		return eventstore.Appended{}, err
+	}
+	select {
+	case q.queue <- c:
+	case <-ctx.Done():
+		return eventstore.Appended{}, aborted(ctx, "quorum.Append")
+	case <-q.life.Done():
+		return eventstore.Appended{}, eventstore.ErrClosed
+	}
+	select {
+	case a := <-c.answer:
+		return a.done, a.err
+	case <-ctx.Done():
+		if c.state.CompareAndSwap(callWaiting, callLeft) {
+			return eventstore.Appended{}, aborted(ctx, "quorum.Append")
+		}
+	case <-q.gone:
+		if c.state.CompareAndSwap(callWaiting, callLeft) {
+			return eventstore.Appended{}, eventstore.ErrClosed
+		}
+	}
+	select { // an answer that came in the same moment is better than none
+	case a := <-c.answer:
+		return a.done, a.err
+	default:
+		return eventstore.Appended{}, eventstore.ErrUnknownOutcome
+	}
+}
+
+// nudge makes the sequencer look for what other writers appended. It does not wait.
+func (q *sequencer) nudge() {
+	select {
+	case q.nudged <- struct{}{}:
+	default:
+	}
+}
+
+// close ends the sequencer after the batch in flight. It may be called before run and twice.
+func (q *sequencer) close() {
+	q.end()
+	q.began.Do(func() { close(q.gone) })
+	<-q.gone
+}
+
+func (q *sequencer) run() {
+	started := false
+	q.began.Do(func() { started = true })
+	if !started {
+		return
+	}
+	defer close(q.gone)
+	var waiting []*call
+	for {
+		if len(waiting) == 0 {
+			select {
+			case c := <-q.queue:
+				waiting = append(waiting, c)
+			case <-q.nudged:
+				q.catchUp()
+				continue
+			case <-q.life.Done():
+				return
+			}
+		}
+		for more := true; more && len(waiting) < opsMax; {
+			select {
+			case c := <-q.queue:
+				waiting = append(waiting, c)
+			default:
+				more = false
+			}
+		}
+		if q.life.Err() != nil {
+			for _, c := range waiting {
+				c.reply(eventstore.Appended{}, eventstore.ErrClosed)
+			}
+			return
+		}
+		waiting = q.batch(waiting)
+	}
+}
+
+func (c *call) reply(a eventstore.Appended, err error) {
+	if err != nil {
+		a = eventstore.Appended{}
+	}
+	c.answer <- answer{a, err}
+}
+
+// take claims a call for the sequencer, unless its caller has left.
+func (c *call) take() bool {
+	return c.state.CompareAndSwap(callWaiting, callTaken) || c.state.Load() == callTaken
+}
+
+// fits tells whether a call may join a batch.
+func (c *call) fits(d *eventstore.Draft) bool {
+	records, streams := len(d.Entries()), len(d.Touches())
+	switch {
+	case records == 0:
+		return true
+	case d.Closed() || d.Holds(c.events): // its twin is under way: wait for what becomes of it
+		return false
+	case d.Bytes()+c.size > batchBytes:
+		return false
+	}
+	return records+len(c.events)+streams+1+1 <= opsMax
+}
+
+// batch commits one batch and gives the calls that are still to be done.
+func (q *sequencer) batch(waiting []*call) []*call {
+	d := eventstore.NewDraft(q.mirror)
+	var judged []*call
+	i := 0
+	for ; i < len(waiting) && waiting[i].fits(d); i++ {
+		c := waiting[i]
+		if !c.take() {
+			continue
+		}
+		c.placed, c.doubt = d.Add(c.stream, c.expect, c.events)
+		switch {
+		case c.doubt == nil && c.placed.Duplicate:
+			c.reply(c.placed, nil)
+		case c.doubt == nil, errors.Is(c.doubt, eventstore.ErrConflict),
+			errors.Is(c.doubt, eventstore.ErrFenced):
+			judged = append(judged, c)
+		default:
+			c.reply(eventstore.Appended{}, c.doubt)
+		}
+	}
+	rest := waiting[i:]
+	if len(judged) == 0 {
+		return rest
+	}
+	out := q.settle(d)
+	if out.stored {
+		if err := q.mirror.Extend(d.Entries()...); err != nil {
+			q.mirror.End(err) // Q4 is broken: what the database holds does not verify
+		}
+	}
+	again := q.answer(judged, out)
+	if len(again) > 0 {
+		again = q.renew(again)
+	}
+	return append(again, rest...)
+}
+
+// answer tells every call of a batch what became of it, and gives those to be judged again. A doubt
+// is told only when the outcome proves that the mirror was current (E6).
+func (q *sequencer) answer(judged []*call, out outcome) (again []*call) {
+	for _, c := range judged {
+		switch {
+		case out.moved || out.damaged != nil && out.damaged[c.stream] == nil:
+			again = append(again, c)
+		case out.damaged != nil:
+			c.reply(eventstore.Appended{}, out.damaged[c.stream])
+		case out.err != nil:
+			c.reply(eventstore.Appended{}, out.err)
+		default:
+			c.reply(c.placed, c.doubt)
+		}
+	}
+	return again
+}
+
+// renew brings the mirror up to date for calls whose batch lost the tail.
+func (q *sequencer) renew(calls []*call) (again []*call) {
+	wait, cancel := context.WithTimeout(q.life, jitterMin+rand.N(jitterMax-jitterMin))
+	<-wait.Done() // writers that collided must not collide in step
+	cancel()
+	err := q.catchUp()
+	for _, c := range calls {
+		c.tries++
+		switch {
+		case err != nil:
+			c.reply(eventstore.Appended{}, err)
+		case c.tries > eventstore.TailRetryMax:
+			c.reply(eventstore.Appended{}, &domain.Error{
+				Op: "quorum.Append", Kind: domain.Unavailable, Ref: string(c.stream),
+				Msg: "other writers moved the tail each time", Err: eventstore.ErrNoQuorum,
+			})
+		default:
+			again = append(again, c)
+		}
+	}
+	return again
+}
+
+// catchUp reads what others appended. An error means that nothing of ours was written.
+func (q *sequencer) catchUp() error {
+	ctx, cancel := context.WithTimeout(q.life, eventstore.LinearizableWait)
+	defer cancel()
+	err := q.loader.fill(ctx, q.mirror)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, eventstore.ErrCorrupt):
+		q.mirror.End(err)
+		return err
+	case q.life.Err() != nil:
+		return eventstore.ErrClosed
+	}
+	return &domain.Error{
+		Op: "quorum.Append", Kind: domain.Unavailable, Err: errors.Join(eventstore.ErrNoQuorum, err),
+	}
+}

@@ -1,0 +1,203 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"weft/domain"
+	"weft/eventstore"
+)
+
+// Times of one transaction.
+const (
+	txnWait  = 5 * time.Second        // before an answer counts as lost
+	againMin = 5 * time.Millisecond   // before the same transaction is submitted again
+	againMax = 500 * time.Millisecond // the most after doubling
+)
+
+// txn is one batch as etcd sees it. It never changes once built, so it can be submitted again.
+type txn struct {
+	compare []clientv3.Cmp
+	then    []clientv3.Op
+	orElse  []clientv3.Op // tail, log/<first>, the streams' heads in order
+}
+
+// outcome says what became of a batch. Exactly one of its fields is set.
+type outcome struct {
+	stored  bool
+	moved   bool                      // it can never commit: the tail is another
+	damaged map[domain.StreamID]error // these streams cannot be appended to; the others can
+	err     error                     // the answer to every call
+}
+
+// build makes the transaction of a draft (Q2).
+func (q *sequencer) build(d *eventstore.Draft) *txn {
+	k, t := q.keys, &txn{}
+	first := d.Entries()[0].At
+	t.compare = append(t.compare,
+		same(k.tail(), d.Base() == eventstore.Head{}, encodeTail(d.Base())),
+		clientv3.Compare(clientv3.Version(k.log(first)), "=", 0))
+	t.orElse = append(t.orElse, clientv3.OpGet(k.tail()), clientv3.OpGet(k.log(first)))
+	fenced := d.Fenced()
+	for _, s := range d.Touches() {
+		t.compare = append(t.compare, q.sameHead(s))
+		t.orElse = append(t.orElse, clientv3.OpGet(k.head(s)))
+		fenced = fenced && s != eventstore.CoordinationStream
+	}
+	if fenced { // a token was judged by a stream that the batch does not touch
+		t.compare = append(t.compare, q.sameHead(eventstore.CoordinationStream))
+	}
+	for _, e := range d.Entries() {
+		t.then = append(t.then, clientv3.OpPut(k.log(e.At), string(e.Record)))
+	}
+	for _, s := range d.Touches() {
+		t.then = append(t.then, clientv3.OpPut(k.head(s), encodeHead(d.After(s))))
+	}
+	t.then = append(t.then, clientv3.OpPut(k.tail(), encodeTail(d.Head())))
+	return t
+}
+
+func (q *sequencer) sameHead(s domain.StreamID) clientv3.Cmp {
+	h := q.mirror.StreamHead(s)
+	return same(q.keys.head(s), h.Revision < 0, encodeHead(h))
+}
+
+// same compares a key with a value, or with its absence.
+func same(key string, absent bool, value string) clientv3.Cmp {
+	if absent {
+		return clientv3.Compare(clientv3.Version(key), "=", 0)
+	}
+	return clientv3.Compare(clientv3.Value(key), "=", value)
+}
+
+// settle brings a batch to its definite end. A batch without records holds only doubts: a read of
+// the tail proves them.
+func (q *sequencer) settle(d *eventstore.Draft) outcome {
+	if len(d.Entries()) == 0 {
+		ctx, cancel := context.WithTimeout(q.life, txnWait)
+		defer cancel()
+		switch tail, err := q.loader.tail(ctx); {
+		case err != nil:
+			return outcome{err: unavailable(ctx, "quorum.Append", err)}
+		case tail != d.Base():
+			return outcome{moved: true}
+		}
+		return outcome{}
+	}
+	t := q.build(d)
+	for wait := againMin; ; wait = min(2*wait, againMax) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(q.life), txnWait)
+		res, err := q.commit(ctx, t)
+		cancel()
+		switch {
+		case err == nil && res.Succeeded:
+			return outcome{stored: true}
+		case err == nil:
+			return q.lost(d, res)
+		case definite(err):
+			return outcome{err: refused(err)}
+		}
+		// The answer is lost, the transaction may not be: the same one again (Q3).
+		pause, cancel := context.WithTimeout(q.life, wait)
+		<-pause.Done()
+		cancel()
+		if q.life.Err() != nil {
+			return outcome{err: eventstore.ErrUnknownOutcome}
+		}
+	}
+}
+
+// definite tells whether an error means that the transaction did not and will not commit.
+func definite(err error) bool {
+	for _, e := range []error{
+		rpctypes.ErrNoSpace, rpctypes.ErrTooManyOps, rpctypes.ErrRequestTooLarge,
+		rpctypes.ErrDuplicateKey, rpctypes.ErrEmptyKey,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func refused(err error) error {
+	kind, cause := domain.Internal, err
+	switch {
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		kind, cause = domain.NoSpace, eventstore.ErrNoSpace
+	case errors.Is(err, rpctypes.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrTooManyOps):
+		kind, cause = domain.TooLarge, eventstore.ErrTooLarge
+	}
+	return &domain.Error{Op: "quorum.Append", Kind: kind, Msg: err.Error(), Err: cause}
+}
+
+// lost reads from a failed comparison what became of the batch. Values that do not verify say
+// nothing, so they leave the outcome unknown and the log degraded.
+func (q *sequencer) lost(d *eventstore.Draft, res *clientv3.TxnResponse) outcome {
+	got := make([]*mvccpb.KeyValue, len(res.Responses))
+	for i, r := range res.Responses {
+		if kvs := r.GetResponseRange().GetKvs(); len(kvs) > 0 {
+			got[i] = kvs[0]
+		}
+	}
+	var tail eventstore.Head
+	if got[0] != nil {
+		var ok bool
+		if tail, ok = decodeTail(got[0].Value); !ok {
+			bad := &eventstore.CorruptError{
+				Position: d.Base().Position, What: "checksum of the tail behind it does not match",
+			}
+			q.mirror.End(bad)
+			return outcome{err: &domain.Error{
+				Op: "quorum.Append", Kind: domain.Unavailable,
+				Err: errors.Join(eventstore.ErrUnknownOutcome, bad),
+			}}
+		}
+	}
+	first := d.Entries()[0]
+	switch {
+	case tail == d.Head(): // an earlier copy committed
+		return outcome{stored: true}
+	case got[1] != nil && string(got[1].Value) == string(first.Record): // and others followed it
+		return outcome{stored: true}
+	case tail != d.Base():
+		return outcome{moved: true}
+	}
+	return outcome{damaged: q.damage(d, first.At, got)}
+}
+
+// damage names what differs although the tail is as it was: nothing but broken storage does that.
+func (q *sequencer) damage(
+	d *eventstore.Draft, first domain.Position, got []*mvccpb.KeyValue,
+) map[domain.StreamID]error {
+	bad := map[domain.StreamID]error{}
+	for i, s := range d.Touches() {
+		want := q.mirror.StreamHead(s)
+		kv := got[2+i]
+		if kv == nil && want.Revision < 0 || kv != nil && string(kv.Value) == encodeHead(want) {
+			continue
+		}
+		bad[s] = &eventstore.CorruptError{
+			Position: want.Position, What: "the head of its stream " + string(s) + " does not match",
+		}
+	}
+	for _, s := range d.Touches() {
+		if bad[s] == nil && got[1] != nil {
+			bad[s] = &eventstore.CorruptError{Position: first, What: "stands beyond the tail"}
+		}
+	}
+	if len(bad) == 0 { // only the coordination stream, which the batch compares and does not write
+		for _, s := range d.Touches() {
+			bad[s] = &eventstore.CorruptError{
+				Position: q.mirror.StreamHead(eventstore.CoordinationStream).Position,
+				What:     "the head of the coordination stream does not match",
+			}
+		}
+	}
+	return bad
+}

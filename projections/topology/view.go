@@ -1,0 +1,160 @@
+// Package topology is the view of nodes and devices: what the planner may place on.
+package topology
+
+import (
+	"cmp"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+
+	"weft/domain"
+	"weft/domain/cluster"
+	"weft/domain/policy"
+	"weft/projections"
+)
+
+// Node is a node with its software version.
+type Node struct {
+	policy.Node
+	Version string
+	Since   domain.Position
+}
+
+// Device is a device with what its admission said.
+type Device struct {
+	cluster.DeviceAdmitted
+	Failed bool
+	Why    string
+}
+
+// View folds clusters, nodes, devices and the reconciler's role.
+type View struct {
+	mu struct {
+		sync.RWMutex
+		state
+	}
+}
+
+type state struct {
+	Cluster domain.ClusterID
+	Name    string
+	Leader  domain.NodeID
+	Token   uint64
+	Nodes   map[string]Node // by id
+	Devices map[string]Device
+}
+
+var _ projections.Keeper = (*View)(nil)
+
+// New makes an empty view.
+func New() *View {
+	v := &View{}
+	v.mu.Nodes, v.mu.Devices = map[string]Node{}, map[string]Device{}
+	return v
+}
+
+// Name implements projections.View.
+func (*View) Name() string { return "topology" }
+
+// Version implements projections.View.
+func (*View) Version() uint16 { return 1 }
+
+// Apply implements projections.View.
+func (v *View) Apply(r domain.Record) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := &v.mu.state
+	id := string(r.Stream)
+	switch ev := r.Event.(type) {
+	case *cluster.ClusterInitialized:
+		s.Cluster, s.Name = ev.Cluster, ev.Name
+	case *cluster.LeadershipAcquired:
+		s.Leader = ev.Node
+		s.Token = uint64(domain.PositionOf(r.Position.Timeline(), uint64(r.Revision)))
+	case *cluster.NodeJoined:
+		n := policy.Node{Node: ev.Node, Number: ev.Number, Name: ev.Name, Incarnation: ev.Incarnation}
+		s.Nodes[id] = Node{Node: n, Since: r.Position}
+	case *cluster.NodeRestarted:
+		n := s.Nodes[id]
+		n.Incarnation, n.Since = ev.Incarnation, r.Position
+		s.Nodes[id] = n
+	case *cluster.SoftwareVersionChanged:
+		n := s.Nodes[id]
+		n.Version = ev.To
+		s.Nodes[id] = n
+	case *cluster.DeviceAdmitted:
+		s.Devices[id] = Device{DeviceAdmitted: *ev}
+	case *cluster.DeviceFailed:
+		d := s.Devices[id]
+		d.Failed, d.Why = true, ev.Why
+		s.Devices[id] = d
+	case *cluster.DeviceReadmitted:
+		d := s.Devices[id]
+		d.Failed, d.Why = false, ""
+		s.Devices[id] = d
+	}
+	return nil
+}
+
+// Digest implements projections.View.
+func (v *View) Digest(w io.Writer) error {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return projections.WriteDigest(w, v.mu.state)
+}
+
+// Clone implements projections.Keeper.
+func (v *View) Clone() projections.View {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	c := &View{}
+	c.mu.state = v.mu.state
+	c.mu.Nodes, c.mu.Devices = maps.Clone(v.mu.Nodes), maps.Clone(v.mu.Devices)
+	return c
+}
+
+// Cluster gives the cluster's id and name.
+func (v *View) Cluster() (domain.ClusterID, string) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.mu.state.Cluster, v.mu.Name
+}
+
+// Leader gives the holder of the reconciler's role and its token.
+func (v *View) Leader() (domain.NodeID, uint64) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.mu.Leader, v.mu.Token
+}
+
+// Nodes lists the nodes by name.
+func (v *View) Nodes() []Node {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(v.mu.Nodes), func(a, b Node) int {
+		return cmp.Compare(a.Name, b.Name)
+	})
+}
+
+// Devices lists the devices by path, then id.
+func (v *View) Devices() []Device {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(v.mu.Devices), func(a, b Device) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Device.String(), b.Device.String()))
+	})
+}
+
+// Observe adds nodes and devices to what the planner sees.
+func (v *View) Observe(o *policy.Observed) {
+	for _, n := range v.Nodes() {
+		o.Nodes = append(o.Nodes, n.Node)
+	}
+	for _, d := range v.Devices() {
+		o.Devices = append(o.Devices, policy.Device{
+			Device: d.Device, Node: d.Node, Path: d.Path, Class: d.Class, Usable: d.Usable,
+			Failed: d.Failed,
+		})
+	}
+}

@@ -1,0 +1,133 @@
+package iscsicu_test
+
+import (
+	"net"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"weft/adapters/iscsi"
+	"weft/adapters/scsi"
+	"weft/domain"
+	"weft/testing/iscsicu"
+	"weft/testing/iscsicu/ramdisk"
+)
+
+// passMin is the bar; every test that can pass without removable or read-only media should.
+const passMin = 200
+
+// faulty names the tests of libiscsi 1.19 that are wrong in themselves on a thin 512e unit.
+var faulty = map[string]string{
+	"iSCSI.iSCSITMF.LUNResetSimpleAsync": "asserts a flag that only its callback sets, before " +
+		"the callback can run, and then frees its session twice",
+	"SCSI.GetLBAStatus.UnmapSingle": "asks for block i+1 and wants the answer to begin at i+8; " +
+		"passes where a physical block is one logical block",
+	"SCSI.Sanitize.Reset": "wants an erasure of more than 4 s, and then sleeps 60 s, " +
+		"over the limit",
+}
+
+const targetName = "iqn.2026-01.example.weft:suite"
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// start serves a RAM disk as LUN 1 of a target on two portals and gives the URLs.
+func start(t *testing.T, info domain.DiskInfo) []string {
+	t.Helper()
+	info.ID = domain.VolumeID{UUID: domain.DeriveUUID(domain.UUID{}, t.Name())}
+	unit, err := scsi.New(scsi.Config{Disk: ramdisk.New(info)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := iscsi.New(iscsi.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		server.Close()
+		unit.Close()
+	})
+	err = server.SetTargets([]iscsi.Target{{
+		Name: targetName, AllowAny: true, LUNs: map[uint16]iscsi.LUN{1: unit},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var urls []string
+	for range 2 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			if err := server.Serve(l); err != nil {
+				t.Error(err)
+			}
+		}()
+		urls = append(urls, "iscsi://"+l.Addr().String()+"/"+targetName+"/1")
+	}
+	return urls
+}
+
+// TestLibiscsiSuite runs a foreign conformance suite against our target over two portals: nothing
+// may fail, hang or err.
+func TestLibiscsiSuite(t *testing.T) {
+	if err := iscsicu.Available(); err != nil {
+		t.Skipf("NOT TESTED against libiscsi's suite: %v (install libiscsi-bin)", err)
+	}
+	if testing.Short() {
+		t.Skip("NOT TESTED against libiscsi's suite: -short")
+	}
+	urls := start(t, domain.DiskInfo{Name: "suite"})
+	report, err := iscsicu.Run(t.Context(), iscsicu.Options{
+		URLs: urls, Faulty: faulty, Output: t.Output(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(report.Summary())
+	if err := report.Check(passMin); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLibiscsi4Kn runs what depends on the block size on a unit of 4096-byte blocks.
+func TestLibiscsi4Kn(t *testing.T) {
+	if err := iscsicu.Available(); err != nil {
+		t.Skipf("NOT TESTED against libiscsi's suite: %v (install libiscsi-bin)", err)
+	}
+	urls := start(t, domain.DiskInfo{Name: "4kn", LogicalBlock: 4096})
+	report, err := iscsicu.Run(t.Context(), iscsicu.Options{URLs: urls, Output: t.Output(),
+		Prefixes: []string{
+			"SCSI.GetLBAStatus.", "SCSI.CompareAndWrite.", "SCSI.Unmap.", "SCSI.WriteAtomic16.",
+			"SCSI.Inquiry.", "SCSI.ReadCapacity", "SCSI.Write16.", "iSCSI.",
+		},
+		Faulty: map[string]string{
+			"iSCSI.iSCSITMF.LUNResetSimpleAsync": faulty["iSCSI.iSCSITMF.LUNResetSimpleAsync"],
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(report.Summary())
+	if err := report.Check(30); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLibiscsiReadOnly runs the test that wants a write-protected unit.
+func TestLibiscsiReadOnly(t *testing.T) {
+	if err := iscsicu.Available(); err != nil {
+		t.Skipf("NOT TESTED against libiscsi's suite: %v (install libiscsi-bin)", err)
+	}
+	urls := start(t, domain.DiskInfo{Name: "snapshot", ReadOnly: true})
+	report, err := iscsicu.Run(t.Context(), iscsicu.Options{
+		URLs: urls[:1], Prefixes: []string{"SCSI.ReadOnly."}, Output: t.Output(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(report.Summary())
+	if err := report.Check(1); err != nil {
+		t.Error(err)
+	}
+}
