@@ -476,10 +476,11 @@ func (s App) resize(c ResizeVolume) ([]domain.Event, error) {
 			Msg:    fmt.Sprintf("a volume of %s does not shrink to %s", v.Size, c.Size),
 			Remedy: "create a smaller volume and copy",
 		}
+	case c.From != v.Size:
+		// Also where the size is right already: what the prelude reserved must be taken back.
+		return nil, domain.Errorf(domain.Conflict, "volume %s has %s, not %s", v.Name, v.Size, c.From)
 	case c.Size == v.Size:
 		return nil, nil
-	case c.From != v.Size:
-		return nil, domain.Errorf(domain.Conflict, "volume %s has %s, not %s", v.Name, v.Size, c.From)
 	}
 	return []domain.Event{&VolumeSpecResized{c.Volume, v.Size, c.Size}}, nil
 }

@@ -1,0 +1,60 @@
+# Weft. `make run` serves a volume, `make test` proves the tree. Everything else is for developers.
+
+GO      ?= go
+BIN     := weft
+TOOLS   := -modfile=testing/tools/go.mod
+PKGS    := ./...
+TESTRUN := $(GO) run ./testing/testrun
+
+.DEFAULT_GOAL := build
+.PHONY: build run test check fmt lint wire api crash fuzz bench iscsi-cu e2e clean
+
+build: ## the binary
+	CGO_ENABLED=0 $(GO) build -o $(BIN) ./cmd/weft
+
+run: build ## serve a demonstration volume and say how to attach it
+	@.ci/deps
+	./$(BIN) demo
+
+test: ## every test, with the race detector; then the crash enumeration in full, without
+	@.ci/deps
+	$(TESTRUN) -race -timeout 20m $(PKGS)
+	$(TESTRUN) -count=1 -timeout 20m ./dataplane/...
+
+check: ## what must be green before a commit
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet $(PKGS)
+	$(GO) test -count=1 ./testing/archtest
+	$(GO) tool $(TOOLS) wire diff ./cmd/weft
+	CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/weft
+	$(GO) test -short -timeout 10m $(PKGS)
+
+fmt: ## the house's formatting
+	$(GO) tool $(TOOLS) gofumpt -extra -w $$(git ls-files '*.go' | grep -v wire_gen)
+
+lint: ## all linters; the first run builds them
+	$(GO) tool $(TOOLS) golangci-lint run $(PKGS)
+
+wire: ## the wiring, after a provider changed
+	$(GO) tool $(TOOLS) wire ./cmd/weft
+
+crash: ## a longer crash enumeration: make crash IMAGES=1000000
+	$(GO) test -count=1 -timeout 4h -run 'Crash' ./dataplane/engine -args -crash.images $(or $(IMAGES),1000000)
+
+fuzz: ## every fuzz target for a while: make fuzz TIME=1m
+	.ci/fuzz $(or $(TIME),30s)
+
+iscsi-cu: ## libiscsi's suite against the target, test by test
+	@.ci/deps
+	$(GO) test -count=1 -v -timeout 30m ./testing/iscsicu
+
+e2e: build ## real initiators, and SIGKILL under load, ten times
+	@.ci/deps
+	$(GO) test -count=1 -v -timeout 60m ./testing/endtoend -args -full
+
+bench: build ## one table against raw fio, qemu-nbd and tgt
+	@.ci/deps bench
+	$(GO) run ./testing/bench $(ARGS)
+
+clean:
+	rm -rf $(BIN) .bin

@@ -1,0 +1,258 @@
+package policy
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"weft/domain"
+	"weft/domain/command"
+	"weft/domain/intent"
+)
+
+// world is what a loop of reconciler and agents would make of plans: a model of both.
+type world struct {
+	d Desired
+	o Observed
+}
+
+func id(n int) domain.UUID { return domain.DeriveUUID(domain.UUID{9}, fmt.Sprint(n)) }
+
+// obey carries a plan out, as an agent and the recording of its outcome would.
+func (w *world) obey(t *rapid.T, p Plan) {
+	for _, s := range p.Steps {
+		w.o.Position++
+		if s.Finish != nil {
+			for _, v := range w.o.Volumes {
+				if v.App == s.Finish.App {
+					t.Fatalf("application finished while volume %s is there", v.Name)
+				}
+			}
+			w.d.Endings = slices.DeleteFunc(w.d.Endings, func(e Ending) bool {
+				return e.App == s.Finish.App
+			})
+			continue
+		}
+		w.order(t, s.Order)
+	}
+}
+
+func (w *world) order(t *rapid.T, o command.Order) {
+	at := slices.IndexFunc(w.o.Volumes, func(v Volume) bool { return v.Volume == o.Volume })
+	if (at < 0) != (o.Kind == command.CreateVolume) {
+		t.Fatalf("order %s for a volume that is there: %v", o.Kind, at >= 0)
+	}
+	switch o.Kind {
+	case command.CreateVolume:
+		v := Volume{Volume: o.Volume, Size: o.Size, Node: o.Node, Device: o.Device}
+		for _, x := range w.d.Volumes {
+			if x.Volume == o.Volume {
+				v.App, v.Name = x.App, x.Name
+			}
+		}
+		for _, d := range w.o.Devices {
+			if d.Device == o.Device && d.Failed {
+				t.Fatalf("placed on a failed device")
+			}
+		}
+		w.o.Volumes = append(w.o.Volumes, v)
+	case command.ResizeVolume:
+		if o.Size <= w.o.Volumes[at].Size {
+			t.Fatalf("volume shrinks to %s", o.Size)
+		}
+		w.o.Volumes[at].Size = o.Size
+	case command.ExportVolume:
+		w.o.Volumes[at].ServedBy = o.Node
+		w.o.Volumes[at].Incarnation = w.o.Nodes[0].Incarnation
+		w.o.Volumes[at].Export = o.Export.Digest()
+	case command.UnexportVolume:
+		w.o.Volumes[at].ServedBy = domain.NodeID{}
+	case command.DeleteVolume:
+		if !w.o.Volumes[at].ServedBy.IsZero() {
+			t.Fatalf("deleted while hosts reach it")
+		}
+		w.o.Volumes = slices.Delete(w.o.Volumes, at, at+1)
+	case command.SnapshotVolume:
+		t.Fatalf("nobody asked for a snapshot")
+	}
+}
+
+// draw makes a world with wishes, facts that match some of them, and facts that match none.
+func draw(t *rapid.T) *world {
+	w := &world{}
+	w.o.Position = 100
+	w.o.Nodes = []Node{{Node: domain.NodeID{UUID: id(1)}, Number: 1, Name: "n1", Incarnation: 3}}
+	for i := range rapid.IntRange(0, 4).Draw(t, "devices") {
+		w.o.Devices = append(w.o.Devices, Device{
+			Device: domain.DeviceID{UUID: id(100 + i)}, Node: w.o.Nodes[0].Node, Class: "flash",
+			Usable: domain.Bytes(rapid.IntRange(1, 100).Draw(t, "usable")) * domain.GiB,
+			Failed: rapid.IntRange(0, 4).Draw(t, "failed") == 0,
+		})
+	}
+	set := Resolve(nil)
+	for i := range rapid.IntRange(0, 30).Draw(t, "wishes") {
+		w.d.Volumes = append(w.d.Volumes, Wish{
+			Volume: domain.VolumeID{UUID: id(1000 + i)}, App: domain.AppID{UUID: id(50 + i%5)},
+			Name: fmt.Sprintf("t/a/v%02d", i), Set: set,
+			Size: domain.Bytes(rapid.IntRange(1, 50).Draw(t, "size")) * domain.GiB,
+		})
+	}
+	for i := range rapid.IntRange(0, 10).Draw(t, "facts") {
+		if len(w.o.Devices) == 0 {
+			break
+		}
+		app := domain.AppID{UUID: id(60)} // of an application that is ending
+		if 3*i < len(w.d.Volumes) {
+			app = w.d.Volumes[3*i].App
+		}
+		w.o.Volumes = append(w.o.Volumes, Volume{
+			Volume: domain.VolumeID{UUID: id(1000 + 3*i)}, Size: domain.GiB, App: app,
+			Node: w.o.Nodes[0].Node, Device: w.o.Devices[i%len(w.o.Devices)].Device,
+			ServedBy:    w.o.Nodes[0].Node,
+			Incarnation: uint64(rapid.IntRange(1, 3).Draw(t, "incarnation")),
+		})
+	}
+	w.d.Endings = []Ending{{App: domain.AppID{UUID: id(60)}, Name: "t/old"}}
+	return w
+}
+
+// TestReconcileConverges proves that carrying out plans reaches a state with nothing to do, that every
+// step is lawful on the way (in obey), and that what cannot be placed is said with a remedy.
+func TestReconcileConverges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := draw(t)
+		for range 20 {
+			p := Reconcile(w.d, w.o)
+			if again := Reconcile(w.d, w.o); !reflect.DeepEqual(p, again) {
+				t.Fatal("the same input gave two plans")
+			}
+			if len(p.Steps) > StepsMax {
+				t.Fatalf("%d steps", len(p.Steps))
+			}
+			if len(p.Steps) == 0 {
+				w.settled(t, p)
+				return
+			}
+			w.obey(t, p)
+		}
+		t.Fatal("still not converged")
+	})
+}
+
+// settled checks that with nothing to do every wish is a fact or known to be impossible.
+func (w *world) settled(t *rapid.T, p Plan) {
+	nowhere := map[domain.VolumeID]bool{}
+	for _, pl := range p.Placements {
+		if pl.Chosen != nil || len(pl.Remedies) == 0 {
+			t.Fatalf("a placement without a step and without a remedy: %+v", pl)
+		}
+		nowhere[pl.Volume] = true
+	}
+	for _, x := range w.d.Volumes {
+		at := slices.IndexFunc(w.o.Volumes, func(v Volume) bool { return v.Volume == x.Volume })
+		switch {
+		case nowhere[x.Volume]:
+		case at < 0:
+			t.Fatalf("%s is nowhere and nobody says why", x.Name)
+		case w.o.Volumes[at].Size < x.Size || w.o.Volumes[at].ServedBy.IsZero():
+			t.Fatalf("%s: %+v", x.Name, w.o.Volumes[at])
+		}
+	}
+	if len(w.o.Volumes)+len(nowhere) != len(w.d.Volumes) {
+		t.Fatalf("%d facts, %d impossible, %d wishes", len(w.o.Volumes), len(nowhere), len(w.d.Volumes))
+	}
+	if len(w.d.Endings) != 0 {
+		t.Fatal("an application never ended")
+	}
+}
+
+// TestNothingToDo proves that a served wish of a current incarnation needs no step, and that each
+// difference alone gives the one step that mends it.
+func TestNothingToDo(t *testing.T) {
+	node := Node{Node: domain.NodeID{UUID: id(1)}, Incarnation: 2}
+	wish := Wish{Volume: domain.VolumeID{UUID: id(2)}, App: domain.AppID{UUID: id(3)}, Size: domain.GiB}
+	fact := Volume{
+		Volume: wish.Volume, App: wish.App, Size: wish.Size, Node: node.Node, ServedBy: node.Node,
+		Incarnation: 2, Export: wish.Export.Digest(),
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*Wish, *Volume)
+		want   command.Kind
+	}{
+		{"nothing", func(*Wish, *Volume) {}, 0},
+		{"restarted node", func(_ *Wish, v *Volume) { v.Incarnation = 1 }, command.ExportVolume},
+		{"not served", func(_ *Wish, v *Volume) { v.ServedBy = domain.NodeID{} }, command.ExportVolume},
+		{"other export", func(w *Wish, _ *Volume) { w.Export.LUN = 4 }, command.ExportVolume},
+		{"larger wish", func(w *Wish, _ *Volume) { w.Size *= 2 }, command.ResizeVolume},
+	} {
+		w, f := wish, fact
+		c.change(&w, &f)
+		p := Reconcile(Desired{Volumes: []Wish{w}}, Observed{Nodes: []Node{node}, Volumes: []Volume{f}})
+		switch {
+		case c.want == 0 && len(p.Steps) != 0:
+			t.Errorf("%s: %+v", c.name, p.Steps)
+		case c.want != 0 && (len(p.Steps) != 1 || p.Steps[0].Order.Kind != c.want):
+			t.Errorf("%s: %+v, want %s", c.name, p.Steps, c.want)
+		case c.want != 0 && p.Steps[0].Why == "":
+			t.Errorf("%s: no reason", c.name)
+		}
+	}
+}
+
+// TestResolve proves the order of layers and that every field names its source.
+func TestResolve(t *testing.T) {
+	gold := Layer{"template/gold@1", intent.Intent{
+		Performance:  intent.Performance{IOPSMax: 1000},
+		Availability: intent.Availability{Replicas: 2, Survive: []intent.Survive{{Domain: "rack", Count: 1}}},
+	}}
+	app := Layer{"app/shop", intent.Intent{Performance: intent.Performance{IOPSMax: 50}}}
+	s := Resolve([]Layer{gold, app})
+	want := map[string][2]string{
+		"performance.iops_max":  {"50", "app/shop"},
+		"availability.replicas": {"2", "template/gold@1"},
+		"placement.capacity":    {"flash", "default"},
+		"availability.survive":  {"[{node 1} {rack 1}]", "template/gold@1"},
+	}
+	for _, f := range s.Fields {
+		if w, ok := want[f.Path]; ok && (f.Value != w[0] || f.From != w[1]) {
+			t.Errorf("%+v, want %v", f, w)
+		}
+		delete(want, f.Path)
+	}
+	if len(want) > 0 {
+		t.Errorf("missing %v", want)
+	}
+	for _, f := range s.Fields {
+		if f.Path == "performance.iops_max" && !slices.Equal(f.Overridden, []string{"template/gold@1"}) {
+			t.Errorf("overridden %v", f.Overridden)
+		}
+	}
+}
+
+// TestCompliance proves that a demand beyond the hardware is converging with a reason, not violated.
+func TestCompliance(t *testing.T) {
+	node := Node{Node: domain.NodeID{UUID: id(1)}, Incarnation: 2}
+	w := Wish{Volume: domain.VolumeID{UUID: id(2)}, Size: domain.GiB, Set: Resolve(nil)}
+	o := Observed{Nodes: []Node{node}}
+	if c := Check(w, o); c.State != "converging" {
+		t.Errorf("not placed: %+v", c)
+	}
+	dev := Device{Device: domain.DeviceID{UUID: id(5)}, Node: node.Node}
+	o.Devices = []Device{dev}
+	o.Volumes = []Volume{{Volume: w.Volume, Size: w.Size, Device: dev.Device, ServedBy: node.Node}}
+	if c := Check(w, o); c.State != "converging" || c.Reason == "" {
+		t.Errorf("one of three copies: %+v", c)
+	}
+	w.Set = Resolve([]Layer{{"app", intent.Intent{Availability: intent.Availability{Replicas: 1}}}})
+	if c := Check(w, o); c.State != "compliant" {
+		t.Errorf("one of one: %+v", c)
+	}
+	o.Devices[0].Failed = true
+	if c := Check(w, o); c.State != "violated" {
+		t.Errorf("failed device: %+v", c)
+	}
+}
