@@ -67,7 +67,7 @@ func (s *Server) listApps(ctx context.Context, in *At) (*Got[List[App]], error) 
 	return out, nil
 }
 
-func (s *Server) getApp(ctx context.Context, in *namedIn) (*Got[App], error) {
+func (s *Server) getApp(ctx context.Context, in *NamedIn) (*Got[App], error) {
 	v, past, err := s.views(ctx, in.At)
 	if err != nil {
 		return nil, err
@@ -150,7 +150,7 @@ func (s *Server) changedApp(t desired.Tenant, ref string, res Result) (*Changed[
 // applyApp creates an instance or changes what differs: intent, export, new volumes, larger sizes. A
 // volume that the body leaves out stays: losing data takes an explicit deletion.
 func (s *Server) applyApp(ctx context.Context, in *struct {
-	namedChange
+	NamedChange
 	Body AppBody
 },
 ) (*Changed[App], error) {
@@ -232,7 +232,7 @@ func (s *Server) app(tenant, name string) (desired.Tenant, desired.App, error) {
 	return t, a, err
 }
 
-func (s *Server) deleteApp(ctx context.Context, in *namedChange) (*Changed[Gone], error) {
+func (s *Server) deleteApp(ctx context.Context, in *NamedChange) (*Changed[Gone], error) {
 	_, a, err := s.app(in.Tenant, in.Name)
 	if err != nil {
 		return nil, err
@@ -246,7 +246,7 @@ func (s *Server) deleteApp(ctx context.Context, in *namedChange) (*Changed[Gone]
 }
 
 func (s *Server) addVolume(ctx context.Context, in *struct {
-	namedChange
+	NamedChange
 	Body VolumeBody
 },
 ) (*Changed[App], error) {
@@ -267,12 +267,13 @@ func (s *Server) addVolume(ctx context.Context, in *struct {
 	return s.changedApp(t, in.Name, res)
 }
 
-type volumeChange struct {
-	namedChange
+// VolumeChange is a mutation of one volume of an instance.
+type VolumeChange struct {
+	NamedChange
 	Volume string `path:"volume"`
 }
 
-func (s *Server) volume(in volumeChange) (desired.Tenant, desired.App, intent.VolumeSpec, error) {
+func (s *Server) volume(in VolumeChange) (desired.Tenant, desired.App, intent.VolumeSpec, error) {
 	t, a, err := s.app(in.Tenant, in.Name)
 	if err != nil {
 		return t, a, intent.VolumeSpec{}, err
@@ -287,13 +288,13 @@ func (s *Server) volume(in volumeChange) (desired.Tenant, desired.App, intent.Vo
 }
 
 func (s *Server) resizeVolume(ctx context.Context, in *struct {
-	volumeChange
+	VolumeChange
 	Body struct {
 		Size domain.Bytes `json:"size" doc:"bytes, a multiple of 4 MiB, not below the present size"`
 	}
 },
 ) (*Changed[App], error) {
-	t, a, v, err := s.volume(in.volumeChange)
+	t, a, v, err := s.volume(in.VolumeChange)
 	if err != nil {
 		return nil, err
 	}
@@ -307,7 +308,7 @@ func (s *Server) resizeVolume(ctx context.Context, in *struct {
 	return s.changedApp(t, in.Name, res)
 }
 
-func (s *Server) removeVolume(ctx context.Context, in *volumeChange) (*Changed[Gone], error) {
+func (s *Server) removeVolume(ctx context.Context, in *VolumeChange) (*Changed[Gone], error) {
 	t, a, v, err := s.volume(*in)
 	if err != nil {
 		return nil, err
@@ -321,7 +322,7 @@ func (s *Server) removeVolume(ctx context.Context, in *volumeChange) (*Changed[G
 	return &Changed[Gone]{Position: res.Position.String(), Body: Gone{v.Name, "deleting"}}, nil
 }
 
-func (s *Server) snapshot(_ context.Context, in *volumeChange) (*Changed[Gone], error) {
+func (s *Server) snapshot(_ context.Context, in *VolumeChange) (*Changed[Gone], error) {
 	if _, _, _, err := s.volume(*in); err != nil {
 		return nil, err
 	}

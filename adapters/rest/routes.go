@@ -90,9 +90,20 @@ func (s *Server) command(ctx context.Context, ch Change, id domain.CommandID,
 	}
 	res, err := s.b.Do(ctx, r)
 	if err != nil {
+		if r.IfRevision != nil && domain.IsKind(err, domain.Conflict) {
+			err = stale("the object has changed since that ETag: read it again")
+		}
 		return res, err
 	}
 	return res, s.b.Wait(ctx, res.Position)
+}
+
+// stale is the answer to an If-Match that does not hold.
+func stale(detail string) error {
+	return &Problem{
+		Type: "urn:weft:problem:conflict", Kind: domain.Conflict.String(),
+		Status: http.StatusPreconditionFailed, Title: "Precondition Failed", Detail: detail,
+	}
 }
 
 // commandID derives a command's id from the caller and its key. Without a key it is zero, which
@@ -109,10 +120,7 @@ func parseETag(s string) (domain.Revision, error) {
 	_, rev, ok := strings.Cut(strings.Trim(strings.TrimPrefix(s, "W/"), `"`), ".")
 	n, err := strconv.ParseInt(rev, 10, 64)
 	if !ok || err != nil {
-		return 0, &Problem{
-			Type: "urn:weft:problem:conflict", Kind: "conflict", Status: http.StatusPreconditionFailed,
-			Title: "Precondition Failed", Detail: "If-Match is no ETag of ours",
-		}
+		return 0, stale("If-Match is no ETag of ours")
 	}
 	return domain.Revision(n), nil
 }
@@ -147,12 +155,15 @@ type TemplateBody struct {
 	Intent      *Intent `json:"intent,omitempty"`
 }
 
-type namedIn struct {
+// NamedIn is a GET of one named object.
+type NamedIn struct {
 	At
 	Name string `path:"name"`
 }
 
-type namedChange struct {
+// NamedChange is a mutation of one named object. It is exported because huma looks into no other embedded
+// struct.
+type NamedChange struct {
 	Change
 	Name string `path:"name"`
 }
@@ -191,7 +202,7 @@ func (s *Server) listTemplates(ctx context.Context, in *At) (*Got[List[Template]
 	return out, nil
 }
 
-func (s *Server) getTemplate(ctx context.Context, in *namedIn) (*Got[Template], error) {
+func (s *Server) getTemplate(ctx context.Context, in *NamedIn) (*Got[Template], error) {
 	v, _, err := s.views(ctx, in.At)
 	if err != nil {
 		return nil, err
@@ -237,7 +248,7 @@ func (s *Server) changedTemplate(t desired.Tenant, ref string, res Result) (*Cha
 }
 
 func (s *Server) applyTemplate(ctx context.Context, in *struct {
-	namedChange
+	NamedChange
 	Body TemplateBody
 },
 ) (*Changed[Template], error) {
@@ -270,7 +281,7 @@ type Gone struct {
 	State   string `json:"state" enum:"deleted,deleting"`
 }
 
-func (s *Server) deleteTemplate(ctx context.Context, in *namedChange) (*Changed[Gone], error) {
+func (s *Server) deleteTemplate(ctx context.Context, in *NamedChange) (*Changed[Gone], error) {
 	t, err := s.tenant(in.Tenant)
 	if err != nil {
 		return nil, err

@@ -33,13 +33,14 @@ func (s *Server) listVolumes(ctx context.Context, in *At) (*Got[List[Volume]], e
 	return out, nil
 }
 
-type volumeIn struct {
+// VolumeIn is a GET of one volume.
+type VolumeIn struct {
 	At
 	ID string `path:"id"`
 }
 
 // find gives a volume of a tenant by id, in the views asked for.
-func (s *Server) find(ctx context.Context, in *volumeIn) (Views, Volume, error) {
+func (s *Server) find(ctx context.Context, in *VolumeIn) (Views, Volume, error) {
 	v, past, err := s.views(ctx, in.At)
 	if err != nil {
 		return v, Volume{}, err
@@ -60,7 +61,7 @@ func (s *Server) find(ctx context.Context, in *volumeIn) (Views, Volume, error) 
 	}
 }
 
-func (s *Server) getVolume(ctx context.Context, in *volumeIn) (*Got[Volume], error) {
+func (s *Server) getVolume(ctx context.Context, in *VolumeIn) (*Got[Volume], error) {
 	v, d, err := s.find(ctx, in)
 	if err != nil {
 		return nil, err
@@ -68,7 +69,7 @@ func (s *Server) getVolume(ctx context.Context, in *volumeIn) (*Got[Volume], err
 	return &Got[Volume]{v.Position.String(), d.ETag, d}, nil
 }
 
-func (s *Server) why(ctx context.Context, in *volumeIn) (*Got[Decision], error) {
+func (s *Server) why(ctx context.Context, in *VolumeIn) (*Got[Decision], error) {
 	v, d, err := s.find(ctx, in)
 	if err != nil {
 		return nil, err

@@ -305,10 +305,13 @@ func (d *Disk) fill(r *engine.Record, kind segment.Kind, off, n int64, p []byte)
 	}
 }
 
+// failed keeps the first error of a write's records. It is apart so that success allocates nothing.
+func (o *op) failed(err error) { o.fail.CompareAndSwap(nil, &err) }
+
 // Appended implements engine.Appender.
 func (o *op) Appended(_ *engine.Record, err error) {
 	if err != nil {
-		o.fail.CompareAndSwap(nil, &err)
+		o.failed(err)
 	}
 	if o.left.Add(-1) > 0 {
 		return

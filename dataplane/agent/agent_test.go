@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"weft/backends"
+	"weft/backends/mem"
+	"weft/dataplane/engine"
+	"weft/dataplane/vdisk"
+	"weft/domain"
+	"weft/domain/command"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tokens is a token store that can fail, and that remembers over agents.
+type tokens struct {
+	value uint64
+	err   error
+}
+
+func (t *tokens) Load() (uint64, error) { return t.value, nil }
+
+func (t *tokens) Save(v uint64) error {
+	if t.err == nil {
+		t.value = v
+	}
+	return t.err
+}
+
+// front notes what is served.
+type front struct {
+	list []Served
+	err  error
+}
+
+func (f *front) Serve(list []Served) error {
+	if f.err == nil {
+		f.list = list
+	}
+	return f.err
+}
+
+type fixture struct {
+	agent  *Agent
+	tokens *tokens
+	front  *front
+	engine *engine.Engine
+	pool   *vdisk.Pool
+}
+
+var (
+	device = domain.DeviceID{UUID: domain.UUID{2}}
+	vol    = domain.VolumeID{UUID: domain.UUID{3}}
+)
+
+func build(t *testing.T) *fixture {
+	t.Helper()
+	dev, err := mem.New(mem.Config{Size: 64 << 20, Durability: backends.NeedsFlush})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = engine.Format(t.Context(), dev, engine.FormatOptions{Device: device, SegmentSize: 256 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := engine.Open(t.Context(), engine.Config{Device: dev})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{tokens: &tokens{}, front: &front{}, engine: e, pool: vdisk.NewPool(2)}
+	t.Cleanup(func() {
+		f.pool.Close()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	f.restart(t)
+	return f
+}
+
+// restart gives a new agent over the same device and token, as a new process would.
+func (f *fixture) restart(t *testing.T) {
+	t.Helper()
+	a, err := New(Config{
+		Engines: []*engine.Engine{f.engine}, Pool: f.pool, Tokens: f.tokens, Front: f.front,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.agent = a
+}
+
+func order(n byte, token uint64, k command.Kind) command.Order {
+	return command.Order{
+		ID: domain.CommandID{UUID: domain.UUID{n}}, Token: token, Kind: k, Volume: vol, Device: device,
+		Size: 8 * domain.MiB, Export: command.Export{NBD: "x", Name: "x"},
+	}
+}
+
+func (f *fixture) obey(o command.Order) error { return f.agent.Obey(context.Background(), o).Err }
+
+// TestObeyTwice proves that every order may be repeated, with the same id and with another (A1).
+func TestObeyTwice(t *testing.T) {
+	f := build(t)
+	for i, k := range []command.Kind{
+		command.CreateVolume, command.ResizeVolume, command.ExportVolume, command.UnexportVolume,
+		command.DeleteVolume,
+	} {
+		for _, n := range []byte{byte(2*i + 1), byte(2*i + 1), byte(2*i + 2)} {
+			if err := f.obey(order(n, 1, k)); err != nil {
+				t.Fatalf("%s: %v", k, err)
+			}
+		}
+		served := k == command.ExportVolume
+		if got := len(f.front.list) == 1; got != served && k > command.ResizeVolume {
+			t.Errorf("after %s: served %v", k, got)
+		}
+	}
+	if len(f.engine.Volumes()) != 0 {
+		t.Error("the volume is still there")
+	}
+}
+
+// TestStaleToken proves that an older token is refused, also after a restart, and that an order is
+// not obeyed when its token could not be made durable (A2).
+func TestStaleToken(t *testing.T) {
+	f := build(t)
+	if err := f.obey(order(1, 5, command.CreateVolume)); err != nil {
+		t.Fatal(err)
+	}
+	f.restart(t)
+	if err := f.obey(order(2, 4, command.DeleteVolume)); !domain.IsKind(err, domain.Stale) {
+		t.Fatalf("an old token got %v", err)
+	}
+	f.tokens.err = errors.New("disk full")
+	if err := f.obey(order(3, 6, command.DeleteVolume)); err == nil {
+		t.Fatal("obeyed with a token that is not durable")
+	}
+	if len(f.engine.Volumes()) != 1 {
+		t.Fatal("the volume went")
+	}
+	f.tokens.err = nil
+	if err := f.obey(order(3, 6, command.DeleteVolume)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRestartServesNothing proves that a new agent exports only what it is told (A3).
+func TestRestartServesNothing(t *testing.T) {
+	f := build(t)
+	for i, k := range []command.Kind{command.CreateVolume, command.ExportVolume} {
+		if err := f.obey(order(byte(i+1), 1, k)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.restart(t)
+	if n := len(f.agent.Served()); n != 0 {
+		t.Errorf("%d exports survived", n)
+	}
+	// The same order, sent again after the restart, must export again: it was obeyed by another.
+	if err := f.obey(order(2, 1, command.ExportVolume)); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.front.list) != 1 {
+		t.Error("not exported again")
+	}
+}
+
+// TestRefusals proves the kinds of what cannot be obeyed, and that a front that refuses changes
+// nothing.
+func TestRefusals(t *testing.T) {
+	f := build(t)
+	elsewhere := order(1, 1, command.CreateVolume)
+	elsewhere.Device = domain.DeviceID{UUID: domain.UUID{99}}
+	for _, c := range []struct {
+		o    command.Order
+		kind domain.Kind
+	}{
+		{elsewhere, domain.NotFound},
+		{order(2, 1, command.ExportVolume), domain.NotFound},
+		{order(3, 1, command.SnapshotVolume), domain.Unsupported},
+		{order(4, 1, command.Kind(99)), domain.Unsupported},
+		{order(5, 1, command.ResizeVolume), domain.NotFound},
+	} {
+		if err := f.obey(c.o); !domain.IsKind(err, c.kind) {
+			t.Errorf("%s: %v, want %s", c.o.Kind, err, c.kind)
+		}
+	}
+	if err := f.obey(order(6, 1, command.CreateVolume)); err != nil {
+		t.Fatal(err)
+	}
+	f.front.err = domain.Errorf(domain.NotFound, "no such secret")
+	if err := f.obey(order(7, 1, command.ExportVolume)); !domain.IsKind(err, domain.NotFound) {
+		t.Errorf("a refusing front gave %v", err)
+	}
+	if len(f.agent.Served()) != 0 {
+		t.Error("served although the front refused")
+	}
+	f.front.err = nil
+	if err := f.obey(order(7, 1, command.ExportVolume)); err != nil {
+		t.Errorf("tried again: %v", err)
+	}
+}
+
+// TestReexportKeepsDisk proves that a new way to a volume leaves its disk, and with it the
+// connections of the other protocols, in place.
+func TestReexportKeepsDisk(t *testing.T) {
+	f := build(t)
+	for i, k := range []command.Kind{command.CreateVolume, command.ExportVolume} {
+		if err := f.obey(order(byte(i+1), 1, k)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := f.front.list[0].Disk
+	o := order(9, 1, command.ExportVolume)
+	o.Export.Target = "iqn.x"
+	if err := f.obey(o); err != nil {
+		t.Fatal(err)
+	}
+	if f.front.list[0].Disk != before || f.front.list[0].Export.Target != "iqn.x" {
+		t.Errorf("%+v", f.front.list[0].Export)
+	}
+	if err := f.agent.Stop(); err != nil || len(f.front.list) != 0 {
+		t.Errorf("after Stop %d served, %v", len(f.front.list), err)
+	}
+}
