@@ -55,11 +55,11 @@ type Geometry struct {
 	Serial       string
 }
 
-// Device is a block device. Offsets and lengths are bytes and multiples of LogicalBlock, buffers are
-// aligned to MemoryAlign: use AlignedBuffer. All methods may be called from many goroutines. A call
-// blocks until the I/O has ended; overlapping writes in flight at the same time are the caller's
-// mistake. After an error the range written is undefined. Buffers belong to the device during the
-// call only.
+// Device is a block device. Offsets and lengths are bytes and multiples of LogicalBlock, buffers
+// are aligned to MemoryAlign: use AlignedBuffer. All methods may be called from many goroutines. A
+// call blocks until the I/O has ended; overlapping writes in flight at the same time are the
+// caller's mistake. After an error the range written is undefined. Buffers belong to the device
+// during the call only.
 type Device interface {
 	Geometry() Geometry
 	ReadAt(p []byte, off int64) error

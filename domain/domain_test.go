@@ -46,15 +46,17 @@ func TestUUID(t *testing.T) {
 	if u[6]>>4 != 8 || u[8]>>6 != 2 {
 		t.Errorf("%s is no UUIDv8 of the RFC 9562 variant", u)
 	}
-	for _, s := range []string{"", u.String()[1:], u.String() + "0", strings.Repeat("g", 36),
-		"{" + u.String()[1:], strings.ReplaceAll(u.String(), "-", "_")} {
+	for _, s := range []string{
+		"", u.String()[1:], u.String() + "0", strings.Repeat("g", 36),
+		"{" + u.String()[1:], strings.ReplaceAll(u.String(), "-", "_"),
+	} {
 		if _, err := ParseUUID(s); err == nil {
 			t.Errorf("%q was taken", s)
 		}
 	}
 }
 
-// TestDeriveUUIDParts proves that the parts are told apart: their bounds are part of what is hashed.
+// TestDeriveUUIDParts proves that parts are told apart: their bounds are part of what is hashed.
 func TestDeriveUUIDParts(t *testing.T) {
 	seen := map[UUID][]string{}
 	for _, parts := range [][]string{{"ab", "c"}, {"a", "bc"}, {"abc"}, {"abc", ""}, {}, {""}} {

@@ -40,6 +40,7 @@ func (c transfer) Stream() domain.StreamID { return domain.StreamID("account-" +
 func (c transfer) Before() []domain.Command {
 	return []domain.Command{deposit{Account: c.From, Amount: -1}}
 }
+
 func (transfer) After() []domain.Command {
 	return []domain.Command{deposit{Account: "journal", Amount: 1}}
 }
@@ -56,6 +57,7 @@ func (c loan) Stream() domain.StreamID { return domain.StreamID("account-" + c.T
 func (c loan) Before() []domain.Command {
 	return []domain.Command{deposit{Account: c.From, Amount: -1}}
 }
+
 func (c loan) Undo() []domain.Command {
 	return []domain.Command{deposit{Account: c.From, Amount: 1}}
 }
@@ -121,7 +123,8 @@ func newBench(t testing.TB) *bench {
 		memory.WithFaults(func(s domain.StreamID, ev []eventstore.Proposed) memory.Fault {
 			return b.fault(s, ev)
 		}),
-		memory.WithGate(func(ctx context.Context) error { return b.gate(ctx) }))
+		memory.WithGate(func(ctx context.Context) error { return b.gate(ctx) }),
+	)
 	r := codec.New()
 	r.Register(deposited{}, 1, true)
 	if err := r.Err(); err != nil {

@@ -85,7 +85,9 @@ func (s *Server) getApp(ctx context.Context, in *NamedIn) (*Got[App], error) {
 }
 
 // template resolves "name" or "name@version".
-func (s *Server) template(t desired.Tenant, ref string) (x desired.Template, version int64, err error) {
+func (s *Server) template(t desired.Tenant, ref string) (
+	x desired.Template, version int64, err error,
+) {
 	name, pin, pinned := strings.Cut(ref, "@")
 	if x, err = s.b.Now().Desired.Template(t.Tenant, name); err != nil || !pinned {
 		return x, 0, err
@@ -147,8 +149,8 @@ func (s *Server) changedApp(t desired.Tenant, ref string, res Result) (*Changed[
 	return &Changed[App]{res.Position.String(), d.ETag, d}, nil
 }
 
-// applyApp creates an instance or changes what differs: intent, export, new volumes, larger sizes. A
-// volume that the body leaves out stays: losing data takes an explicit deletion.
+// applyApp creates an instance or changes what differs: intent, export, new volumes, larger
+// sizes. A volume that the body leaves out stays: losing data takes an explicit deletion.
 func (s *Server) applyApp(ctx context.Context, in *struct {
 	NamedChange
 	Body AppBody
@@ -159,7 +161,7 @@ func (s *Server) applyApp(ctx context.Context, in *struct {
 		return nil, err
 	}
 	if in.Body.Name != in.Name {
-		return nil, domain.Errorf(domain.Invalid, "the path names %q, the body %q", in.Name, in.Body.Name)
+		return nil, otherName(in.Name, in.Body.Name)
 	}
 	a, err := s.b.Now().Desired.App(t.Tenant, in.Name)
 	if domain.IsKind(err, domain.NotFound) {
@@ -281,7 +283,8 @@ func (s *Server) volume(in VolumeChange) (desired.Tenant, desired.App, intent.Vo
 	v, ok := volumeOf(a, in.Volume)
 	if !ok {
 		return t, a, v, &domain.Error{
-			Kind: domain.NotFound, Ref: "volume/" + in.Volume, Msg: "app " + a.Name + " has no such volume",
+			Kind: domain.NotFound, Ref: "volume/" + in.Volume,
+			Msg: "app " + a.Name + " has no such volume",
 		}
 	}
 	return t, a, v, nil

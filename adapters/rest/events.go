@@ -32,7 +32,7 @@ func split(s string) []string {
 	return strings.Split(s, ",")
 }
 
-// Verdict of the log on the wire.
+// VerdictDoc is the verdict of the log on the wire.
 type VerdictDoc struct {
 	Sound   bool   `json:"sound"`
 	Checked string `json:"checked" doc:"every position up to it is sound"`

@@ -73,7 +73,9 @@ func (s *Server) views(ctx context.Context, at At) (v Views, past bool, err erro
 }
 
 // tenant finds a tenant by name in the present: who may see what is never read from the past.
-func (s *Server) tenant(name string) (desired.Tenant, error) { return s.b.Now().Desired.Tenant(name) }
+func (s *Server) tenant(name string) (desired.Tenant, error) {
+	return s.b.Now().Desired.Tenant(name)
+}
 
 // command runs a command as the caller of ctx and waits until this node's views show it.
 func (s *Server) command(ctx context.Context, ch Change, id domain.CommandID,
@@ -161,8 +163,8 @@ type NamedIn struct {
 	Name string `path:"name"`
 }
 
-// NamedChange is a mutation of one named object. It is exported because huma looks into no other embedded
-// struct.
+// NamedChange is a mutation of one named object. It is exported because huma looks into no other
+// embedded struct.
 type NamedChange struct {
 	Change
 	Name string `path:"name"`
@@ -237,7 +239,9 @@ func (s *Server) createTemplate(ctx context.Context, ch Change, b TemplateBody) 
 	return s.changedTemplate(t, id.ObjectID("template", 0).String(), res)
 }
 
-func (s *Server) changedTemplate(t desired.Tenant, ref string, res Result) (*Changed[Template], error) {
+func (s *Server) changedTemplate(t desired.Tenant, ref string, res Result) (
+	*Changed[Template], error,
+) {
 	v := s.b.Now()
 	x, err := v.Desired.Template(t.Tenant, ref)
 	if err != nil {
@@ -257,7 +261,7 @@ func (s *Server) applyTemplate(ctx context.Context, in *struct {
 		return nil, err
 	}
 	if in.Body.Name != in.Name {
-		return nil, domain.Errorf(domain.Invalid, "the path names %q, the body %q", in.Name, in.Body.Name)
+		return nil, otherName(in.Name, in.Body.Name)
 	}
 	x, err := s.b.Now().Desired.Template(t.Tenant, in.Name)
 	if domain.IsKind(err, domain.NotFound) {
@@ -273,6 +277,11 @@ func (s *Server) applyTemplate(ctx context.Context, in *struct {
 		return nil, err
 	}
 	return s.changedTemplate(t, in.Name, res)
+}
+
+// otherName refuses a body that names another object than the path.
+func otherName(path, body string) error {
+	return domain.Errorf(domain.Invalid, "the path names %q, the body %q", path, body)
 }
 
 // Gone is the answer to a deletion.

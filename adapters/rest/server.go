@@ -78,7 +78,7 @@ func (s *Server) Handler() http.Handler { return s.http.Handler }
 
 // Serve answers on a listener until Close.
 func (s *Server) Serve(l net.Listener) error {
-	if err := s.http.Serve(l); err != http.ErrServerClosed { //nolint:errorlint // documented identity
+	if err := s.http.Serve(l); err != http.ErrServerClosed {
 		return err
 	}
 	return nil

@@ -120,7 +120,7 @@ func testModel(t *testing.T, d backends.Device) {
 		off, end := at*block, (at+n)*block
 		switch r.IntN(8) {
 		case 0, 1, 2, 3:
-			p := pattern((n)*block, uint64(i))
+			p := pattern(n*block, uint64(i))
 			if err := d.WriteAt(p, int64(off), i%5 == 0); err != nil {
 				t.Fatal(err)
 			}

@@ -126,7 +126,7 @@ func (d *Disk) Submit(io *domain.IO) {
 			return
 		}
 		d.complete(io, nil)
-	default:
+	case domain.OpZero, domain.OpUnmap, domain.OpCompareWrite:
 		d.later(io)
 	}
 }

@@ -241,8 +241,10 @@ func TestExtents(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []domain.Extent{
-		{Off: 512, Len: 3584, Hole: true, Zero: true}, {Off: 4096, Len: 8192},
-		{Off: 12288, Len: 4096, Hole: true, Zero: true}, {Off: 16384, Len: 4096, Zero: true},
+		{Off: 512, Len: 3584, Hole: true, Zero: true},
+		{Off: 4096, Len: 8192},
+		{Off: 12288, Len: 4096, Hole: true, Zero: true},
+		{Off: 16384, Len: 4096, Zero: true},
 		{Off: 20480, Len: 4096, Hole: true, Zero: true},
 	}
 	if len(got) != len(want) {

@@ -45,7 +45,8 @@ func TestApp(t *testing.T) {
 	if s.Volumes[0].LUN != 1 || s.Volumes[1].LUN != 2 {
 		t.Fatalf("LUNs %+v", s.Volumes)
 	}
-	s = run(t, s, RemoveVolume{App: app, Volume: vol(2)}, AddVolume{App: app, Spec: spec(3, domain.GiB)})
+	s = run(t, s, RemoveVolume{App: app, Volume: vol(2)},
+		AddVolume{App: app, Spec: spec(3, domain.GiB)})
 	if got := s.Volumes[1].LUN; got != 3 {
 		t.Errorf("LUN %d is given again: hosts would take the new volume for the old", got)
 	}
@@ -72,23 +73,39 @@ func TestAppRefusals(t *testing.T) {
 	}{
 		{"create twice", live, shop(), domain.Exists},
 		{"change nothing that exists", App{}, SetExport{App: app}, domain.NotFound},
-		{"shrink", live, ResizeVolume{App: app, Volume: vol(1), From: domain.GiB, Size: domain.VolumeMin},
-			domain.Unsupported},
-		{"grow from another size", live,
+		{
+			"shrink", live,
+			ResizeVolume{App: app, Volume: vol(1), From: domain.GiB, Size: domain.VolumeMin},
+			domain.Unsupported,
+		},
+		{
+			"grow from another size", live,
 			ResizeVolume{App: app, Volume: vol(1), From: domain.VolumeMin, Size: 2 * domain.GiB},
-			domain.Conflict},
-		{"grow to the size that is there, believing another", live,
+			domain.Conflict,
+		},
+		{
+			"grow to the size that is there, believing another", live,
 			ResizeVolume{App: app, Volume: vol(1), From: domain.VolumeMin, Size: domain.GiB},
-			domain.Conflict},
-		{"grow what is not there", live, ResizeVolume{App: app, Volume: vol(9), Size: domain.GiB},
-			domain.NotFound},
+			domain.Conflict,
+		},
+		{
+			"grow what is not there", live,
+			ResizeVolume{App: app, Volume: vol(9), Size: domain.GiB},
+			domain.NotFound,
+		},
 		{"remove what is not there", live, RemoveVolume{App: app, Volume: vol(9)}, domain.NotFound},
-		{"same name", live, AddVolume{App: app, Spec: VolumeSpec{Volume: vol(7), Name: "v1"}},
-			domain.Exists},
+		{
+			"same name", live,
+			AddVolume{App: app, Spec: VolumeSpec{Volume: vol(7), Name: "v1"}},
+			domain.Exists,
+		},
 		{"finish unasked", live, FinishDeleteApp{App: app}, domain.Conflict},
 		{"change what is dying", dying, SetExport{App: app}, domain.Conflict},
-		{"bad intent", live, SetIntent{App: app, Overrides: Intent{Availability: Availability{Replicas: 6}}},
-			domain.Invalid},
+		{
+			"bad intent", live,
+			SetIntent{App: app, Overrides: Intent{Availability: Availability{Replicas: 6}}},
+			domain.Invalid,
+		},
 	} {
 		if _, err := DecideApp(c.s, domain.Request{Command: c.cmd}); domain.KindOf(err) != c.kind {
 			t.Errorf("%s: %v, want %s", c.name, err, c.kind)
@@ -101,7 +118,9 @@ func TestValidateListsAll(t *testing.T) {
 	c := shop()
 	c.Name = "Shop!"
 	c.Volumes = []VolumeSpec{
-		{Name: "a", Size: 0}, {Name: "a", Size: -4096}, {Name: "", Size: domain.VolumeMin + 1},
+		{Name: "a", Size: 0},
+		{Name: "a", Size: -4096},
+		{Name: "", Size: domain.VolumeMin + 1},
 		{Name: "d", Size: domain.VolumeMax + domain.VolumeMin, LogicalBlock: 1024},
 	}
 	c.Overrides = Intent{
@@ -150,13 +169,14 @@ func TestTemplateVersions(t *testing.T) {
 		t.Errorf("versions %+v, before %+v", s.Versions, before)
 	}
 	do(DeleteTemplate{})
-	if _, err := DecideTemplate(s, domain.Request{Command: PublishTemplate{}}); !domain.IsKind(err, domain.NotFound) {
+	_, err := DecideTemplate(s, domain.Request{Command: PublishTemplate{}})
+	if !domain.IsKind(err, domain.NotFound) {
 		t.Errorf("a deleted template answers %v", err)
 	}
 }
 
-// TestReservations proves that an application reserves its name and each volume, and takes back what
-// it reserved when it is refused.
+// TestReservations proves that an application reserves its name and each volume, and takes back
+// what it reserved when it is refused.
 func TestReservations(t *testing.T) {
 	c := shop()
 	var s tenancy.State

@@ -119,8 +119,8 @@ func draw(t *rapid.T) *world {
 	return w
 }
 
-// TestReconcileConverges proves that carrying out plans reaches a state with nothing to do, that every
-// step is lawful on the way (in obey), and that what cannot be placed is said with a remedy.
+// TestReconcileConverges proves that carrying out plans reaches a state with nothing to do, that
+// every step is lawful on the way (in obey), and that what cannot be placed is said with a remedy.
 func TestReconcileConverges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := draw(t)
@@ -173,7 +173,9 @@ func (w *world) settled(t *rapid.T, p Plan) {
 // difference alone gives the one step that mends it.
 func TestNothingToDo(t *testing.T) {
 	node := Node{Node: domain.NodeID{UUID: id(1)}, Incarnation: 2}
-	wish := Wish{Volume: domain.VolumeID{UUID: id(2)}, App: domain.AppID{UUID: id(3)}, Size: domain.GiB}
+	wish := Wish{
+		Volume: domain.VolumeID{UUID: id(2)}, App: domain.AppID{UUID: id(3)}, Size: domain.GiB,
+	}
 	fact := Volume{
 		Volume: wish.Volume, App: wish.App, Size: wish.Size, Node: node.Node, ServedBy: node.Node,
 		Incarnation: 2, Export: wish.Export.Digest(),
@@ -206,8 +208,10 @@ func TestNothingToDo(t *testing.T) {
 // TestResolve proves the order of layers and that every field names its source.
 func TestResolve(t *testing.T) {
 	gold := Layer{"template/gold@1", intent.Intent{
-		Performance:  intent.Performance{IOPSMax: 1000},
-		Availability: intent.Availability{Replicas: 2, Survive: []intent.Survive{{Domain: "rack", Count: 1}}},
+		Performance: intent.Performance{IOPSMax: 1000},
+		Availability: intent.Availability{
+			Replicas: 2, Survive: []intent.Survive{{Domain: "rack", Count: 1}},
+		},
 	}}
 	app := Layer{"app/shop", intent.Intent{Performance: intent.Performance{IOPSMax: 50}}}
 	s := Resolve([]Layer{gold, app})
@@ -233,7 +237,8 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// TestCompliance proves that a demand beyond the hardware is converging with a reason, not violated.
+// TestCompliance proves that a demand beyond the hardware is converging with a reason, not
+// violated.
 func TestCompliance(t *testing.T) {
 	node := Node{Node: domain.NodeID{UUID: id(1)}, Incarnation: 2}
 	w := Wish{Volume: domain.VolumeID{UUID: id(2)}, Size: domain.GiB, Set: Resolve(nil)}

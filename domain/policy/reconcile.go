@@ -200,12 +200,16 @@ func (p *planner) volume(w *Wish) {
 		return
 	case w.Size > f.Size:
 		ord.Kind, ord.Size = command.ResizeVolume, w.Size
-		p.add(Step{Order: ord, Name: w.Name,
-			Why: fmt.Sprintf("%s is wanted, %s is there", w.Size, f.Size)})
+		p.add(Step{
+			Order: ord, Name: w.Name,
+			Why: fmt.Sprintf("%s is wanted, %s is there", w.Size, f.Size),
+		})
 	case f.ServedBy != f.Node || f.Incarnation != n.Incarnation:
 		ord.Kind, ord.Export = command.ExportVolume, w.Export
-		p.add(Step{Order: ord, Name: w.Name,
-			Why: fmt.Sprintf("node %s does not serve it since its start", n.Name)})
+		p.add(Step{
+			Order: ord, Name: w.Name,
+			Why: fmt.Sprintf("node %s does not serve it since its start", n.Name),
+		})
 	case !bytes.Equal(f.Export, w.Export.Digest()):
 		ord.Kind, ord.Export = command.ExportVolume, w.Export
 		p.add(Step{Order: ord, Name: w.Name, Why: "its export has changed"})

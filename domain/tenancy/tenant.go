@@ -230,7 +230,8 @@ func (s State) reserve(c Reserve, id domain.CommandID) ([]domain.Event, error) {
 	return []domain.Event{&Reserved{id, c.Kind, c.Name, c.Object, c.Bytes, c.Volumes}}, nil
 }
 
-// CheckName refuses a name that is no lower-case DNS label: it becomes part of IQNs and export names.
+// CheckName refuses a name that is no lower-case DNS label: it becomes part of IQNs and export
+// names.
 func CheckName(op, path, name string) error {
 	var c domain.Checker
 	c.Check(ValidName(name), path,

@@ -33,7 +33,8 @@ func TestReserve(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, b := domain.UUID{1}, domain.UUID{2}
-	if err := do(Reserve{Kind: "app", Name: "x", Object: a, Bytes: 8 * domain.GiB, Volumes: 1}); err != nil {
+	held := Reserve{Kind: "app", Name: "x", Object: a, Bytes: 8 * domain.GiB, Volumes: 1}
+	if err := do(held); err != nil {
 		t.Fatal(err)
 	}
 	want(do(Reserve{Kind: "app", Name: "x", Object: b}), domain.Exists)

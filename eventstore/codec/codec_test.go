@@ -364,8 +364,17 @@ func (hasFunc) EventType() string      { return "F" }
 // registration, and the registry then neither encodes nor decodes.
 func TestNoMapAtRegistration(t *testing.T) {
 	for _, e := range []domain.Event{
-		hasMap{}, hasAny{}, hasHidden{}, hasNoTag{}, hasBareTag{}, hasTwice{}, hasArray{}, embedsID{},
-		hasEmbedding{}, hasFunc{}, number(1), nil,
+		hasMap{},
+		hasAny{},
+		hasHidden{},
+		hasNoTag{},
+		hasBareTag{},
+		hasTwice{},
+		hasArray{},
+		embedsID{},
+		hasEmbedding{},
+		hasFunc{},
+		number(1), nil,
 	} {
 		r := New()
 		r.Register(e, 1, true)

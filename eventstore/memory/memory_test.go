@@ -71,7 +71,8 @@ func TestFaults(t *testing.T) {
 					return fault
 				}
 				return memory.None
-			}))
+			},
+		))
 		ev := storetest.Propose("x", 2)
 		if _, err := m.Append(t.Context(), "a-1", eventstore.NoStream(), ev...); !errors.Is(err, want) {
 			t.Errorf("fault %d: %v", fault, err)

@@ -1,5 +1,5 @@
-// Package catalog is the view of what became of the wishes: volumes as they are, the decisions about
-// them, and the last plans.
+// Package catalog is the view of what became of the wishes: volumes as they are, the decisions
+// about them, and the last plans.
 package catalog
 
 import (

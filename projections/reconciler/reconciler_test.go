@@ -29,7 +29,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// house is a control plane without a node: log, executor, views, loop, and an agent that is a model.
+// house is a control plane without a node: log, executor, views, loop, and an agent that is a
+// model.
 type house struct {
 	t     *testing.T
 	exec  *eventstore.Executor
@@ -98,9 +99,10 @@ func build(t *testing.T) *house {
 	eventstore.Register(h.exec, volume.Aggregate())
 	eventstore.Register(h.exec, policy.PlanAggregate())
 	eventstore.Register(h.exec, policy.DecisionAggregate())
-	h.run, err = projections.New(projections.Config{Store: h.store, Codec: reg, Views: []projections.View{
-		h.topo, h.want, h.facts, audit.New(),
-	}})
+	h.run, err = projections.New(projections.Config{
+		Store: h.store, Codec: reg,
+		Views: []projections.View{h.topo, h.want, h.facts, audit.New()},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +124,9 @@ func build(t *testing.T) *house {
 	})
 	h.do(cluster.Init{Name: "c"})
 	h.do(tenancy.Create{Tenant: tenant, Name: "acme"})
-	h.do(cluster.StartNode{NodeJoined: cluster.NodeJoined{Node: node, Number: 1, Name: "n", Incarnation: 1}})
+	h.do(cluster.StartNode{NodeJoined: cluster.NodeJoined{
+		Node: node, Number: 1, Name: "n", Incarnation: 1,
+	}})
 	h.do(cluster.Admit{DeviceAdmitted: cluster.DeviceAdmitted{
 		Device: device, Node: node, Class: "flash", Bytes: domain.TiB, Usable: domain.TiB,
 	}})
@@ -195,7 +199,9 @@ func TestLoop(t *testing.T) {
 	}
 	h.do(cluster.StartNode{NodeJoined: cluster.NodeJoined{Node: node, Incarnation: 2}})
 	want(h.settle(), command.ExportVolume)
-	h.do(intent.ResizeVolume{App: app, Tenant: tenant, Volume: vol, From: domain.GiB, Size: 2 * domain.GiB})
+	h.do(intent.ResizeVolume{
+		App: app, Tenant: tenant, Volume: vol, From: domain.GiB, Size: 2 * domain.GiB,
+	})
 	want(h.settle(), command.ResizeVolume)
 	h.do(intent.DeleteApp{App: app})
 	want(h.settle(), command.UnexportVolume, command.DeleteVolume)
@@ -229,8 +235,8 @@ func TestLoopIsQuiet(t *testing.T) {
 	}
 }
 
-// TestFailedStepRests proves that a failed step is recorded, rests with growing delays, and is tried
-// again; meanwhile other volumes go on.
+// TestFailedStepRests proves that a failed step is recorded, rests with growing delays, and is
+// tried again; meanwhile other volumes go on.
 func TestFailedStepRests(t *testing.T) {
 	h := build(t)
 	bad := domain.VolumeID{UUID: domain.UUID{20, 0}}
@@ -313,8 +319,8 @@ func TestFencedLoopStops(t *testing.T) {
 	}
 }
 
-// TestRebuiltViewsEqualLive proves that every view folded anew from the first event has the state of
-// the one that lived through them, and that a view of a past position is that of the past.
+// TestRebuiltViewsEqualLive proves that every view folded anew from the first event has the state
+// of the one that lived through them, and that a view of a past position is that of the past.
 func TestRebuiltViewsEqualLive(t *testing.T) {
 	h := build(t)
 	h.do(shop(domain.GiB, domain.GiB, domain.GiB))
