@@ -166,8 +166,10 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/apps", `{"name":"a","sise":1}`, 422, "invalid"},
 		{"POST", "/v1/apps", `{"name":"a","volumes":[{"name":"v","size":-1}]}`, 422, "invalid"},
 		{"POST", "/v1/apps", `{"name":"a","volumes":[{"name":"v","size":0}]}`, 422, "invalid"},
-		{"POST", "/v1/apps", `{"name":"a","volumes":[{"name":"v","size":9223372036854775807}]}`, 422,
-			"invalid"},
+		{
+			"POST", "/v1/apps", `{"name":"a","volumes":[{"name":"v","size":9223372036854775807}]}`, 422,
+			"invalid",
+		},
 		{"POST", "/v1/apps", `{"name":"a","volumes":[{"name":"v","size":"big"}]}`, 422, "invalid"},
 		{"POST", "/v1/apps", `{"name":"` + strings.Repeat("a", 70) + `"}`, 422, "invalid"},
 		{"POST", "/v1/apps", `{"name":`, 400, "invalid"},

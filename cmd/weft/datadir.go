@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"weft/adapters/client"
 	"weft/adapters/iscsi"
 	"weft/domain"
 )
@@ -26,13 +27,14 @@ import (
 //	log/          the event log
 //	devices/      devices made as files
 //	admin.token   SHA-256 of the administrator's token
+//	client.json   that token and the API's address, for clients of the same user, mode 0600
 //	agent.token   the highest fencing token obeyed
 //	secrets/      CHAP secrets by name, mode 0600
 type dataDir struct {
 	path string
 	lock *os.File
 	id   identity
-	// fresh is the administrator's token in clear when this start made it; it is shown once.
+	// fresh is the administrator's token when this start made it.
 	fresh string
 }
 
@@ -101,31 +103,62 @@ func (d *dataDir) begin() error {
 	return d.adminToken()
 }
 
-// adminToken makes the administrator's token the first time. Only its hash stays.
+// adminToken makes the administrator's token the first time.
 func (d *dataDir) adminToken() error {
 	if _, err := os.Stat(d.file("admin.token")); err == nil {
 		return nil
 	}
-	raw := make([]byte, 24)
-	_, _ = rand.Read(raw)
-	token := "weft-" + hex.EncodeToString(raw)
-	sum := sha256.Sum256([]byte(token))
-	if err := writeDurably(d.file("admin.token"), []byte(hex.EncodeToString(sum[:]))); err != nil {
-		return err
-	}
-	d.fresh = token
-	return nil
+	var err error
+	d.fresh, err = newAdminToken(d.path)
+	return err
 }
 
-// newAdminToken replaces the administrator's token and gives the new one.
-func (d *dataDir) newAdminToken() (string, error) {
-	if err := os.Remove(d.file("admin.token")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", asDomain(err)
+// newAdminToken replaces the administrator's token of a data folder and gives the new one. Of the
+// token itself only client.json keeps a copy; it is written first, so that no start that is cut
+// short leaves a token which nobody knows.
+func newAdminToken(dir string) (string, error) {
+	if _, err := os.Stat(filepath.Join(dir, "node.json")); err != nil {
+		return "", &domain.Error{
+			Op: "token", Kind: domain.NotFound, Ref: dir, Msg: "this folder holds no node",
+			Remedy: "name the node's folder with --data-dir",
+		}
 	}
-	if err := d.adminToken(); err != nil {
+	raw := make([]byte, 24)
+	_, _ = rand.Read(raw)
+	l, err := client.ReadLocal(dir)
+	if err != nil && !domain.IsKind(err, domain.NotFound) && !domain.IsKind(err, domain.Corrupt) {
 		return "", err
 	}
-	return d.fresh, nil
+	l.Token = "weft-" + hex.EncodeToString(raw)
+	if err := writeLocal(dir, l); err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(l.Token))
+	path := filepath.Join(dir, "admin.token")
+	return l.Token, writeDurably(path, []byte(hex.EncodeToString(sum[:])))
+}
+
+func writeLocal(dir string, l client.Local) error {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	return writeDurably(filepath.Join(dir, client.LocalFile), append(b, '\n'))
+}
+
+// ready notes where the API answers, and gives the administrator's token as far as client.json has
+// it. first tells that the node never came so far before: then the token is shown.
+func (d *dataDir) ready(api string) (token string, first bool, err error) {
+	l, err := client.ReadLocal(d.path)
+	if err != nil || !d.Admin(l.Token) {
+		return "", false, nil // removed by the administrator, who has the token
+	}
+	first = l.API == ""
+	if l.API != api {
+		l.API = api
+		err = writeLocal(d.path, l)
+	}
+	return l.Token, first, err
 }
 
 // Admin tells whether a token is the administrator's. The comparison takes the same time for all.

@@ -70,7 +70,8 @@ func (d *dataDir) deviceFiles(o Options) ([]string, error) {
 	if size < deviceMin || size > free {
 		return nil, &domain.Error{
 			Kind: domain.NoSpace, Ref: dir,
-			Msg:    fmt.Sprintf("a device of %s does not fit: %s are free, %s is the least", size, free, deviceMin),
+			Msg: fmt.Sprintf("a device of %s does not fit: %s are free, %s is the least", size, free,
+				deviceMin),
 			Remedy: "free space, or name a device with --device",
 		}
 	}
@@ -101,7 +102,9 @@ func (d *dataDir) deviceFiles(o Options) ([]string, error) {
 func (ds *devices) open(ctx context.Context, o Options, d *dataDir, path string,
 	log *slog.Logger,
 ) error {
-	dev, err := direct.Open(path, direct.Options{})
+	// The kernel's word is not asked: virtual disks often say that they rotate.
+	hdd := o.Media == "hdd"
+	dev, err := direct.Open(path, direct.Options{Rotational: &hdd})
 	if err != nil {
 		return deviceError(err)
 	}

@@ -41,21 +41,17 @@ func openFront(o Options, d *dataDir, log *slog.Logger) (*front, func(), error) 
 	if f.nbd, err = nbd.New(nbd.Config{Log: log}); err != nil {
 		return nil, nil, err
 	}
-	advertise := o.AdvertiseISCSI
 	l, err := listen("tcp", o.ISCSI, "--iscsi")
 	if err != nil {
 		return nil, nil, err
 	}
 	if l != nil {
-		f.iscsiAddr = l.Addr().String()
-		if advertise == "" {
-			advertise = f.iscsiAddr
-		}
-		f.iscsiAddr = advertise
+		f.iscsiAddr = reachable(l.Addr().String())
 	}
 	cfg := iscsi.Config{Log: log, Alias: "weft " + d.id.Name}
-	if advertise != "" {
-		cfg.Advertise = []string{advertise}
+	// Where nobody says, discovery answers with the address that the host itself came to.
+	if o.AdvertiseISCSI != "" {
+		f.iscsiAddr, cfg.Advertise = o.AdvertiseISCSI, []string{o.AdvertiseISCSI}
 	}
 	if f.iscsi, err = iscsi.New(cfg); err != nil {
 		return nil, nil, err
@@ -77,7 +73,7 @@ func (f *front) listenNBD(o Options) error {
 		return err
 	}
 	if l != nil {
-		f.nbdAddr = l.Addr().String()
+		f.nbdAddr = reachable(l.Addr().String())
 		f.serve(l, f.nbd.Serve)
 	}
 	if o.NBDSocket == "" {
@@ -100,11 +96,36 @@ func listen(network, addr, flag string) (net.Listener, error) {
 	l, err := net.Listen(network, addr)
 	if err != nil {
 		return nil, &domain.Error{
-			Op: "serve", Kind: domain.Unavailable, Ref: addr, Err: err,
-			Remedy: "choose another address with " + flag + ", or " + flag + " off",
+			Op: "serve", Kind: domain.Unavailable, Ref: flag + " " + addr, Err: cause(err),
+			Remedy: "choose another address with " + flag + ", or stop what uses this one",
 		}
 	}
 	return l, nil
+}
+
+// cause drops what repeats the address from a network error.
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+// vacant tells of an address that is taken before a long start, not after it.
+func vacant(o Options) error {
+	for _, a := range []struct{ addr, flag string }{
+		{o.API, "--api"}, {o.NBD, "--nbd"}, {o.ISCSI, "--iscsi"},
+	} {
+		l, err := listen("tcp", a.addr, a.flag)
+		if err != nil {
+			return err
+		}
+		if l != nil {
+			_ = l.Close() // it held nothing yet
+		}
+	}
+	return nil
 }
 
 func (f *front) serve(l net.Listener, run func(net.Listener) error) {
@@ -116,7 +137,9 @@ func (f *front) serve(l net.Listener, run func(net.Listener) error) {
 }
 
 func (f *front) close() {
-	f.nbd.Close()
+	if err := f.nbd.Close(); err != nil {
+		f.log.Error("closing the NBD server", "err", err)
+	}
 	f.iscsi.Close()
 	f.wg.Wait()
 }

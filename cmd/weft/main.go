@@ -1,25 +1,41 @@
+// Command weft is event-sourced, software-defined block storage in one binary: the node, and the
+// command line that drives it. This package alone knows all parts; it joins the event log, the
+// views, the reconciler, the devices and the portals into a node, and hands the command line what
+// only the node can do.
+//
+//	main.go      the process: signals and the exit code
+//	serve.go     weft serve: a node from its flags to its end
+//	demo.go      weft demo: the same, with a volume in it
+//	node.go      what a node is made of; wire.go puts it together
+//	datadir.go   the node's folder
+//	devices.go   the devices and their engines
+//	front.go     the NBD and iSCSI portals
+//	api.go       what the API stands on
 package main
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
+	"time"
+
+	"weft/adapters/cli"
 )
 
-func main() {
-	runtime.GOMAXPROCS(max(16, runtime.NumCPU()))
+func main() { os.Exit(run()) }
+
+// patience is how long a stop may take before another signal ends it the hard way.
+const patience = 5 * time.Second
+
+// run is the process without its end, so that deferred calls happen.
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	n, down, err := Start(ctx, Options{DataDir: os.Args[1], API: "127.0.0.1:7780", NBD: "127.0.0.1:10809", ISCSI: "127.0.0.1:3260", Logger: slog.Default(), Progress: func(s string) { fmt.Println(s) }})
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	fmt.Println("token", n.dir.fresh, n.api.addr)
-	<-ctx.Done()
-	down()
+	// Signals come in twos: from a terminal and from whatever started this. So the second is not
+	// taken for impatience at once; after a while it ends a stop that hangs.
+	context.AfterFunc(ctx, func() { time.AfterFunc(patience, stop) })
+	return cli.Main(ctx, cli.Programs{
+		Serve: serve, Demo: demo, NewToken: newAdminToken, Version: version(), Env: os.Getenv,
+	}, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }

@@ -23,34 +23,62 @@ type metric struct {
 // deviceMetrics lists what a device tells.
 func deviceMetrics() []metric {
 	return []metric{
-		{"weft_device_live_bytes", "Bytes of live blocks.", false,
-			func(s engine.Stats) int64 { return s.LiveBytes }},
-		{"weft_device_usable_bytes", "Most live bytes that are admitted.", false,
-			func(s engine.Stats) int64 { return s.UsableBytes }},
-		{"weft_device_segments", "Segments of the device.", false,
-			func(s engine.Stats) int64 { return s.Segments }},
-		{"weft_device_free_segments", "Segments that may be opened.", false,
-			func(s engine.Stats) int64 { return s.FreeSegments }},
-		{"weft_device_index_bytes", "Memory of the index.", false,
-			func(s engine.Stats) int64 { return s.IndexBytes }},
-		{"weft_device_log_since_checkpoint_bytes", "Log that a recovery would replay.", false,
-			func(s engine.Stats) int64 { return s.SinceCheckpoint }},
-		{"weft_device_records_total", "Records accepted.", true,
-			func(s engine.Stats) int64 { return s.Records }},
-		{"weft_device_user_bytes_total", "Bytes that hosts wrote.", true,
-			func(s engine.Stats) int64 { return s.UserBytes }},
-		{"weft_device_log_bytes_total", "Bytes written to the log.", true,
-			func(s engine.Stats) int64 { return s.LogBytes }},
-		{"weft_device_moved_bytes_total", "Bytes moved by the cleaner.", true,
-			func(s engine.Stats) int64 { return s.MovedBytes }},
-		{"weft_device_metadata_bytes_total", "Bytes written for checkpoints.", true,
-			func(s engine.Stats) int64 { return s.MetaBytes }},
-		{"weft_device_chunks_total", "Group commits.", true,
-			func(s engine.Stats) int64 { return s.Chunks }},
-		{"weft_device_checkpoints_total", "Checkpoints taken.", true,
-			func(s engine.Stats) int64 { return s.Checkpoints }},
-		{"weft_device_corruptions_total", "Blocks found corrupt.", true,
-			func(s engine.Stats) int64 { return s.Corruptions }},
+		{
+			"weft_device_live_bytes", "Bytes of live blocks.", false,
+			func(s engine.Stats) int64 { return s.LiveBytes },
+		},
+		{
+			"weft_device_usable_bytes", "Most live bytes that are admitted.", false,
+			func(s engine.Stats) int64 { return s.UsableBytes },
+		},
+		{
+			"weft_device_segments", "Segments of the device.", false,
+			func(s engine.Stats) int64 { return s.Segments },
+		},
+		{
+			"weft_device_free_segments", "Segments that may be opened.", false,
+			func(s engine.Stats) int64 { return s.FreeSegments },
+		},
+		{
+			"weft_device_index_bytes", "Memory of the index.", false,
+			func(s engine.Stats) int64 { return s.IndexBytes },
+		},
+		{
+			"weft_device_log_since_checkpoint_bytes", "Log that a recovery would replay.", false,
+			func(s engine.Stats) int64 { return s.SinceCheckpoint },
+		},
+		{
+			"weft_device_records_total", "Records accepted.", true,
+			func(s engine.Stats) int64 { return s.Records },
+		},
+		{
+			"weft_device_user_bytes_total", "Bytes that hosts wrote.", true,
+			func(s engine.Stats) int64 { return s.UserBytes },
+		},
+		{
+			"weft_device_log_bytes_total", "Bytes written to the log.", true,
+			func(s engine.Stats) int64 { return s.LogBytes },
+		},
+		{
+			"weft_device_moved_bytes_total", "Bytes moved by the cleaner.", true,
+			func(s engine.Stats) int64 { return s.MovedBytes },
+		},
+		{
+			"weft_device_metadata_bytes_total", "Bytes written for checkpoints.", true,
+			func(s engine.Stats) int64 { return s.MetaBytes },
+		},
+		{
+			"weft_device_chunks_total", "Group commits.", true,
+			func(s engine.Stats) int64 { return s.Chunks },
+		},
+		{
+			"weft_device_checkpoints_total", "Checkpoints taken.", true,
+			func(s engine.Stats) int64 { return s.Checkpoints },
+		},
+		{
+			"weft_device_corruptions_total", "Blocks found corrupt.", true,
+			func(s engine.Stats) int64 { return s.Corruptions },
+		},
 	}
 }
 

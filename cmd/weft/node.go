@@ -30,6 +30,7 @@ type Options struct {
 	DataDir        string
 	Devices        []string
 	DeviceSize     domain.Bytes
+	Media          string // "flash" or "hdd", whatever the kernel says
 	Durability     string // "durable" or "process"
 	API            string // "127.0.0.1:7780"
 	NBD            string // "off" for none
@@ -137,7 +138,7 @@ type member struct {
 // join writes what must be in the log before the node serves: on the first start the cluster, its
 // role and its tenant; on every start the node and its devices. All of it is idempotent.
 func join(ctx context.Context, x *eventstore.Executor, r *projections.Runner, d *dataDir,
-	ds *devices, v *views, log *slog.Logger,
+	ds *devices, v *views,
 ) (*member, error) {
 	tenant := domain.TenantID{UUID: domain.DeriveUUID(d.id.Cluster.UUID, "tenant", DefaultTenant)}
 	cmds := []domain.Command{
@@ -153,8 +154,7 @@ func join(ctx context.Context, x *eventstore.Executor, r *projections.Runner, d 
 		id, geo := e.Info()
 		class := "flash"
 		if geo.Rotational {
-			// A virtual disk often says it rotates; a file on it is no HDD to the planner.
-			log.Info("the device says that it rotates; it is used as flash", "path", geo.Path)
+			class = "hdd"
 		}
 		cmds = append(cmds, cluster.Admit{DeviceAdmitted: cluster.DeviceAdmitted{
 			Device: id, Node: d.id.Node, Path: geo.Path, Class: class,
@@ -211,7 +211,9 @@ func (l loopViews) Observed() policy.Observed {
 }
 
 // Wait implements reconciler.Views.
-func (l loopViews) Wait(ctx context.Context, p domain.Position) error { return l.Runner.Wait(ctx, p) }
+func (l loopViews) Wait(ctx context.Context, p domain.Position) error {
+	return l.Runner.Wait(ctx, p)
+}
 
 // startLoop runs the reconciler until the node closes.
 func startLoop(x *eventstore.Executor, r *projections.Runner, v *views, a *agent.Agent, d *dataDir,
@@ -247,6 +249,10 @@ type Node struct {
 func Start(ctx context.Context, o Options) (n *Node, closeNode func(), err error) {
 	d, unlock, err := openDataDir(o.DataDir)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := vacant(o); err != nil {
+		unlock()
 		return nil, nil, err
 	}
 	n, down, err := assemble(ctx, o, d, o.Logger)

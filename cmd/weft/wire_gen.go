@@ -41,7 +41,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainMember, err := join(ctx, executor, runner, d, mainDevices, mainViews, log)
+	mainMember, err := join(ctx, executor, runner, d, mainDevices, mainViews)
 	if err != nil {
 		cleanup3()
 		cleanup2()

@@ -1,7 +1,9 @@
 package iscsicu_test
 
 import (
+	"flag"
 	"net"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -12,6 +14,9 @@ import (
 	"weft/testing/iscsicu"
 	"weft/testing/iscsicu/ramdisk"
 )
+
+// givenURLs lets the suite run against a target that runs already; all its data is lost.
+var givenURLs = flag.String("urls", "", "iscsi:// URLs of a running target, comma separated")
 
 // passMin is the bar; every test that can pass without removable or read-only media should.
 const passMin = 200
@@ -77,7 +82,12 @@ func TestLibiscsiSuite(t *testing.T) {
 	if testing.Short() {
 		t.Skip("NOT TESTED against libiscsi's suite: -short")
 	}
-	urls := start(t, domain.DiskInfo{Name: "suite"})
+	var urls []string
+	if *givenURLs != "" {
+		urls = strings.Split(*givenURLs, ",")
+	} else {
+		urls = start(t, domain.DiskInfo{Name: "suite"})
+	}
 	report, err := iscsicu.Run(t.Context(), iscsicu.Options{
 		URLs: urls, Faulty: faulty, Output: t.Output(),
 	})

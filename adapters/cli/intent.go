@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"weft/adapters/client"
+	"weft/domain/intent"
+)
+
+// demands are the flags by which a template or an application says what it wants.
+type demands struct {
+	cmd      *cobra.Command
+	in       client.Intent
+	perf     client.Performance
+	avail    client.Availability
+	place    client.Placement
+	authn    string
+	priority int64
+	survive  []string
+}
+
+func demandFlags(cmd *cobra.Command) *demands {
+	d := &demands{cmd: cmd}
+	f := cmd.Flags()
+	f.Int64Var(&d.avail.Replicas, "replicas", 0, "copies of every block, 1 to 5")
+	f.StringArrayVar(&d.survive, "survive", nil,
+		"what may be lost without losing data, such as node=1; repeatable")
+	f.Int64Var(&d.perf.IOPSMin, "iops-min", 0, "operations per second to reserve")
+	f.Int64Var(&d.perf.IOPSMax, "iops-max", 0, "operations per second never to exceed")
+	f.Int64Var(&d.perf.LatencyP99US, "latency-p99-us", 0, "wished 4 KiB latency, microseconds")
+	f.Int64Var(&d.perf.BWMaxBPS, "bandwidth-max", 0, "bytes per second never to exceed")
+	f.StringVar(&d.place.Hot, "hot", "", "media for hot data: nvram or flash")
+	f.StringVar(&d.place.Capacity, "capacity", "", "media for all data: flash or hdd")
+	f.StringVar(&d.authn, "authn", "", "how iSCSI hosts prove themselves: none, chap or mutual")
+	f.Int64Var(&d.priority, "priority", 0, "whose work goes first, 1 to 100")
+	complete(cmd, "hot", "nvram", "flash")
+	complete(cmd, "capacity", "flash", "hdd")
+	complete(cmd, "authn", "none", "chap", "mutual")
+	return d
+}
+
+// intent gives what the flags said; nil when they said nothing.
+func (d *demands) intent() (*client.Intent, error) {
+	for _, s := range d.survive {
+		what, n, ok := strings.Cut(s, "=")
+		count, err := strconv.ParseInt(n, 10, 64)
+		if !ok || err != nil {
+			return nil, &usage{fmt.Errorf("--survive %q: write it as node=1", s), d.cmd.CommandPath()}
+		}
+		d.avail.Survive = append(d.avail.Survive, client.Survive{Domain: what, Count: count})
+	}
+	some := false
+	for _, name := range []string{
+		"replicas", "survive", "iops-min", "iops-max", "latency-p99-us", "bandwidth-max", "hot",
+		"capacity", "authn", "priority",
+	} {
+		some = some || d.cmd.Flags().Changed(name)
+	}
+	if !some {
+		return nil, nil
+	}
+	in := d.in
+	if d.perf != (client.Performance{}) {
+		in.Performance = &d.perf
+	}
+	if d.avail.Replicas != 0 || len(d.avail.Survive) > 0 {
+		in.Availability = &d.avail
+	}
+	if d.place != (client.Placement{}) {
+		in.Placement = &d.place
+	}
+	if d.authn != "" {
+		in.Security = &client.Security{Authn: d.authn}
+	}
+	if d.priority != 0 {
+		in.Lifecycle = &client.Lifecycle{Priority: d.priority}
+	}
+	return &in, nil
+}
+
+// domainIntent is an intent as the domain judges it.
+func domainIntent(i *client.Intent) intent.Intent {
+	var d intent.Intent
+	if i == nil {
+		return d
+	}
+	if p := i.Performance; p != nil {
+		d.Performance = intent.Performance{
+			LatencyP99US: p.LatencyP99US, IOPSMin: p.IOPSMin, IOPSMax: p.IOPSMax, BWMaxBPS: p.BWMaxBPS,
+		}
+	}
+	if a := i.Availability; a != nil {
+		d.Availability.Replicas, d.Availability.Ack = a.Replicas, a.Ack
+		for _, s := range a.Survive {
+			d.Availability.Survive = append(d.Availability.Survive, intent.Survive(s))
+		}
+	}
+	if p := i.Placement; p != nil {
+		d.Placement = intent.Placement{Hot: p.Hot, Capacity: p.Capacity}
+	}
+	if s := i.Security; s != nil {
+		d.Security.Authn = s.Authn
+	}
+	if l := i.Lifecycle; l != nil {
+		d.Lifecycle.Priority = l.Priority
+	}
+	return d
+}

@@ -1,0 +1,174 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"weft/adapters/client"
+	"weft/domain"
+)
+
+// Default addresses of a node: this machine only.
+const (
+	DefaultAPI   = "127.0.0.1:7780"
+	DefaultNBD   = "127.0.0.1:10809"
+	DefaultISCSI = "127.0.0.1:3260"
+)
+
+// ServeOptions are the flags of `weft serve`.
+type ServeOptions struct {
+	DataDir        string
+	Devices        []string
+	DeviceSize     domain.Bytes // 0: what fits
+	Media          string       // "flash" or "hdd"
+	Durability     string       // "durable" or "process"
+	API            string
+	NBD            string // "off" for none
+	NBDSocket      string
+	ISCSI          string // "off" for none
+	AdvertiseISCSI string
+	LogLevel       string // "debug", "info", "warn", "error"
+	LogFormat      string // "text" or "json"
+	JSON           bool   // one JSON object when the node is ready
+	// APIGiven, NBDGiven and ISCSIGiven say that a person chose the address.
+	APIGiven, NBDGiven, ISCSIGiven bool
+	// Current is the file in which a running node leaves its data folder's path.
+	Current string
+	// Out takes what is asked for, Err the log, warnings and progress.
+	Out, Err io.Writer
+}
+
+// DemoOptions are the flags of `weft demo`.
+type DemoOptions struct {
+	ServeOptions
+	Size domain.Bytes // of the volume
+}
+
+// serveFlags are flags on their way to ServeOptions.
+type serveFlags struct {
+	o          ServeOptions
+	size       sizeFlag
+	media, dur *choice
+	level, log *choice
+	form       *choice
+}
+
+func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
+	s := &serveFlags{}
+	f := cmd.Flags()
+	f.StringArrayVar(&s.o.Devices, "device", nil,
+		"block device or file to keep data on; repeatable (default: a file in the data folder)")
+	f.Var(&s.size, "device-size", "size of the file made as a device (default 4GiB, or what fits)")
+	s.media = choose(cmd, "media", "", "what the devices are, whatever the kernel says", "flash",
+		"hdd")
+	s.dur = choose(cmd, "durability", "",
+		"what an acknowledged write survives: a power cut, or only the end of the process",
+		"durable", "process")
+	// The same word as the global --api: there it is the address to call, here to listen on.
+	f.StringVar(&s.o.API, "api", DefaultAPI, "address the API listens on")
+	f.StringVar(&s.o.NBD, "nbd", DefaultNBD, "address of the NBD server, or off")
+	f.StringVar(&s.o.NBDSocket, "nbd-socket", "", "unix socket of the NBD server, besides --nbd")
+	f.StringVar(&s.o.ISCSI, "iscsi", DefaultISCSI, "address of the iSCSI target, or off")
+	f.StringVar(&s.o.AdvertiseISCSI, "advertise-iscsi", "",
+		"address that discovery tells iSCSI hosts, where theirs is another")
+	levels := []string{level}
+	for _, l := range []string{"debug", "info", "warn", "error"} {
+		if l != level {
+			levels = append(levels, l)
+		}
+	}
+	s.level = choose(cmd, "log-level", "", "least level that is logged", levels...)
+	s.log = choose(cmd, "log-format", "", "form of the log on standard error", "text", "json")
+	s.form = choose(cmd, "output", "o", "what to print when ready", "text", "json")
+	return s
+}
+
+// options gives what the flags said.
+func (s *serveFlags) options(t *tool, cmd *cobra.Command) ServeOptions {
+	o := s.o
+	def := client.DefaultDataDir(t.p.Env, os.Getuid())
+	o.DataDir = first(t.dataDir, def)
+	o.Current = client.CurrentFile(def)
+	o.DeviceSize = domain.Bytes(s.size)
+	o.Media, o.Durability = s.media.value, s.dur.value
+	o.LogLevel, o.LogFormat, o.JSON = s.level.value, s.log.value, s.form.value == "json"
+	f := cmd.Flags()
+	o.APIGiven, o.NBDGiven, o.ISCSIGiven = f.Changed("api"), f.Changed("nbd"), f.Changed("iscsi")
+	o.Out, o.Err = cmd.OutOrStdout(), cmd.ErrOrStderr()
+	return o
+}
+
+func (t *tool) serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run a node", Args: cobra.NoArgs,
+		Long: `Run a node until it is told to stop. On an empty data folder it makes a cluster of one:
+an event log, a device as a file (unless --device names some), and the administrator's
+token, which is shown once. On a folder that holds a node it continues: same volumes,
+same data.
+
+All addresses are on this machine unless you name others. The API is plain HTTP: put a
+proxy with TLS before it where others can reach it.`,
+		Example: `  weft serve
+  weft serve --data-dir /srv/weft --device /dev/nvme0n1
+  weft serve --iscsi 192.0.2.7:3260 --nbd off`,
+	}
+	s := newServeFlags(cmd, "info")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return t.p.Serve(cmd.Context(), s.options(t, cmd))
+	}
+	return cmd
+}
+
+// demoSize is the demonstration volume's size.
+const demoSize = domain.GiB
+
+func (t *tool) demoCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "demo", Short: "Run a node with a volume, ready to attach", Args: cobra.NoArgs,
+		Long: `Run a node as weft serve does, and go on: create the template gold, the application
+demo and the volume disk1, wait until it is online, and print the commands that attach
+it. A second run continues with the same volume and data. A default port that is taken is
+replaced by a free one.
+
+With -o json, one line tells api, token, volume, nbd and iscsi when the volume is ready.`,
+		Example: "  weft demo\n  weft demo --data-dir /tmp/weft -o json",
+	}
+	s := newServeFlags(cmd, "warn")
+	size := sizeFlag(demoSize)
+	cmd.Flags().Var(&size, "size", "size of the volume, where it is not there yet")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return t.p.Demo(cmd.Context(), DemoOptions{s.options(t, cmd), domain.Bytes(size)})
+	}
+	return cmd
+}
+
+// tokenDoc is `weft token -o json`.
+type tokenDoc struct {
+	Token string `json:"token"`
+}
+
+func (t *tool) tokenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "token", Short: "Make a new administrator's token", Args: cobra.NoArgs,
+		Long: `Make a new administrator's token in a node's data folder and show it once. The old one
+is void at once. The node may be running or not.`,
+		Example: "  weft token\n  weft token --data-dir /srv/weft",
+	}
+	form := choose(cmd, "output", "o", "form of the answer", "text", "json")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		def := client.DefaultDataDir(t.p.Env, os.Getuid())
+		token, err := t.p.NewToken(first(t.dataDir, client.CurrentDataDir(def)))
+		if err != nil {
+			return err
+		}
+		if form.value == "json" {
+			return writeJSON(cmd.OutOrStdout(), tokenDoc{token})
+		}
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), token)
+		return err
+	}
+	return cmd
+}

@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"weft/adapters/client"
+	"weft/domain"
+)
+
+// statusDoc is `weft status -o json`.
+type statusDoc struct {
+	Status   string         `json:"status"` // "ok" or "degraded"
+	Reasons  []string       `json:"reasons,omitempty"`
+	API      string         `json:"api"`
+	Version  string         `json:"version"`
+	Cluster  string         `json:"cluster"`
+	Position string         `json:"position"`
+	Nodes    int            `json:"nodes"`
+	Devices  int            `json:"devices"`
+	Apps     int            `json:"apps"`
+	Volumes  map[string]int `json:"volumes"` // by state
+	Used     domain.Bytes   `json:"used"`
+	Usable   domain.Bytes   `json:"usable"`
+}
+
+func (t *tool) statusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "status", Short: "Say in a few lines how all is", Args: cobra.NoArgs,
+		Long: `Say in a few lines how the node, its devices and the volumes are. Exit code 4 when
+something is degraded: a device failed, or a volume is not what its policy demands and
+cannot become so by itself.`,
+		Example: "  weft status\n  weft status -o json",
+	}
+	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, _ []string) error {
+		d, err := t.status(cmd.Context(), c)
+		if err != nil {
+			return err
+		}
+		if form.value == "text" {
+			_, err = fmt.Fprint(cmd.OutOrStdout(), d.text(t.colours(cmd)))
+		} else {
+			err = show(cmd.OutOrStdout(), form.value, listing{value: d}, false)
+		}
+		if err == nil && d.Status != "ok" {
+			err = &degraded{strings.Join(d.Reasons, "; ")}
+		}
+		return err
+	})
+	return cmd
+}
+
+// status asks for all that the summary shows.
+func (t *tool) status(ctx context.Context, c *client.Client) (statusDoc, error) {
+	h, err := c.Health(ctx)
+	if err != nil {
+		return statusDoc{}, err
+	}
+	at := client.At{Tenant: t.tenant}
+	nodes, err := c.Nodes(ctx, at)
+	if err != nil {
+		return statusDoc{}, err
+	}
+	devices, err := c.Devices(ctx, at)
+	if err != nil {
+		return statusDoc{}, err
+	}
+	apps, err := c.Apps(ctx, at)
+	if err != nil {
+		return statusDoc{}, err
+	}
+	d := statusDoc{
+		Status: h.Value.Status, API: c.URL(), Version: h.Value.Version, Cluster: h.Value.Cluster,
+		Position: h.Value.Position, Nodes: len(nodes.Value.Items), Devices: len(devices.Value.Items),
+		Apps: len(apps.Value.Items), Volumes: map[string]int{},
+	}
+	if h.Value.Reason != "" {
+		d.Reasons = append(d.Reasons, h.Value.Reason)
+	}
+	for _, x := range devices.Value.Items {
+		d.Used, d.Usable = d.Used+x.Used, d.Usable+x.Usable
+		if x.Corruptions > 0 {
+			d.Status = "degraded"
+			d.Reasons = append(d.Reasons, fmt.Sprintf("device %s: %d corrupt blocks", x.Path, x.Corruptions))
+		}
+	}
+	for _, a := range apps.Value.Items {
+		for _, v := range a.Volumes {
+			d.Volumes[v.State]++
+			if v.Compliance.State == "violated" {
+				d.Status = "degraded"
+				d.Reasons = append(d.Reasons, "volume/"+volumeRef(v)+": "+v.Compliance.Reason)
+			}
+		}
+	}
+	return d, nil
+}
+
+func (d statusDoc) text(colour bool) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Status:   %s\n", painted(d.Status, colour))
+	for _, r := range d.Reasons {
+		fmt.Fprintf(&b, "          %s\n", oneLine(r))
+	}
+	fmt.Fprintf(&b, "Node:     weft %s at %s\n", d.Version, d.API)
+	fmt.Fprintf(&b, "Log:      position %s\n", d.Position)
+	fmt.Fprintf(&b, "Devices:  %d, %s of %s used\n", d.Devices, rounded(d.Used), rounded(d.Usable))
+	total := 0
+	var states []string
+	for _, s := range []string{"online", "offline", "placing", "deleting"} {
+		if n := d.Volumes[s]; n > 0 {
+			states = append(states, fmt.Sprintf("%d %s", n, s))
+			total += n
+		}
+	}
+	volumes := first(strings.Join(states, ", "), itoa(total))
+	fmt.Fprintf(&b, "Volumes:  %s in %d apps\n", volumes, d.Apps)
+	return b.String()
+}
+
+func (t *tool) nodeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "node", Short: "Nodes of the cluster", Long: "The nodes of the cluster.",
+		Example: "  weft node list",
+	}
+	cmd.AddCommand(t.listCommand(nodeKind()))
+	return cmd
+}
+
+func (t *tool) deviceCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "device", Short: "Devices that hold the data", Long: "The devices that hold the data.",
+		Example: "  weft device list -o wide",
+	}
+	cmd.AddCommand(t.listCommand(deviceKind()))
+	return cmd
+}
+
+// versions is `weft version -o json`.
+type versions struct {
+	Client string `json:"client"`
+	Node   string `json:"node,omitempty"`
+}
+
+// nodeTime bounds how long `weft version` waits for a node.
+const nodeTime = time.Second
+
+func (t *tool) versionCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "version", Short: "Show the version of this program and of the node", Args: cobra.NoArgs,
+		Long:    "Show the version of this program and, where one answers, of the node.",
+		Example: "  weft version",
+	}
+	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		v := versions{Client: t.p.Version}
+		// A node is no condition for knowing one's own version.
+		if c, err := t.connect(); err == nil {
+			defer c.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), nodeTime)
+			defer cancel()
+			if h, err := c.Health(ctx); err == nil {
+				v.Node = h.Value.Version
+			}
+		}
+		if form.value != "text" {
+			return show(cmd.OutOrStdout(), form.value, listing{value: v}, false)
+		}
+		text := "weft " + v.Client
+		if v.Node != "" {
+			text += ", node " + v.Node
+		}
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), oneLine(text))
+		return err
+	}
+	return cmd
+}

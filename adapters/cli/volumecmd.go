@@ -1,0 +1,401 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"weft/adapters/client"
+	"weft/domain"
+)
+
+func (t *tool) volumeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "volume",
+		Short: "Volumes: the disks that hosts attach",
+		Long: `A volume is a disk. It belongs to an application and is named APP/NAME; NAME alone will
+do while only one application has a volume of that name.`,
+		Example: `  weft volume create disk1 --app web --size 10GiB
+  weft volume show disk1
+  weft volume resize web/disk1 --size 20GiB`,
+	}
+	cmd.AddCommand(t.volumeCreate(), t.listCommand(volumeKind()), t.volumeShow(), t.volumeResize(),
+		t.volumeSnapshot(), t.volumeDelete())
+	return cmd
+}
+
+func (t *tool) volumeCreate() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "create NAME", Short: "Create a volume", Args: cobra.ExactArgs(1),
+		Long: `Create a volume in an application, and the application too if it is not there: then
+--template says which template it follows.
+
+Sizes are binary: KiB, MiB, GiB, TiB. Space is taken as data is written.`,
+		Example: `  weft volume create disk1 --app web --size 10GiB
+  weft volume create disk1 --app web --template gold --size 10GiB
+  weft volume create disk2 --app web --size 1TiB --logical-block 4096 --wait=false`,
+	}
+	var size sizeFlag
+	f := cmd.Flags()
+	app := f.String("app", "", "application that holds it (required)")
+	f.Var(&size, "size", "size, such as 10GiB (required)")
+	block := f.Int64("logical-block", 0, "sector size that hosts see: 512 or 4096")
+	template := templateFlag(t, cmd)
+	w := waitFlags(cmd, "it is online")
+	form := changeOutput(cmd)
+	for _, name := range []string{"app", "size"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // the flags stand above
+		}
+	}
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		body := client.VolumeBody{
+			Name: args[0], Size: domain.Bytes(size), LogicalBlock: *block,
+		}
+		a, err := t.putVolume(cmd.Context(), c, *app, *template, body)
+		if err != nil {
+			return err
+		}
+		now, err := t.online(cmd.Context(), c, a, body.Name, w)
+		if err != nil {
+			return err
+		}
+		v, err := volumeOf(now, body.Name)
+		if err != nil {
+			return err
+		}
+		err = tell(cmd, form.value, outcome{
+			"volume/" + volumeRef(v), v.State, strings.Trim(v.NBD+", "+v.ISCSI, ", "), v,
+		})
+		next(cmd, "weft describe volume %s", volumeRef(v))
+		return err
+	})
+	return cmd
+}
+
+// putVolume adds a volume to an application, making the application when it is not there.
+func (t *tool) putVolume(ctx context.Context, c *client.Client, app, template string,
+	body client.VolumeBody,
+) (client.Reply[client.App], error) {
+	was, err := c.App(ctx, app, client.At{Tenant: t.tenant})
+	switch {
+	case domain.IsKind(err, domain.NotFound):
+		return c.CreateApp(ctx, client.AppBody{
+			Name: app, Template: template, Volumes: []client.VolumeBody{body},
+		}, t.change())
+	case err != nil:
+		return was, err
+	}
+	if name, _, _ := strings.Cut(template, "@"); name != "" && name != was.Value.Template {
+		return was, &domain.Error{
+			Kind: domain.Conflict, Ref: "app/" + app,
+			Msg: fmt.Sprintf("it is there already and follows template %q, not %q",
+				was.Value.Template, name),
+			Remedy: "leave --template out, or name another application",
+		}
+	}
+	return c.AddVolume(ctx, app, body, t.change())
+}
+
+// volume finds a volume by what a person calls it.
+func (t *tool) volume(ctx context.Context, c *client.Client, name string) (client.Volume, error) {
+	r, err := c.Volumes(ctx, client.At{Tenant: t.tenant})
+	if err != nil {
+		return client.Volume{}, err
+	}
+	return pick("volume", r.Value.Items, name, volumeRef, func(v client.Volume) string { return v.ID })
+}
+
+func (t *tool) volumeShow() *cobra.Command {
+	cmd := t.showCommand(volumeKind())
+	cmd.Long = "Show one volume: its state, how to attach it, and where each demand comes from."
+	cmd.Example = "  weft volume show web/disk1\n  weft volume show disk1 -o json"
+	return cmd
+}
+
+func (t *tool) volumeResize() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "resize NAME --size SIZE", Short: "Grow a volume", Args: cobra.ExactArgs(1),
+		Long: `Grow a volume while it is in use. A volume never shrinks: that would lose data. Hosts
+see the new size after a rescan.`,
+		Example:           "  weft volume resize web/disk1 --size 20GiB",
+		ValidArgsFunction: t.names(volumeKind()),
+	}
+	var size sizeFlag
+	cmd.Flags().Var(&size, "size", "new size, such as 20GiB (required)")
+	if err := cmd.MarkFlagRequired("size"); err != nil {
+		panic(err) // the flag stands one line above
+	}
+	w := waitFlags(cmd, "hosts see the new size")
+	form := changeOutput(cmd)
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		v, err := t.volume(cmd.Context(), c, args[0])
+		if err != nil {
+			return err
+		}
+		a, err := c.ResizeVolume(cmd.Context(), v.App, v.Name, domain.Bytes(size), t.change())
+		if err != nil {
+			return err
+		}
+		now, err := t.online(cmd.Context(), c, a, v.Name, w)
+		if err != nil {
+			return err
+		}
+		if v, err = volumeOf(now, v.Name); err != nil {
+			return err
+		}
+		return tell(cmd, form.value, outcome{"volume/" + volumeRef(v), "resized", v.Size.String(), v})
+	})
+	return cmd
+}
+
+func (t *tool) volumeSnapshot() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "snapshot NAME", Short: "Take a snapshot, on nodes that offer it", Args: cobra.ExactArgs(1),
+		Long: `Ask the node for a snapshot of a volume. A node that offers none says so, and how to
+copy the volume instead; the exit code is then 2.`,
+		Example:           "  weft volume snapshot web/disk1",
+		ValidArgsFunction: t.names(volumeKind()),
+	}
+	form := changeOutput(cmd)
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		v, err := t.volume(cmd.Context(), c, args[0])
+		if err != nil {
+			return err
+		}
+		r, err := c.SnapshotVolume(cmd.Context(), v.App, v.Name, t.change())
+		if err != nil {
+			return err
+		}
+		return tell(cmd, form.value, outcome{"volume/" + volumeRef(v), "snapshot taken", "", r.Value})
+	})
+	return cmd
+}
+
+func (t *tool) volumeDelete() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "delete NAME", Short: "Delete a volume with all its data", Args: cobra.ExactArgs(1),
+		Long: `Delete a volume and all its data. A terminal is asked first, unless --yes says so; a
+script is not asked.`,
+		Example:           "  weft volume delete web/disk1",
+		ValidArgsFunction: t.names(volumeKind()),
+	}
+	yes := cmd.Flags().Bool("yes", false, "do not ask")
+	w := waitFlags(cmd, "it is gone")
+	form := changeOutput(cmd)
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		v, err := t.volume(cmd.Context(), c, args[0])
+		if err != nil {
+			return err
+		}
+		if err := confirm(cmd, *yes, "volume/"+volumeRef(v)); err != nil {
+			return err
+		}
+		r, err := c.RemoveVolume(cmd.Context(), v.App, v.Name, t.change())
+		if err != nil {
+			return err
+		}
+		err = w.do(cmd.Context(), func(ctx context.Context) error {
+			r.Value.State = "deleted"
+			return c.Gone(ctx, r.Position, t.tenant, v.App, v.Name)
+		})
+		if err != nil {
+			return err
+		}
+		return tell(cmd, form.value, outcome{"volume/" + volumeRef(v), r.Value.State, "", r.Value})
+	})
+	return cmd
+}
+
+func (t *tool) describeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "describe volume NAME", Short: "Tell all about a volume, and how to attach it",
+		Long: `Tell all about one volume in words: its state, what it demands and where each demand
+comes from, and the commands that attach it.`,
+		Example: "  weft describe volume web/disk1",
+		Args:    cobra.ExactArgs(2),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string,
+			cobra.ShellCompDirective,
+		) {
+			switch len(args) {
+			case 0:
+				return []string{"volume"}, cobra.ShellCompDirectiveNoFileComp
+			case 1:
+				return t.live(cmd.Context(), volumeKind()), cobra.ShellCompDirectiveNoFileComp
+			}
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		if args[0] != "volume" {
+			return &usage{fmt.Errorf("only volumes can be described, not %q", args[0]), cmd.CommandPath()}
+		}
+		v, err := t.volume(cmd.Context(), c, args[1])
+		if err != nil {
+			return err
+		}
+		if form.value != "text" {
+			return show(cmd.OutOrStdout(), form.value, listing{value: v}, false)
+		}
+		_, err = fmt.Fprint(cmd.OutOrStdout(), described(v))
+		return err
+	})
+	return cmd
+}
+
+// described tells about a volume in words.
+func described(v client.Volume) string {
+	var b strings.Builder
+	field := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "%-13s %s\n", name+":", oneLine(value))
+		}
+	}
+	state := v.State
+	if v.Compliance.Reason != "" {
+		state += ", " + v.Compliance.Reason
+	}
+	field("Volume", volumeRef(v))
+	field("Id", v.ID)
+	field("State", state)
+	field("Compliance", v.Compliance.State)
+	size := v.Size.String()
+	if v.Actual != v.Size && v.Actual != 0 {
+		size += " (hosts see " + v.Actual.String() + ")"
+	}
+	field("Size", size)
+	field("Used", rounded(v.Used))
+	field("Sectors", itoa(v.LogicalBlock)+" bytes")
+	field("Durability", v.Durability)
+	field("Node", v.Node)
+	field("Device", v.Device)
+	field("NBD", v.NBD)
+	field("iSCSI", v.ISCSI)
+	if len(v.Policy) > 0 {
+		b.WriteString("Demands:\n")
+		for _, p := range v.Policy {
+			fmt.Fprintf(&b, "  %-24s %-14s from %s\n", p.Field, oneLine(p.Value), oneLine(p.From))
+		}
+	}
+	if len(v.Ops) > 0 {
+		b.WriteString("Since the node serves it:\n")
+		for _, o := range v.Ops {
+			fmt.Fprintf(&b, "  %-12s %d operations, %s, %d errors\n", o.Op, o.Count,
+				rounded(domain.Bytes(o.Bytes)), o.Errors)
+		}
+	}
+	if list := Attach(v.NBD, v.ISCSI); len(list) > 0 {
+		b.WriteString("Attach:\n")
+		for _, line := range list {
+			b.WriteString("  " + line + "\n")
+		}
+	}
+	return b.String()
+}
+
+// Attach lists the commands that use a volume, given its URIs; first those that need no root.
+func Attach(nbdURI, iscsiURI string) []string {
+	var out []string
+	n, err := url.Parse(nbdURI)
+	nbd := nbdURI != "" && err == nil
+	if nbd {
+		out = append(out, "nbdinfo "+nbdURI,
+			"fio --name=try --ioengine=nbd --uri="+nbdURI+
+				" --rw=randwrite --bs=4k --iodepth=32 --size=64m --verify=crc32c")
+	}
+	i, err := url.Parse(iscsiURI)
+	iscsi := iscsiURI != "" && err == nil
+	if iscsi {
+		out = append(out, "qemu-io -f raw -c 'write -P 0x5a 0 1M' -c 'read -P 0x5a 0 1M' "+iscsiURI)
+	}
+	if nbd {
+		out = append(out, fmt.Sprintf("sudo nbd-client -N %s %s %s /dev/nbd0",
+			strings.TrimPrefix(n.Path, "/"), n.Hostname(), n.Port()))
+	}
+	if iscsi {
+		iqn, _, _ := strings.Cut(strings.TrimPrefix(i.Path, "/"), "/")
+		out = append(out, fmt.Sprintf("sudo iscsiadm -m discovery -t sendtargets -p %s", i.Host),
+			fmt.Sprintf("sudo iscsiadm -m node -T %s -p %s --login", iqn, i.Host))
+	}
+	return out
+}
+
+func (t *tool) whyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "why volume/NAME", Short: "Say why a volume is where it is, or nowhere",
+		Long: `Say what was decided about a volume and why: the devices that were looked at, what
+excluded some of them, how the others compared, and what would help if none was left.`,
+		Example: "  weft why volume/disk1\n  weft why volume/web/disk1 -o json",
+		Args:    cobra.ExactArgs(1),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string,
+			cobra.ShellCompDirective,
+		) {
+			var out []string
+			if len(args) == 0 {
+				for _, n := range t.live(cmd.Context(), volumeKind()) {
+					out = append(out, "volume/"+n)
+				}
+			}
+			return out, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		if !strings.HasPrefix(args[0], "volume/") {
+			return &usage{
+				fmt.Errorf("say which volume: weft why volume/%s", args[0]), cmd.CommandPath(),
+			}
+		}
+		v, err := t.volume(cmd.Context(), c, args[0])
+		if err != nil {
+			return err
+		}
+		d, err := c.WhyVolume(cmd.Context(), v.ID, client.At{Tenant: t.tenant})
+		if err != nil {
+			return err
+		}
+		if form.value != "text" {
+			return show(cmd.OutOrStdout(), form.value, listing{value: d.Value}, false)
+		}
+		_, err = fmt.Fprint(cmd.OutOrStdout(), reasons(v, d.Value))
+		return err
+	})
+	return cmd
+}
+
+// reasons tells a decision in words.
+func reasons(v client.Volume, d client.Decision) string {
+	var b strings.Builder
+	if d.Placed {
+		fmt.Fprintf(&b, "volume/%s was placed at position %s of the log\n", volumeRef(v), d.Position)
+		fmt.Fprintf(&b, "  on device %s of node %s\n", d.Device, d.Node)
+	} else {
+		fmt.Fprintf(&b, "volume/%s could not be placed at position %s of the log\n", volumeRef(v),
+			d.Position)
+	}
+	fmt.Fprintf(&b, "devices looked at: %d\n", d.Considered)
+	for _, r := range d.Rejects {
+		fmt.Fprintf(&b, "  %d excluded: %s\n", r.Count, oneLine(r.Why))
+	}
+	for _, c := range d.Candidates {
+		fmt.Fprintf(&b, "  device %s: score %d of 1000\n", c.Device, c.Score)
+	}
+	for _, r := range d.Remedies {
+		fmt.Fprintf(&b, "what would help: %s\n", oneLine(r))
+	}
+	if len(d.Policy) > 0 {
+		b.WriteString("it demands\n")
+		for _, p := range d.Policy {
+			from := p.From
+			if len(p.Overridden) > 0 {
+				from += ", over " + strings.Join(p.Overridden, ", ")
+			}
+			fmt.Fprintf(&b, "  %-24s %-14s from %s\n", p.Field, oneLine(p.Value), oneLine(from))
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,304 @@
+package client
+
+import (
+	"encoding/json"
+	"time"
+
+	"weft/domain"
+)
+
+// List is a list of things and the position of the log that it shows.
+type List[T any] struct {
+	Items    []T    `json:"items"`
+	Position string `json:"position"`
+}
+
+// Health says whether the node is well.
+type Health struct {
+	Status   string `json:"status"` // "ok" or "degraded"
+	Version  string `json:"version"`
+	Cluster  string `json:"cluster"`
+	Position string `json:"position"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// Intent is what is demanded of volumes; what is absent is not demanded.
+type Intent struct {
+	Performance  *Performance  `json:"performance,omitempty" yaml:"performance,omitempty"`
+	Availability *Availability `json:"availability,omitempty" yaml:"availability,omitempty"`
+	Placement    *Placement    `json:"placement,omitempty" yaml:"placement,omitempty"`
+	Security     *Security     `json:"security,omitempty" yaml:"security,omitempty"`
+	Lifecycle    *Lifecycle    `json:"lifecycle,omitempty" yaml:"lifecycle,omitempty"`
+}
+
+// Performance is part of an intent.
+type Performance struct {
+	LatencyP99US int64 `json:"latency_p99_us,omitempty" yaml:"latency_p99_us,omitempty"`
+	IOPSMin      int64 `json:"iops_min,omitempty" yaml:"iops_min,omitempty"`
+	IOPSMax      int64 `json:"iops_max,omitempty" yaml:"iops_max,omitempty"`
+	BWMaxBPS     int64 `json:"bw_max_bps,omitempty" yaml:"bw_max_bps,omitempty"`
+}
+
+// Availability is part of an intent.
+type Availability struct {
+	Replicas int64     `json:"replicas,omitempty" yaml:"replicas,omitempty"`
+	Survive  []Survive `json:"survive,omitempty" yaml:"survive,omitempty"`
+	Ack      string    `json:"ack,omitempty" yaml:"ack,omitempty"`
+}
+
+// Survive is part of an intent.
+type Survive struct {
+	Domain string `json:"domain" yaml:"domain"`
+	Count  int64  `json:"count" yaml:"count"`
+}
+
+// Placement is part of an intent.
+type Placement struct {
+	Hot      string `json:"hot,omitempty" yaml:"hot,omitempty"`
+	Capacity string `json:"capacity,omitempty" yaml:"capacity,omitempty"`
+}
+
+// Security is part of an intent.
+type Security struct {
+	Authn string `json:"authn,omitempty" yaml:"authn,omitempty"`
+}
+
+// Lifecycle is part of an intent.
+type Lifecycle struct {
+	Priority int64 `json:"priority,omitempty" yaml:"priority,omitempty"`
+}
+
+// TemplateBody asks for a template or a new version of one.
+type TemplateBody struct {
+	Name        string  `json:"name"`
+	Description string  `json:"description,omitempty"`
+	Intent      *Intent `json:"intent,omitempty"`
+}
+
+// Template is a template with its versions.
+type Template struct {
+	ID          string            `json:"id"`
+	Name        string            `json:"name"`
+	Tenant      string            `json:"tenant"`
+	Description string            `json:"description,omitempty"`
+	Version     int64             `json:"version"`
+	Intent      *Intent           `json:"intent"`
+	Versions    []TemplateVersion `json:"versions"`
+	ETag        string            `json:"etag"`
+}
+
+// TemplateVersion is one immutable version.
+type TemplateVersion struct {
+	Version int64   `json:"version"`
+	Intent  *Intent `json:"intent"`
+}
+
+// Export says how hosts reach the volumes of an application.
+type Export struct {
+	NBD        bool     `json:"nbd,omitempty" yaml:"nbd,omitempty"`
+	ISCSI      bool     `json:"iscsi,omitempty" yaml:"iscsi,omitempty"`
+	AllowAny   bool     `json:"allow_any,omitempty" yaml:"allow_any,omitempty"`
+	Initiators []string `json:"initiators,omitempty" yaml:"initiators,omitempty"`
+	CHAP       string   `json:"chap,omitempty" yaml:"chap,omitempty"`
+}
+
+// VolumeBody asks for a volume.
+type VolumeBody struct {
+	Name         string       `json:"name"`
+	Size         domain.Bytes `json:"size"`
+	LogicalBlock int64        `json:"logical_block,omitempty"`
+}
+
+// AppBody asks for an application instance.
+type AppBody struct {
+	Name     string       `json:"name"`
+	Template string       `json:"template,omitempty"`
+	Intent   *Intent      `json:"intent,omitempty"`
+	Volumes  []VolumeBody `json:"volumes,omitempty"`
+	Export   *Export      `json:"export,omitempty"`
+}
+
+// App is an application instance.
+type App struct {
+	ID       string   `json:"id"`
+	Name     string   `json:"name"`
+	Tenant   string   `json:"tenant"`
+	Template string   `json:"template,omitempty"`
+	Version  int64    `json:"version,omitempty"` // 0 follows the newest
+	Intent   *Intent  `json:"intent,omitempty"`
+	Export   Export   `json:"export"`
+	Volumes  []Volume `json:"volumes"`
+	Deleting bool     `json:"deleting,omitempty"`
+	ETag     string   `json:"etag"`
+}
+
+// Volume is a volume: what is wished for and what became of it.
+type Volume struct {
+	ID           string       `json:"id"`
+	Name         string       `json:"name"`
+	App          string       `json:"app"`
+	Tenant       string       `json:"tenant"`
+	Size         domain.Bytes `json:"size"`
+	Actual       domain.Bytes `json:"actual_size"`
+	LogicalBlock int          `json:"logical_block"`
+	LUN          int          `json:"lun"`
+	State        string       `json:"state"` // "placing", "offline", "online", "deleting"
+	Compliance   Compliance   `json:"compliance"`
+	Node         string       `json:"node,omitempty"`
+	Device       string       `json:"device,omitempty"`
+	Durability   string       `json:"durability,omitempty"`
+	Used         domain.Bytes `json:"used,omitempty"`
+	NBD          string       `json:"nbd,omitempty"`
+	ISCSI        string       `json:"iscsi,omitempty"`
+	Target       string       `json:"target,omitempty"`
+	Ops          []Ops        `json:"ops,omitempty"`
+	Policy       []PolicyRow  `json:"policy,omitempty"`
+	ETag         string       `json:"etag,omitempty"`
+}
+
+// Ops counts one operation of a volume since the node began to serve it.
+type Ops struct {
+	Op     string `json:"op"`
+	Count  int64  `json:"count"`
+	Bytes  int64  `json:"bytes"`
+	Errors int64  `json:"errors"`
+}
+
+// Compliance says how far a volume is what its policy demands.
+type Compliance struct {
+	State  string `json:"state"` // "compliant", "converging", "violated"
+	Reason string `json:"reason,omitempty"`
+}
+
+// PolicyRow is one effective field of a policy set with its source.
+type PolicyRow struct {
+	Field      string   `json:"field"`
+	Value      string   `json:"value"`
+	From       string   `json:"from"`
+	Overridden []string `json:"overridden,omitempty"`
+}
+
+// Node is a node of the cluster.
+type Node struct {
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+	Version     string `json:"version"`
+	Incarnation uint64 `json:"incarnation"`
+	Leader      bool   `json:"leader"`
+	Devices     int    `json:"devices"`
+}
+
+// Device is a device of a node.
+type Device struct {
+	ID          string       `json:"id"`
+	Node        string       `json:"node"`
+	Path        string       `json:"path"`
+	Class       string       `json:"class"`
+	State       string       `json:"state"` // "ok", "failed"
+	Bytes       domain.Bytes `json:"bytes"`
+	Usable      domain.Bytes `json:"usable"`
+	Used        domain.Bytes `json:"used"`
+	Segments    int64        `json:"segments"`
+	Free        int64        `json:"free_segments"`
+	Corruptions int64        `json:"corruptions"`
+	Durability  string       `json:"durability"`
+	Mode        string       `json:"mode"`
+}
+
+// Tenant is a tenant.
+type Tenant struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// Plan is a plan of the reconciler.
+type Plan struct {
+	ID        string     `json:"id"`
+	Position  string     `json:"position"`
+	Base      string     `json:"base"`
+	State     string     `json:"state"` // "running", "finished"
+	Completed int64      `json:"completed"`
+	Failed    int64      `json:"failed"`
+	Steps     []PlanStep `json:"steps"`
+}
+
+// PlanStep is one step with its reason.
+type PlanStep struct {
+	Kind  string `json:"kind"`
+	Name  string `json:"name"`
+	Why   string `json:"why"`
+	Error string `json:"error,omitempty"`
+}
+
+// Decision says why a volume is where it is, or nowhere.
+type Decision struct {
+	Volume     string           `json:"volume"`
+	Position   string           `json:"position"`
+	Placed     bool             `json:"placed"`
+	Node       string           `json:"node,omitempty"`
+	Device     string           `json:"device,omitempty"`
+	Plan       string           `json:"plan,omitempty"`
+	Considered int64            `json:"considered"`
+	Rejects    []DecisionReject `json:"rejects,omitempty"`
+	Candidates []DecisionScore  `json:"candidates,omitempty"`
+	Remedies   []string         `json:"remedies,omitempty"`
+	Policy     []PolicyRow      `json:"policy,omitempty"`
+}
+
+// DecisionReject counts the devices that one constraint excluded.
+type DecisionReject struct {
+	Why   string `json:"why"`
+	Count int64  `json:"count"`
+}
+
+// DecisionScore is a candidate; higher is better, 1000 is empty.
+type DecisionScore struct {
+	Device string `json:"device"`
+	Score  int64  `json:"score"`
+}
+
+// Event is a stored event.
+type Event struct {
+	Position    string          `json:"position"`
+	Stream      string          `json:"stream"`
+	Revision    int64           `json:"revision"`
+	Type        string          `json:"type"`
+	ID          string          `json:"id"`
+	Created     time.Time       `json:"created"`
+	Actor       string          `json:"actor,omitempty"`
+	Source      string          `json:"source,omitempty"`
+	Command     string          `json:"command"`
+	Request     string          `json:"request,omitempty"`
+	Correlation string          `json:"correlation,omitempty"`
+	Causation   string          `json:"causation,omitempty"`
+	Token       string          `json:"token,omitempty"`
+	Hash        string          `json:"hash"`
+	Data        json.RawMessage `json:"data,omitempty"`
+}
+
+// Verdict is the answer of a verification of the log.
+type Verdict struct {
+	Sound   bool   `json:"sound"`
+	Checked string `json:"checked"`
+	Bad     string `json:"bad,omitempty"`
+	Why     string `json:"why,omitempty"`
+}
+
+// Gone is the answer to a deletion.
+type Gone struct {
+	Deleted string `json:"deleted"`
+	State   string `json:"state"` // "deleted" or, while data is being freed, "deleting"
+}
+
+// SecretBody is a CHAP secret.
+type SecretBody struct {
+	User      string `json:"user"`
+	Secret    string `json:"secret"`
+	OwnUser   string `json:"own_user,omitempty"`
+	OwnSecret string `json:"own_secret,omitempty"`
+}
+
+// Kept is the answer to a secret.
+type Kept struct {
+	Name string `json:"name"`
+}

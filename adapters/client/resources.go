@@ -1,0 +1,205 @@
+package client
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"weft/domain"
+)
+
+// get makes a reading.
+func get[T any](ctx context.Context, c *Client, path string, q url.Values) (Reply[T], error) {
+	return call[T](ctx, c, request{method: "GET", path: path, query: q})
+}
+
+// change makes a change.
+func change[T any](ctx context.Context, c *Client, method, path string, body any, ch Change) (
+	Reply[T], error,
+) {
+	return call[T](ctx, c, request{
+		method: method, path: path, query: ch.query(), body: body, change: &ch,
+	})
+}
+
+// seg makes one path element of a name, whatever is in it.
+func seg(name string) string {
+	if name == "" || name == "." || name == ".." {
+		return "-" // no object bears this name; an empty element would name the list
+	}
+	return url.PathEscape(name)
+}
+
+// Health asks whether the node is well. It needs no token.
+func (c *Client) Health(ctx context.Context) (Reply[Health], error) {
+	return get[Health](ctx, c, "/v1/health", nil)
+}
+
+// Templates lists the templates of a tenant.
+func (c *Client) Templates(ctx context.Context, at At) (Reply[List[Template]], error) {
+	return get[List[Template]](ctx, c, "/v1/templates", at.query())
+}
+
+// Template gives one template by name or id.
+func (c *Client) Template(ctx context.Context, name string, at At) (Reply[Template], error) {
+	return get[Template](ctx, c, "/v1/templates/"+seg(name), at.query())
+}
+
+// CreateTemplate makes a template; Exists if the name is taken.
+func (c *Client) CreateTemplate(ctx context.Context, b TemplateBody, ch Change) (
+	Reply[Template], error,
+) {
+	return change[Template](ctx, c, "POST", "/v1/templates", b, ch)
+}
+
+// ApplyTemplate makes a template, or publishes a version of it if the intent differs.
+func (c *Client) ApplyTemplate(ctx context.Context, b TemplateBody, ch Change) (
+	Reply[Template], error,
+) {
+	return change[Template](ctx, c, "PUT", "/v1/templates/"+seg(b.Name), b, ch)
+}
+
+// DeleteTemplate deletes a template that nobody uses; Conflict otherwise.
+func (c *Client) DeleteTemplate(ctx context.Context, name string, ch Change) (Reply[Gone], error) {
+	return change[Gone](ctx, c, "DELETE", "/v1/templates/"+seg(name), nil, ch)
+}
+
+// Apps lists the application instances of a tenant.
+func (c *Client) Apps(ctx context.Context, at At) (Reply[List[App]], error) {
+	return get[List[App]](ctx, c, "/v1/apps", at.query())
+}
+
+// App gives one application instance by name or id.
+func (c *Client) App(ctx context.Context, name string, at At) (Reply[App], error) {
+	return get[App](ctx, c, "/v1/apps/"+seg(name), at.query())
+}
+
+// CreateApp makes an application instance; Exists if the name is taken.
+func (c *Client) CreateApp(ctx context.Context, b AppBody, ch Change) (Reply[App], error) {
+	return change[App](ctx, c, "POST", "/v1/apps", b, ch)
+}
+
+// ApplyApp makes an application instance, or brings it to the form asked for. It deletes nothing.
+func (c *Client) ApplyApp(ctx context.Context, b AppBody, ch Change) (Reply[App], error) {
+	return change[App](ctx, c, "PUT", "/v1/apps/"+seg(b.Name), b, ch)
+}
+
+// DeleteApp deletes an application instance with all its data. Gone waits for the end.
+func (c *Client) DeleteApp(ctx context.Context, name string, ch Change) (Reply[Gone], error) {
+	return change[Gone](ctx, c, "DELETE", "/v1/apps/"+seg(name), nil, ch)
+}
+
+// AddVolume adds a volume to an application instance.
+func (c *Client) AddVolume(ctx context.Context, app string, b VolumeBody, ch Change) (
+	Reply[App], error,
+) {
+	return change[App](ctx, c, "POST", "/v1/apps/"+seg(app)+"/volumes", b, ch)
+}
+
+// ResizeVolume grows a volume.
+func (c *Client) ResizeVolume(ctx context.Context, app, volume string, size domain.Bytes,
+	ch Change,
+) (Reply[App], error) {
+	body := struct {
+		Size domain.Bytes `json:"size"`
+	}{size}
+	return change[App](ctx, c, "PATCH", "/v1/apps/"+seg(app)+"/volumes/"+seg(volume), body, ch)
+}
+
+// RemoveVolume removes a volume and its data. Gone waits for the end.
+func (c *Client) RemoveVolume(ctx context.Context, app, volume string, ch Change) (
+	Reply[Gone], error,
+) {
+	return change[Gone](ctx, c, "DELETE", "/v1/apps/"+seg(app)+"/volumes/"+seg(volume), nil, ch)
+}
+
+// SnapshotVolume asks for a snapshot. A node that offers none answers Unsupported.
+func (c *Client) SnapshotVolume(ctx context.Context, app, volume string, ch Change) (
+	Reply[Gone], error,
+) {
+	return change[Gone](ctx, c, "POST", "/v1/apps/"+seg(app)+"/volumes/"+seg(volume)+"/snapshots",
+		nil, ch)
+}
+
+// Volumes lists the volumes of a tenant.
+func (c *Client) Volumes(ctx context.Context, at At) (Reply[List[Volume]], error) {
+	return get[List[Volume]](ctx, c, "/v1/volumes", at.query())
+}
+
+// Volume gives one volume by id.
+func (c *Client) Volume(ctx context.Context, id string, at At) (Reply[Volume], error) {
+	return get[Volume](ctx, c, "/v1/volumes/"+seg(id), at.query())
+}
+
+// WhyVolume gives the last decision about a volume, by its id.
+func (c *Client) WhyVolume(ctx context.Context, id string, at At) (Reply[Decision], error) {
+	return get[Decision](ctx, c, "/v1/volumes/"+seg(id)+"/decision", at.query())
+}
+
+// Nodes lists the nodes.
+func (c *Client) Nodes(ctx context.Context, at At) (Reply[List[Node]], error) {
+	return get[List[Node]](ctx, c, "/v1/nodes", at.query())
+}
+
+// Devices lists the devices.
+func (c *Client) Devices(ctx context.Context, at At) (Reply[List[Device]], error) {
+	return get[List[Device]](ctx, c, "/v1/devices", at.query())
+}
+
+// Tenants lists the tenants.
+func (c *Client) Tenants(ctx context.Context, at At) (Reply[List[Tenant]], error) {
+	return get[List[Tenant]](ctx, c, "/v1/tenants", at.query())
+}
+
+// Plans lists the last plans, the newest first.
+func (c *Client) Plans(ctx context.Context, at At) (Reply[List[Plan]], error) {
+	return get[List[Plan]](ctx, c, "/v1/plans", at.query())
+}
+
+// Selection selects stored events.
+type Selection struct {
+	Since   domain.Position // only events after it
+	Types   []string        // prefixes of types; empty: all
+	Streams []string        // prefixes of streams; empty: all
+	Limit   int             // 0: the node's default
+	Newest  bool            // backwards from the end
+}
+
+// Events lists stored events.
+func (c *Client) Events(ctx context.Context, s Selection) (Reply[List[Event]], error) {
+	q := url.Values{}
+	if s.Since != 0 {
+		q.Set("since", s.Since.String())
+	}
+	if len(s.Types) > 0 {
+		q.Set("types", strings.Join(s.Types, ","))
+	}
+	if len(s.Streams) > 0 {
+		q.Set("streams", strings.Join(s.Streams, ","))
+	}
+	if s.Limit != 0 {
+		q.Set("limit", strconv.Itoa(s.Limit))
+	}
+	if s.Newest {
+		q.Set("newest", "true")
+	}
+	return get[List[Event]](ctx, c, "/v1/events", q)
+}
+
+// Event gives the event at a position.
+func (c *Client) Event(ctx context.Context, p domain.Position) (Reply[Event], error) {
+	return get[Event](ctx, c, "/v1/events/"+p.String(), nil)
+}
+
+// Verify makes the node read its whole log again and check it.
+func (c *Client) Verify(ctx context.Context) (Reply[Verdict], error) {
+	return call[Verdict](ctx, c, request{method: "POST", path: "/v1/events:verify", slow: true})
+}
+
+// PutSecret keeps a CHAP secret on the node.
+func (c *Client) PutSecret(ctx context.Context, name string, b SecretBody) (Reply[Kept], error) {
+	return call[Kept](ctx, c, request{
+		method: "PUT", path: "/v1/secrets/" + seg(name), body: b, change: &Change{},
+	})
+}

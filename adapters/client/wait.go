@@ -1,0 +1,110 @@
+package client
+
+import (
+	"context"
+	"errors"
+
+	"weft/domain"
+)
+
+// errDone ends a watch from inside.
+var errDone = errors.New("done")
+
+// Until returns once check says so. It checks at once and again after every event behind a
+// position, handing on the position that the reading must hold at least: no poll, and no event
+// slips between the check and the wait.
+func (c *Client) Until(ctx context.Context, after domain.Position,
+	check func(ctx context.Context, least domain.Position) (bool, error),
+) error {
+	done, err := check(ctx, after)
+	if err != nil || done {
+		return err
+	}
+	err = c.Watch(ctx, Watched{Since: after}, func(e Event) error {
+		p, err := domain.ParsePosition(e.Position)
+		if err != nil {
+			return err
+		}
+		done, err := check(ctx, p)
+		if err == nil && done {
+			return errDone
+		}
+		return err
+	})
+	if errors.Is(err, errDone) {
+		return nil
+	}
+	return err
+}
+
+// Online waits until a volume of an application is served in its wished size, or all of them when
+// the name is empty, and gives the application. When ctx ends first the error names the volume
+// and the reason.
+func (c *Client) Online(ctx context.Context, after domain.Position, tenant, app, volume string) (
+	App, error,
+) {
+	var last App
+	err := c.Until(ctx, after, func(ctx context.Context, least domain.Position) (bool, error) {
+		r, err := c.App(ctx, app, At{Tenant: tenant, Min: least})
+		if err != nil {
+			return false, err
+		}
+		last = r.Value
+		return pending(last, volume) == nil, nil
+	})
+	if v := pending(last, volume); err != nil && ctx.Err() != nil && v != nil {
+		why := v.State
+		if v.Compliance.Reason != "" {
+			why += ", " + v.Compliance.Reason
+		}
+		return last, &domain.Error{
+			Kind: domain.Aborted, Ref: "volume/" + app + "/" + v.Name,
+			Msg: "not online yet: " + why, Err: ctx.Err(),
+			Remedy: "see why with: weft why volume/" + app + "/" + v.Name,
+		}
+	}
+	return last, err
+}
+
+// pending gives the first volume that is not yet served as wished.
+func pending(a App, volume string) *Volume {
+	for i := range a.Volumes {
+		v := &a.Volumes[i]
+		if (volume == "" || v.Name == volume) && (v.State != "online" || v.Actual < v.Size) {
+			return v
+		}
+	}
+	return nil
+}
+
+// Gone waits until an application is no more, or one volume of it when a name is given.
+func (c *Client) Gone(ctx context.Context, after domain.Position, tenant, app, volume string) (
+	err error,
+) {
+	err = c.Until(ctx, after, func(ctx context.Context, least domain.Position) (bool, error) {
+		r, err := c.App(ctx, app, At{Tenant: tenant, Min: least})
+		if domain.IsKind(err, domain.NotFound) {
+			return true, nil
+		}
+		if err != nil || volume == "" {
+			return false, err
+		}
+		for _, v := range r.Value.Volumes {
+			if v.Name == volume {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		ref := "app/" + app
+		if volume != "" {
+			ref = "volume/" + app + "/" + volume
+		}
+		return &domain.Error{
+			Kind: domain.Aborted, Ref: ref, Msg: "not gone yet", Err: ctx.Err(),
+			Remedy: "the deletion goes on; follow it with: weft events watch",
+		}
+	}
+	return err
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
+)
+
+// rewrite makes the golden files anew: review the difference like code.
+var rewrite = flag.Bool("rewrite", false, "write the golden files of the command line anew")
+
+// leakless runs the tests and then looks for goroutines they left.
+type leakless struct{ m *testing.M }
+
+// Run implements testscript.TestingM.
+func (l leakless) Run() int {
+	code := l.m.Run()
+	if code != 0 {
+		return code
+	}
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// TestMain lets scripts run this program as the command weft, built as the tests are.
+func TestMain(m *testing.M) {
+	testscript.Main(leakless{m}, map[string]func(){"weft": main})
+}
+
+// TestScripts runs the command line against real nodes, each a process of its own with a data
+// folder, a device and free ports of its own.
+func TestScripts(t *testing.T) {
+	golden, err := filepath.Abs(filepath.Join("testdata", "golden"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_STATE_HOME", filepath.Join(e.WorkDir, "state"))
+			// Under the race detector every process would wait a second before it ends.
+			e.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+			e.Values[nodesKey{}] = map[string]*child{}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"start": startCmd, "stop": stopCmd, "exits": exitsCmd,
+			"golden": func(ts *testscript.TestScript, _ bool, args []string) {
+				goldenCmd(ts, filepath.Join(golden, args[0]))
+			},
+		},
+	})
+}
+
+type nodesKey struct{}
+
+// child is a node that a script started.
+type child struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // of Wait, once done is closed
+}
+
+// stopTime is the most a node may take to stop after SIGTERM.
+const stopTime = 10 * time.Second
+
+// startCmd is `start NAME serve|demo ARGS...`: it runs a small node and returns when the node has
+// said that it is ready. What it said becomes variables: API, ADDR, TOKEN, NBD,
+// ISCSI, VOLUME.
+func startCmd(ts *testscript.TestScript, _ bool, args []string) {
+	path, err := exec.LookPath("weft")
+	if err != nil {
+		path = filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "weft")
+	}
+	all := append([]string{args[1], "-o", "json", "--device-size", "256MiB", "--log-level", "warn"},
+		args[2:]...)
+	for _, f := range []string{"--api", "--nbd", "--iscsi"} {
+		if !strings.Contains(strings.Join(args, " "), f) {
+			all = append(all, f, "127.0.0.1:0")
+		}
+	}
+	cmd := exec.Command(path, all...)
+	cmd.Dir = ts.Getenv("WORK")
+	for _, name := range []string{
+		"PATH", "HOME", "XDG_STATE_HOME", "TMPDIR", "GOCOVERDIR", "GORACE",
+	} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	errs, err := os.Create(filepath.Join(ts.Getenv("WORK"), args[0]+".stderr"))
+	ts.Check(err)
+	cmd.Stderr = errs
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	ts.Check(errs.Close())
+	line, rerr := bufio.NewReader(out).ReadBytes('\n')
+	c := &child{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		_, _ = io.Copy(io.Discard, out)
+		c.err = cmd.Wait()
+	}()
+	ts.Value(nodesKey{}).(map[string]*child)[args[0]] = c
+	ts.Defer(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		<-c.done
+	})
+	if rerr != nil {
+		<-c.done
+		ts.Fatalf("the node did not start: %v\n%s", c.err, ts.ReadFile(args[0]+".stderr"))
+	}
+	var said map[string]string
+	ts.Check(json.Unmarshal(line, &said))
+	for _, name := range []string{"api", "token", "nbd", "iscsi", "volume"} {
+		ts.Setenv(strings.ToUpper(name), said[name])
+	}
+	ts.Setenv("ADDR", strings.TrimPrefix(said["api"], "http://"))
+}
+
+// stopCmd is `stop NAME [KILL]`: SIGTERM, and the node ends by itself with success in time; or
+// SIGKILL.
+func stopCmd(ts *testscript.TestScript, _ bool, args []string) {
+	c := ts.Value(nodesKey{}).(map[string]*child)[args[0]]
+	sig := syscall.SIGTERM
+	if len(args) > 1 && args[1] == "KILL" {
+		sig = syscall.SIGKILL
+	}
+	ts.Check(c.cmd.Process.Signal(sig))
+	// Signals come in twos where a process group is told: the second must not cut the stop short.
+	_ = c.cmd.Process.Signal(sig)
+	select {
+	case <-c.done:
+	case <-time.After(stopTime):
+		ts.Fatalf("the node did not stop within %s", stopTime)
+	}
+	if c.err != nil && sig == syscall.SIGTERM {
+		ts.Fatalf("the node ended with %v\n%s", c.err, ts.ReadFile(args[0]+".stderr"))
+	}
+}
+
+// exitsCmd is `exits CODE COMMAND ARGS...`.
+func exitsCmd(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var e *exec.ExitError
+	if errors.As(err, &e) {
+		code = e.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if fmt.Sprint(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+// changing lists what differs from run to run, and what stands for it in a golden file.
+var changing = []struct {
+	what *regexp.Regexp
+	by   string
+}{
+	{regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "<uuid>"},
+	{regexp.MustCompile(`[0-9a-f]{64}`), "<hash>"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`), "<time>"},
+	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "<addr>"},
+	{
+		regexp.MustCompile(`("(position|base|checked|request|incarnation)": )"?[0-9a-f]+"?`), `$1"<n>"`,
+	},
+	{regexp.MustCompile(`"(client|node|version|to)": "\d+\.\d+\.\d+[^"]*"`), `"$1": "<version>"`},
+	{regexp.MustCompile(`"(usable|segments|free_segments|score)": \d+`), `"$1": "<n>"`},
+}
+
+// goldenCmd is `golden FILE`: the last standard output, without what differs from run to run, is
+// the file.
+func goldenCmd(ts *testscript.TestScript, file string) {
+	got := ts.ReadFile("stdout")
+	host, _ := os.Hostname()
+	host, _, _ = strings.Cut(host, ".")
+	got = strings.ReplaceAll(got, ts.Getenv("WORK"), "<work>")
+	got = strings.ReplaceAll(got, `"name": "`+host+`"`, `"name": "<host>"`)
+	for _, c := range changing {
+		got = c.what.ReplaceAllString(got, c.by)
+	}
+	if *rewrite {
+		ts.Check(os.WriteFile(file, []byte(got), 0o644))
+		return
+	}
+	want, err := os.ReadFile(file)
+	ts.Check(err)
+	if got != string(want) {
+		ts.Fatalf("%s differs; go test -rewrite shows how.\ngot:\n%s\nwant:\n%s", file, got, want)
+	}
+}

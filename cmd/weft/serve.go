@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"weft/adapters/cli"
+	"weft/adapters/client"
+	"weft/domain"
+)
+
+// schedulers is the least number of goroutines that may run at once. A direct read blocks its thread
+// in the kernel, and the runtime notices only after a while that the thread's place is free: with
+// one place for each of two cores, two reads would stop everything else for that long.
+const schedulers = 16
+
+// serve is `weft serve`.
+func serve(ctx context.Context, o cli.ServeOptions) error {
+	r, err := up(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer r.down()
+	if err := r.announce(o); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// running is a node that is up.
+type running struct {
+	*Node
+	api   string // URL
+	token string // empty when only its hash is left
+	first bool   // it was never up before
+	down  func()
+}
+
+// up brings a node up from flags.
+func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
+	runtime.GOMAXPROCS(max(schedulers, runtime.NumCPU()))
+	if err := checkOptions(o); err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(o.DataDir)
+	if err != nil {
+		return nil, asDomain(err)
+	}
+	warn(o)
+	log := logger(o.Err, o.LogLevel, o.LogFormat)
+	// A signal cuts a start short. After it, the node is taken down in order, not by the signal.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	started := context.AfterFunc(ctx, end)
+	n, down, err := Start(life, Options{
+		DataDir: dir, Devices: o.Devices, DeviceSize: o.DeviceSize, Media: o.Media,
+		Durability: o.Durability, API: o.API, NBD: o.NBD, NBDSocket: o.NBDSocket, ISCSI: o.ISCSI,
+		AdvertiseISCSI: o.AdvertiseISCSI, Logger: log,
+		Progress: func(s string) { _, _ = fmt.Fprintln(o.Err, s) },
+	})
+	if err != nil {
+		end()
+		if ctx.Err() != nil {
+			err = &domain.Error{Op: "serve", Kind: domain.Aborted, Msg: "stopped while starting", Err: err}
+		}
+		return nil, err
+	}
+	started()
+	r := &running{Node: n, api: "http://" + reachable(n.api.addr)}
+	forget := remember(o.Current, dir, log)
+	r.down = func() {
+		forget()
+		down()
+		end()
+	}
+	if r.token, r.first, err = n.dir.ready(r.api); err != nil {
+		r.down()
+		return nil, err
+	}
+	return r, nil
+}
+
+// checkOptions refuses what could only fail later, all of it at once.
+func checkOptions(o cli.ServeOptions) error {
+	var c domain.Checker
+	for _, a := range []struct{ flag, addr string }{
+		{"--api", o.API}, {"--nbd", o.NBD}, {"--iscsi", o.ISCSI},
+	} {
+		if a.addr == "off" && a.flag != "--api" {
+			continue
+		}
+		_, port, err := net.SplitHostPort(a.addr)
+		c.Check(err == nil && port != "", a.flag, "%q is no address; write it as 127.0.0.1:7780", a.addr)
+	}
+	c.Check(o.DeviceSize == 0 || o.DeviceSize >= deviceMin, "--device-size",
+		"%s is too small: %s is the least", o.DeviceSize, deviceMin)
+	return c.Err("serve", "")
+}
+
+// warn says what a person may not have meant.
+func warn(o cli.ServeOptions) {
+	say := func(s string) { _, _ = fmt.Fprintln(o.Err, "warning: "+s) }
+	if o.Durability == "process" {
+		say("--durability process: acknowledged writes survive the end of weft, not a power cut")
+	}
+	if !loopback(o.API) {
+		say("--api " + o.API + ": the API is plain HTTP; others on the network can read the token")
+	}
+	if o.NBD != "off" && !loopback(o.NBD) {
+		say("--nbd " + o.NBD + ": NBD asks for no password; whoever reaches it can write")
+	}
+}
+
+// loopback tells whether an address is reached from this machine only.
+func loopback(addr string) bool {
+	host, _, _ := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// reachable makes an address that a client on this machine can call of one that was listened on.
+func reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return addr
+}
+
+func logger(w io.Writer, level, format string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo // the flag takes known words only
+	}
+	opt := &slog.HandlerOptions{Level: l}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opt))
+	}
+	return slog.New(slog.NewTextHandler(w, opt))
+}
+
+// remember leaves the folder's path where the command line looks for the local node, and gives the
+// function that takes it away again. Without it --data-dir is needed; nothing else is lost.
+func remember(file, dir string, log *slog.Logger) func() {
+	err := os.MkdirAll(filepath.Dir(file), 0o700)
+	if err == nil {
+		err = writeDurably(file, []byte(dir+"\n"))
+	}
+	if err != nil {
+		log.Warn("the command line will need --data-dir", "err", err)
+		return func() {}
+	}
+	return func() {
+		b, err := os.ReadFile(file)
+		if err != nil || strings.TrimSpace(string(b)) != dir {
+			return // another node has come since
+		}
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			log.Warn("the path of the running node", "err", err)
+		}
+	}
+}
+
+// readyDoc is what `weft serve -o json` prints when the node is ready, on one line.
+type readyDoc struct {
+	API     string `json:"api"`
+	Token   string `json:"token,omitempty"` // at the first start only
+	NBD     string `json:"nbd,omitempty"`
+	ISCSI   string `json:"iscsi,omitempty"`
+	DataDir string `json:"data_dir"`
+}
+
+// announce says that the node is ready, and what to do next.
+func (r *running) announce(o cli.ServeOptions) error {
+	f := r.backend.front
+	d := readyDoc{API: r.api, NBD: f.nbdAddr, ISCSI: f.iscsiAddr, DataDir: r.dir.path}
+	if r.first {
+		d.Token = r.token
+	}
+	if o.JSON {
+		return printLine(o.Out, d)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "Weft %s is serving.\n\n", version())
+	r.facts(&b)
+	b.WriteString("\nNext, in another terminal:\n")
+	if r.first {
+		b.WriteString("  weft template create gold --replicas 1 --capacity " + o.Media + "\n" +
+			"  weft volume create disk1 --app web --template gold --size 1GiB\n" +
+			"  weft describe volume disk1\n")
+	} else {
+		b.WriteString("  weft status\n  weft get volumes -o wide\n")
+	}
+	b.WriteString("\nCtrl-C stops it; the same command continues with the same data.\n")
+	_, err := io.WriteString(o.Out, b.String())
+	return err
+}
+
+// facts lists the addresses, and at the first start the token.
+func (r *running) facts(w io.Writer) {
+	f := r.backend.front
+	for _, x := range []struct{ name, value string }{
+		{"API", r.api},
+		{"docs", r.api + "/docs"},
+		{"NBD", f.nbdAddr},
+		{"NBD", f.socket},
+		{"iSCSI", f.iscsiAddr},
+		{"data", r.dir.path},
+	} {
+		if x.value != "" {
+			_, _ = fmt.Fprintf(w, "  %-6s %s\n", x.name, x.value)
+		}
+	}
+	if r.first {
+		_, _ = fmt.Fprintf(w, "  %-6s %s\n         shown once; %s keeps it for you\n", "token", r.token,
+			filepath.Join(r.dir.path, client.LocalFile))
+	}
+}
+
+func printLine(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(w, string(b))
+	return err
+}
