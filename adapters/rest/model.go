@@ -252,6 +252,8 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 		}
 		if f, ok := v.Catalog.Volume(w.Volume); ok {
 			d.fact(f)
+		} else if dec, ok := v.Catalog.Decision(w.Volume); ok && dec.Impossible != nil {
+			d.Compliance = nowhere(dec.Impossible)
 		}
 		if a.Deleting {
 			d.State = "deleting"
@@ -262,6 +264,15 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 		out = append(out, d)
 	}
 	return out
+}
+
+// nowhere says why a volume cannot be placed.
+func nowhere(p *policy.PlacementImpossible) Compliance {
+	c := Compliance{State: "violated", Reason: "no device takes it"}
+	for _, r := range p.Rejects {
+		c.Reason += "; " + strconv.FormatInt(r.Count, 10) + " x " + r.Why
+	}
+	return c
 }
 
 func (d *Volume) fact(f catalog.Volume) {

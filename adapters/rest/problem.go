@@ -73,7 +73,7 @@ func problem(ctx context.Context, err error) error {
 	k := domain.KindOf(err)
 	p := &Problem{
 		Type: "urn:weft:problem:" + k.String(), Status: status(k), Kind: k.String(),
-		RequestID: requestID(ctx), Detail: err.Error(),
+		RequestID: requestID(ctx), Detail: detail(err),
 	}
 	p.Title = http.StatusText(p.Status)
 	if k == domain.Internal {
@@ -85,13 +85,32 @@ func problem(ctx context.Context, err error) error {
 		if !errors.As(e, &d) {
 			break
 		}
-		p.Ref, p.Remedy = first(p.Ref, d.Ref), first(p.Remedy, d.Remedy)
+		p.Ref, p.Remedy = first(d.Ref, p.Ref), first(d.Remedy, p.Remedy) // the innermost knows best
 		e = d
 	}
 	for _, v := range domain.ViolationsOf(err) {
 		p.Errors = append(p.Errors, Violation{Location: "body." + v.Path, Message: v.Reason})
 	}
 	return p
+}
+
+// detail gives what the innermost error that says something says. The names of the steps around it
+// are for the log.
+func detail(err error) string {
+	text := err.Error()
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		var d *domain.Error
+		if !errors.As(e, &d) {
+			break
+		}
+		if d.Msg != "" || len(d.Violations) > 0 {
+			said := *d
+			said.Op = ""
+			text = said.Error()
+		}
+		e = d
+	}
+	return text
 }
 
 func first(a, b string) string {
