@@ -46,7 +46,7 @@ func (e *ConflictError) Error() string {
 }
 
 // Unwrap gives ErrConflict.
-func (e *ConflictError) Unwrap() error { return ErrConflict }
+func (*ConflictError) Unwrap() error { return ErrConflict }
 
 // CorruptError names the first place found damaged. It is ErrCorrupt and of kind Corrupt. Position
 // is 0 when the damage is not in one record, What then says where it is. Member is empty for an
@@ -66,7 +66,7 @@ func (e *CorruptError) Error() string {
 }
 
 // Unwrap gives ErrCorrupt.
-func (e *CorruptError) Unwrap() error { return ErrCorrupt }
+func (*CorruptError) Unwrap() error { return ErrCorrupt }
 
 // TimelineError says that a cursor belongs to a lost history: its reader starts over, or goes on
 // from Floor if it can take back what lies above. It is ErrTimelineChanged and of kind Stale.
@@ -78,4 +78,4 @@ func (e *TimelineError) Error() string {
 }
 
 // Unwrap gives ErrTimelineChanged.
-func (e *TimelineError) Unwrap() error { return ErrTimelineChanged }
+func (*TimelineError) Unwrap() error { return ErrTimelineChanged }

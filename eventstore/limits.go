@@ -40,7 +40,7 @@ const (
 	LinearizableWait = 5 * time.Second
 )
 
-// NoLimit, or any negative number, makes a read go on to the end.
+// NoLimit makes a read go on to the end, as any negative number does.
 const NoLimit = -1
 
 // CoordinationStream is the stream whose last event is the current fencing token.

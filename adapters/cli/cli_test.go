@@ -172,8 +172,8 @@ func cli(env map[string]string, in string, args ...string) (code int, out, errs 
 	return code, o.String(), e.String()
 }
 
-// TestConnection holds where address and token come from, and that a token is given to no other node
-// than its own.
+// TestConnection holds where address and token come from, and that a token is given to no other
+// node than its own.
 func TestConnection(t *testing.T) {
 	var got string
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -203,7 +203,11 @@ func TestConnection(t *testing.T) {
 		want string
 	}{
 		{local, nil, "Bearer local"},
-		{map[string]string{"XDG_STATE_HOME": "/nonexistent"}, []string{"--data-dir", dir}, "Bearer local"},
+		{
+			map[string]string{"XDG_STATE_HOME": "/nonexistent"},
+			[]string{"--data-dir", dir},
+			"Bearer local",
+		},
 		{local, []string{"--api", strings.TrimPrefix(mine.URL, "http://")}, "Bearer local"},
 		{local, []string{"--api", other.URL}, ""},
 		{local, []string{"--token", "given"}, "Bearer given"},
@@ -297,7 +301,8 @@ func TestStatusIsDegraded(t *testing.T) {
 	}
 }
 
-// FuzzManifest holds that no text breaks the reader of manifests, and that what it accepts is whole.
+// FuzzManifest holds that no text breaks the reader of manifests, and that what it accepts is
+// whole.
 func FuzzManifest(f *testing.F) {
 	for _, s := range []string{
 		"kind: App\nname: web\nvolumes: [{name: a, size: 4MiB}]\n", "---\n---\n", "[1, 2]", "a: &a [*a]",

@@ -70,7 +70,8 @@ func (c *chap) begin(offered string) ([]pair, error) {
 	}
 	c.id, c.ours = fresh[0], fresh[1:]
 	return []pair{
-		{"CHAP_A", chosen}, {"CHAP_I", strconv.Itoa(int(c.id))},
+		{"CHAP_A", chosen},
+		{"CHAP_I", strconv.Itoa(int(c.id))},
 		{"CHAP_C", "0x" + hex.EncodeToString(c.ours)},
 	}, nil
 }

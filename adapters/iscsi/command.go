@@ -42,7 +42,6 @@ type command struct {
 	dataSN   uint32
 	r2tSN    uint32
 	admitted bool
-	failed   bool // a digest or sequence error: the command ends with it
 
 	answer *buffer // data-in
 	phase  int

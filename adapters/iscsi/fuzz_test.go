@@ -25,7 +25,7 @@ func FuzzText(f *testing.F) {
 		if len(pairs) > keysMax {
 			t.Fatal("too many keys")
 		}
-		again, err := parseText(appendText(nil, pairs))
+		again, err := parseText(formatText(pairs))
 		if err != nil || len(again) != len(pairs) {
 			t.Fatalf("%q: %v", pairs, err)
 		}
@@ -65,7 +65,7 @@ func FuzzBinary(f *testing.F) {
 // FuzzConnection feeds a whole connection with anything, first without and then with a login before
 // it: the server neither panics nor hangs.
 func FuzzConnection(f *testing.F) {
-	login := &pdu{data: appendText(nil, []pair{
+	login := &pdu{data: formatText([]pair{
 		{"InitiatorName", testInitiator}, {"TargetName", testTarget}, {"InitialR2T", "No"},
 	})}
 	login.header[0], login.header[1] = opLogin|opImmediate, 0x87

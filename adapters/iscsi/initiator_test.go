@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"hash"
 	"io"
 	"net"
@@ -226,7 +227,7 @@ func (i *initiator) gone() {
 	i.t.Helper()
 	for {
 		if _, err := i.recv(); err != nil {
-			if e, ok := err.(net.Error); ok && e.Timeout() {
+			if e := net.Error(nil); errors.As(err, &e) && e.Timeout() {
 				i.t.Fatal("the connection stays open")
 			}
 			return
@@ -237,7 +238,7 @@ func (i *initiator) gone() {
 // exchange sends one login request and gives the status and the answered keys.
 func (i *initiator) exchange(stage, next byte, keys ...pair) (int, map[string]string) {
 	i.t.Helper()
-	p := &pdu{data: appendText(nil, keys)}
+	p := &pdu{data: formatText(keys)}
 	p.header[0] = opLogin | opImmediate
 	p.header[1] = stage << 2
 	if next > stage {
@@ -282,7 +283,7 @@ func (i *initiator) discover() []string {
 	status, _ := i.exchange(stageOperational, stageFull,
 		pair{"InitiatorName", i.name}, pair{"SessionType", "Discovery"})
 	i.must(status)
-	p := &pdu{data: appendText(nil, []pair{{"SendTargets", "All"}})}
+	p := &pdu{data: formatText([]pair{{"SendTargets", "All"}})}
 	p.header[0], p.header[1] = opText, flagFinal
 	p.put(16, 1)
 	p.put(20, noTag)

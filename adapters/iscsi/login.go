@@ -391,7 +391,7 @@ func (l *login) reply(keys []pair, next byte, moving bool, status int) error {
 	h.put(28, c.header.cmdSN())
 	h.put(32, c.header.cmdSN()+uint32(c.server.config.Depth)-1)
 	h[36], h[37] = byte(status>>8), byte(status)
-	text := appendText(nil, keys)
+	text := formatText(keys)
 	h.setDataLen(len(text))
 	text = append(text, "\x00\x00\x00"[:padding(len(text))]...)
 	_, err := c.conn.Write(append(h[:], text...))

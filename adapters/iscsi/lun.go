@@ -81,7 +81,7 @@ func (absent) Submit(call Call) {
 	cdb := call.CDB()
 	missing := []byte{0x70, 0, 0x05, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x25, 0, 0, 0, 0, 0}
 	var data []byte
-	allocation := 0
+	var allocation int
 	switch {
 	case cdb[0] == 0x12 && cdb[1]&0x01 == 0:
 		data = make([]byte, 36)

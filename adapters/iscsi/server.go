@@ -190,8 +190,10 @@ func (s *Server) Serve(l net.Listener) error {
 			if s.closed() {
 				return nil
 			}
-			return &domain.Error{Op: "iscsi.Serve", Kind: domain.Unavailable,
-				Ref: l.Addr().String(), Err: err}
+			return &domain.Error{
+				Op: "iscsi.Serve", Kind: domain.Unavailable,
+				Ref: l.Addr().String(), Err: err,
+			}
 		}
 		s.accept(conn)
 	}

@@ -50,8 +50,9 @@ func parseText(b []byte) ([]pair, error) {
 	return pairs, nil
 }
 
-// appendText writes pairs.
-func appendText(b []byte, pairs []pair) []byte {
+// formatText writes pairs.
+func formatText(pairs []pair) []byte {
+	var b []byte
 	for _, p := range pairs {
 		b = append(b, p.key...)
 		b = append(b, '=')

@@ -48,7 +48,7 @@ func (c *session) textRequest() error {
 		}
 		answers = append(answers, pair{k.key, notUnderstood})
 	}
-	c.answerText(&h, appendText(nil, answers), false)
+	c.answerText(&h, formatText(answers), false)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -207,7 +208,7 @@ func (c *conn) info(option uint32, data []byte) (enter bool, err error) {
 		return false, err
 	}
 	for _, item := range items {
-		text := ""
+		var text string
 		switch {
 		case item == infoName:
 			text = e.Name
@@ -313,7 +314,7 @@ func (c *conn) fill(n int) error {
 		}
 		k, err := c.read(c.rd[c.rdEnd:])
 		c.rdEnd += k
-		if err == io.EOF && c.rdEnd > c.rdAt {
+		if errors.Is(err, io.EOF) && c.rdEnd > c.rdAt {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil && c.rdEnd-c.rdAt < n {
@@ -330,7 +331,7 @@ func (c *conn) fillFull(p []byte) error {
 	for k < len(p) {
 		n, err := c.read(p[k:])
 		k += n
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil && k < len(p) {

@@ -528,7 +528,8 @@ func TestSetExports(t *testing.T) {
 		t.Errorf("the other export: %+v", got)
 	}
 	for _, bad := range [][]Export{
-		{{Name: "x", Disk: one}, {Name: "x", Disk: two}}, {{Name: "x"}},
+		{{Name: "x", Disk: one}, {Name: "x", Disk: two}},
+		{{Name: "x"}},
 		{{Name: strings.Repeat("n", nameMax+1), Disk: one}},
 	} {
 		if err := s.SetExports(bad); !domain.IsKind(err, domain.Invalid) {

@@ -84,17 +84,18 @@ func (o *sender) try(fd uintptr) bool {
 	for {
 		n, _, errno := syscall.Syscall(syscall.SYS_WRITEV, fd,
 			uintptr(unsafe.Pointer(&o.iov[o.at])), uintptr(o.n-o.at))
-		switch errno {
-		case 0:
-			if o.advance(int(n)) {
-				o.done = true
-				return true
-			}
-		case syscall.EINTR:
-		case syscall.EAGAIN:
+		if errno == syscall.EINTR {
+			continue
+		}
+		if errno == syscall.EAGAIN {
 			return !o.wait
-		default:
+		}
+		if errno != 0 {
 			o.err = errno
+			return true
+		}
+		if o.advance(int(n)) {
+			o.done = true
 			return true
 		}
 	}
@@ -104,7 +105,7 @@ func (o *sender) try(fd uintptr) bool {
 func (o *sender) advance(n int) bool {
 	for n > 0 {
 		v := &o.iov[o.at]
-		if uint64(n) < uint64(v.Len) {
+		if n < int(v.Len) {
 			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n))
 			v.SetLen(int(v.Len) - n)
 			return false

@@ -64,7 +64,7 @@ func doOrWrite(t *task) outcome {
 	}
 	bs := int64(t.info.LogicalBlock)
 	off, n := int64(t.lba)*bs, int64(t.blocks)*bs
-	was, is := scratches.Get().(*[]byte), scratches.Get().(*[]byte)
+	was, is := scratch(), scratch()
 	defer scratches.Put(was)
 	defer scratches.Put(is)
 	before, after, data := (*was)[:n], (*is)[:n], t.call.Out()

@@ -183,7 +183,7 @@ func (t *task) transfer(from, to Disk, s segment) (uint64, outcome) {
 	if dest.ReadOnly {
 		return 0, protected
 	}
-	held := scratches.Get().(*[]byte)
+	held := scratch()
 	defer scratches.Put(held)
 	moved, total := int64(0), int64(s.blocks)*bs
 	w := make(waiter, 1)
@@ -297,7 +297,7 @@ func doCopyParameters(t *task) outcome {
 }
 
 // copyPage is page 8F: what third party copy can do here.
-func (t *task) copyPage() []byte {
+func (*task) copyPage() []byte {
 	describe := func(b []byte, kind uint16, body []byte) []byte {
 		for len(body)%4 != 0 {
 			body = append(body, 0)

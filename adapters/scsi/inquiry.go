@@ -131,7 +131,7 @@ func (t *task) identification() []byte {
 	return designator(b, iscsi|utf, target|8, name(device))
 }
 
-func (t *task) extended() []byte {
+func (*task) extended() []byte {
 	b := make([]byte, 60)
 	b[1] = 0x07 // HEADSUP, ORDSUP, SIMPSUP
 	b[3] = 0x01 // LUICLR

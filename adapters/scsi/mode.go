@@ -137,13 +137,14 @@ func doModeSelect(t *task) outcome {
 
 // selected strips header and block descriptors off a mode parameter list.
 func selected(p []byte, ten bool) ([]byte, outcome) {
-	head, desc := 4, 0
+	head := 4
 	if ten {
 		head = 8
 	}
 	if len(p) < head {
 		return nil, badLength
 	}
+	var desc int
 	if ten {
 		desc = int(get16(p[6:]))
 	} else {

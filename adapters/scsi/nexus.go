@@ -165,7 +165,7 @@ func (u *Unit) drain(nexuses []*nexus, status byte) {
 	<-gone
 }
 
-func (u *Unit) drainThen(nexuses []*nexus, status byte, done func()) {
+func (*Unit) drainThen(nexuses []*nexus, status byte, done func()) {
 	d := &drain{done: done}
 	d.left.Store(1)
 	for _, n := range nexuses {

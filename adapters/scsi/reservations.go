@@ -203,18 +203,18 @@ func (r *Reservations) orphan(gone Registration) effect {
 		return e
 	}
 	if open(r.Type) {
-		e.notices = r.tell(gone, 0x2a, 0x04)
+		e.notices = r.tell(gone, 0x04)
 	}
 	r.Type, r.Holder = 0, Registration{}
 	return e
 }
 
-// tell makes a notice for every registration but one.
-func (r *Reservations) tell(except Registration, asc, ascq byte) []notice {
+// tell makes a notice, PARAMETERS CHANGED with a qualifier, for every registration but one.
+func (r *Reservations) tell(except Registration, ascq byte) []notice {
 	var n []notice
 	for _, g := range r.Registrations {
 		if !g.same(except) {
-			n = append(n, notice{g, asc, ascq})
+			n = append(n, notice{g, 0x2a, ascq})
 		}
 	}
 	return n
@@ -242,14 +242,14 @@ func (r *Reservations) release(q request, i int) (*Reservations, effect, outcome
 	}
 	var e effect
 	if open(r.Type) {
-		e.notices = r.tell(self, 0x2a, 0x04)
+		e.notices = r.tell(self, 0x04)
 	}
 	r.Type, r.Holder = 0, Registration{}
 	return r, e, good
 }
 
 func (r *Reservations) clear(i int) (*Reservations, effect, outcome) {
-	e := effect{notices: r.tell(r.Registrations[i], 0x2a, 0x03)}
+	e := effect{notices: r.tell(r.Registrations[i], 0x03)}
 	r.Generation++
 	r.Registrations, r.Type, r.Holder = nil, 0, Registration{}
 	return r, e, good
@@ -284,7 +284,7 @@ func (r *Reservations) preempt(q request, i int) (*Reservations, effect, outcome
 	if holderKey || takeAll {
 		r.Type, r.Holder = q.kind, self
 		if was != q.kind && open(was) {
-			e.notices = append(e.notices, r.tell(self, 0x2a, 0x04)...)
+			e.notices = append(e.notices, r.tell(self, 0x04)...)
 		}
 	}
 	return r, e, good

@@ -27,20 +27,28 @@ func ranged16(first byte) []byte {
 // mediaRows lists the commands that reach the medium.
 func mediaRows() []command {
 	read := func(op, size byte, usage []byte) command {
-		return command{op: op, sa: none, size: size, class: in, moves: dataIn, media: true,
-			protect: size > 6, start: startRead, usage: usage}
+		return command{
+			op: op, sa: none, size: size, class: in, moves: dataIn, media: true,
+			protect: size > 6, start: startRead, usage: usage,
+		}
 	}
 	write := func(op, size byte, usage []byte) command {
-		return command{op: op, sa: none, size: size, class: out, moves: dataOut, media: true,
-			protect: size > 6, start: startWrite, usage: usage}
+		return command{
+			op: op, sa: none, size: size, class: out, moves: dataOut, media: true,
+			protect: size > 6, start: startWrite, usage: usage,
+		}
 	}
 	slow := func(op, size byte, k class, m moves, usage []byte, do func(*task) outcome) command {
-		return command{op: op, sa: none, size: size, class: k, moves: m, media: true,
-			protect: true, slow: true, do: do, usage: usage}
+		return command{
+			op: op, sa: none, size: size, class: k, moves: m, media: true,
+			protect: true, slow: true, do: do, usage: usage,
+		}
 	}
 	flush := func(op, size byte, usage []byte) command {
-		return command{op: op, sa: none, size: size, class: in, media: true, start: startFlush,
-			usage: usage}
+		return command{
+			op: op, sa: none, size: size, class: in, media: true, start: startFlush,
+			usage: usage,
+		}
 	}
 	inline := func(op, size byte, usage []byte, do func(*task) outcome) command {
 		return command{op: op, sa: none, size: size, class: in, do: do, usage: usage}
@@ -72,10 +80,14 @@ func mediaRows() []command {
 		flush(0x91, 16, ranged16(0)),
 		inline(0x34, 10, []byte{0x02, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0x04}, doPrefetch),
 		inline(0x90, 16, ranged16(0x02), doPrefetch),
-		{op: 0x9e, sa: 0x12, size: 16, class: in, moves: answer, slow: true, media: true,
-			do: doBlockStatus, usage: action16},
-		{op: 0x83, sa: 0x00, size: 16, class: out, moves: list, slow: true, media: true,
-			do: doCopy, usage: action16},
+		{
+			op: 0x9e, sa: 0x12, size: 16, class: in, moves: answer, slow: true, media: true,
+			do: doBlockStatus, usage: action16,
+		},
+		{
+			op: 0x83, sa: 0x00, size: 16, class: out, moves: list, slow: true, media: true,
+			do: doCopy, usage: action16,
+		},
 	}
 }
 
@@ -87,8 +99,10 @@ func controlRows() []command {
 		if size == 12 {
 			usage = action12
 		}
-		return command{op: op, sa: sa, size: size, class: free, moves: answer, unreserved: false,
-			do: do, usage: usage}
+		return command{
+			op: op, sa: sa, size: size, class: free, moves: answer, unreserved: false,
+			do: do, usage: usage,
+		}
 	}
 	page := func(op, size byte, k class, m moves, do func(*task) outcome) command {
 		usage := page10
@@ -98,8 +112,10 @@ func controlRows() []command {
 		return command{op: op, sa: none, size: size, class: k, moves: m, do: do, usage: usage}
 	}
 	always := func(op, size byte, usage []byte, do func(*task) outcome) command {
-		return command{op: op, sa: none, size: size, class: free, moves: answer, quiet: true,
-			unreserved: true, do: do, usage: usage}
+		return command{
+			op: op, sa: none, size: size, class: free, moves: answer, quiet: true,
+			unreserved: true, do: do, usage: usage,
+		}
 	}
 	rows := []command{
 		{op: 0x00, sa: none, size: 6, class: tur, do: doReady, usage: plain6},
@@ -109,19 +125,34 @@ func controlRows() []command {
 		page(0x1a, 6, in, answer, doModeSense), page(0x5a, 10, in, answer, doModeSense),
 		page(0x15, 6, out, list, doModeSelect), page(0x55, 10, out, list, doModeSelect),
 		page(0x4d, 10, free, answer, doLogSense),
-		{op: 0x25, sa: none, size: 10, class: free, do: doCapacity10,
-			usage: []byte{0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01, 0x04}},
+		{
+			op: 0x25, sa: none, size: 10, class: free, do: doCapacity10,
+			usage: []byte{0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01, 0x04},
+		},
 		action(0x9e, 0x10, 16, doCapacity16),
-		{op: 0x1b, sa: none, size: 6, class: in, do: doStartStop,
-			usage: []byte{0x01, 0, 0x0f, 0xf7, 0x04}},
+		{
+			op: 0x1b, sa: none, size: 6, class: in, do: doStartStop,
+			usage: []byte{0x01, 0, 0x0f, 0xf7, 0x04},
+		},
 		page(0x37, 10, in, answer, doDefects10),
-		{op: 0xb7, sa: none, size: 12, class: in, moves: answer, do: doDefects12,
-			usage: []byte{0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0x04}},
+		{
+			op: 0xb7, sa: none, size: 12, class: in, moves: answer, do: doDefects12,
+			usage: []byte{0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0x04},
+		},
 		action(0xa3, 0x0a, 12, doPortGroups), action(0xa3, 0x0c, 12, doOperationCodes),
 		action(0xa3, 0x0d, 12, doTaskFunctions),
 		action(0x84, 0x00, 16, doCopyStatus), action(0x84, 0x03, 16, doCopyParameters),
 		action(0x84, 0x04, 16, doCopyFailure),
 	}
+	rows = append(rows, familyRows()...)
+	slices.SortStableFunc(rows, func(a, b command) int { return int(a.op) - int(b.op) })
+	return rows
+}
+
+// familyRows lists the control commands that come in families: reservations of both kinds, and
+// SANITIZE.
+func familyRows() []command {
+	var rows []command
 	for op, release := range map[byte]bool{0x16: false, 0x17: true, 0x56: false, 0x57: true} {
 		size, usage := byte(6), plain6
 		do := doReserve
@@ -131,22 +162,29 @@ func controlRows() []command {
 		if release {
 			do = doRelease
 		}
-		rows = append(rows, command{op: op, sa: none, size: size, class: old,
-			unreserved: release, do: do, usage: usage})
+		rows = append(rows, command{
+			op: op, sa: none, size: size, class: old,
+			unreserved: release, do: do, usage: usage,
+		})
 	}
 	for sa := int16(0); sa <= 3; sa++ {
-		rows = append(rows, command{op: 0x5e, sa: sa, size: 10, class: free, moves: answer,
-			do: doReserveIn, usage: []byte{0x1f, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04}})
+		rows = append(rows, command{
+			op: 0x5e, sa: sa, size: 10, class: free, moves: answer,
+			do: doReserveIn, usage: []byte{0x1f, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04},
+		})
 	}
 	for sa := int16(0); sa <= 7; sa++ {
-		rows = append(rows, command{op: 0x5f, sa: sa, size: 10, class: prOut, moves: list,
+		rows = append(rows, command{
+			op: 0x5f, sa: sa, size: 10, class: prOut, moves: list,
 			slow: true, do: doReserveOut,
-			usage: []byte{0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04}})
+			usage: []byte{0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04},
+		})
 	}
 	for _, sa := range []int16{1, 2, 3, 0x1f} {
-		rows = append(rows, command{op: 0x48, sa: sa, size: 10, class: out, moves: list,
-			start: startSanitize, usage: []byte{0xff, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04}})
+		rows = append(rows, command{
+			op: 0x48, sa: sa, size: 10, class: out, moves: list,
+			start: startSanitize, usage: []byte{0xff, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04},
+		})
 	}
-	slices.SortStableFunc(rows, func(a, b command) int { return int(a.op) - int(b.op) })
 	return rows
 }

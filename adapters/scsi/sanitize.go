@@ -183,7 +183,7 @@ func (u *Unit) sanitize(info domain.DiskInfo, block []byte) outcome {
 	size, step := int64(info.Size), eraseStep
 	io := &domain.IO{Op: domain.OpUnmap, To: w}
 	if block != nil && !zeros(block) {
-		held := scratches.Get().(*[]byte)
+		held := scratch()
 		defer scratches.Put(held)
 		for n := 0; n < len(*held); n += len(block) {
 			copy((*held)[n:], block)

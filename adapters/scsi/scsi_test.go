@@ -255,7 +255,10 @@ func TestReadOnly(t *testing.T) {
 	block := make([]byte, 1024)
 	for _, cdb := range [][]byte{
 		cdb16(0x8a, 0, 1), cdb16(0x93, 0, 1), cdb16(0x8b, 0, 1), cdb16(0x8e, 0, 1), atomicCDB(0, 1),
-		{0x89, 13: 1}, {0x42}, {0x48, 0x02}, {0x0a, 4: 1},
+		{0x89, 13: 1},
+		{0x42},
+		{0x48, 0x02},
+		{0x0a, 4: 1},
 	} {
 		out := block[:512]
 		switch cdb[0] {
@@ -351,13 +354,17 @@ func TestReservationsFence(t *testing.T) {
 func TestReleaseNotices(t *testing.T) {
 	for kind, told := range map[byte]bool{1: false, 3: false, 5: true, 6: true, 7: true, 8: true} {
 		base := &Reservations{Registrations: []Registration{{"a", 1, 1}, {"b", 1, 2}}}
-		base, _, o := base.step(request{action: actReserve, kind: kind, key: 1,
-			from: Registration{Initiator: "a", Port: 1}})
+		base, _, o := base.step(request{
+			action: actReserve, kind: kind, key: 1,
+			from: Registration{Initiator: "a", Port: 1},
+		})
 		if o != good {
 			t.Fatal(o)
 		}
-		next, e, o := base.step(request{action: actRelease, kind: kind, key: 1,
-			from: Registration{Initiator: "a", Port: 1}})
+		next, e, o := base.step(request{
+			action: actRelease, kind: kind, key: 1,
+			from: Registration{Initiator: "a", Port: 1},
+		})
 		if o != good || next.Type != 0 || base.Type != kind {
 			t.Errorf("type %d: %v, %+v", kind, o, next)
 		}
@@ -371,8 +378,10 @@ func TestReleaseNotices(t *testing.T) {
 func TestRegistrationsLimit(t *testing.T) {
 	r := &Reservations{}
 	for i := range registrationMax + 1 {
-		next, _, o := r.step(request{action: actRegister, newKey: 1,
-			from: Registration{Initiator: fmt.Sprint(i), Port: 1}})
+		next, _, o := r.step(request{
+			action: actRegister, newKey: 1,
+			from: Registration{Initiator: fmt.Sprint(i), Port: 1},
+		})
 		want := good
 		if i == registrationMax {
 			want = noResources

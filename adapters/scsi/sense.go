@@ -108,6 +108,7 @@ func failed(io *domain.IO, lba uint64, alone bool) outcome {
 		}
 		o.hasInfo, o.info = true, lba
 		return o
+	case domain.Internal: // a bug of ours, or an error that names no kind
 	}
 	return check(keyHardware, 0x44, 0x00)
 }

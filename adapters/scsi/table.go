@@ -152,6 +152,7 @@ func (c *command) length(cdb []byte, bs int) (toUnit, toHost int) {
 		return n, 0
 	case nothing:
 		return 0, 0
+	case dataIn, dataOut, checkData, pattern, pairs: // counted in blocks, below
 	}
 	_, blocks := c.extent(cdb)
 	switch c.moves {
@@ -169,6 +170,8 @@ func (c *command) length(cdb []byte, bs int) (toUnit, toHost int) {
 		case 3:
 			return bs, 0
 		}
+	case dataIn, dataOut: // every block, below
+	case nothing, answer, list: // done above
 	}
 	if blocks > uint64(c.most())/uint64(bs) {
 		return 0, 0

@@ -137,6 +137,7 @@ func (t *task) admit() outcome {
 		return check(keyNotReady, 0x04, 0x0a)
 	case Offline:
 		return check(keyNotReady, 0x04, 0x12)
+	case Optimized, NonOptimized: // both serve
 	}
 	return good
 }

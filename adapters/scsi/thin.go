@@ -52,7 +52,7 @@ func zeros(b []byte) bool {
 
 // repeat writes one block over the whole range, a buffer at a time.
 func (t *task) repeat(block []byte) outcome {
-	held := scratches.Get().(*[]byte)
+	held := scratch()
 	defer scratches.Put(held)
 	bs := int64(t.info.LogicalBlock)
 	left := int64(t.blocks) * bs

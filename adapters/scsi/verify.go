@@ -16,6 +16,12 @@ var scratches = sync.Pool{New: func() any {
 	return &b
 }}
 
+// scratch takes a buffer from scratches.
+func scratch() *[]byte {
+	b, _ := scratches.Get().(*[]byte) // nothing else is ever put there
+	return b
+}
+
 // aligned makes a buffer that begins at a multiple of 4096.
 func aligned(n int) []byte {
 	raw := make([]byte, n+page)
@@ -54,7 +60,7 @@ func doVerify(t *task) outcome {
 // compare reads the task's range and holds it against want, repeated as often as it fits. A nil
 // want only reads.
 func (t *task) compare(want []byte) outcome {
-	held := scratches.Get().(*[]byte)
+	held := scratch()
 	defer scratches.Put(held)
 	bs := int64(t.info.LogicalBlock)
 	buf := (*held)[:int64(t.blocks)*bs]

@@ -218,7 +218,8 @@ func (d *Device) ready(ctx context.Context) error {
 // check asserts what a real device asserts, and more: one that only tests would forgive a caller
 // teaches him wrong.
 func (d *Device) check(what string, off, n int64, p []byte) error {
-	g, block, err := &d.geometry, int64(d.geometry.LogicalBlock), error(nil)
+	g, block := &d.geometry, int64(d.geometry.LogicalBlock)
+	var err error
 	switch {
 	case d.mu.closed:
 		err = backends.ErrClosed

@@ -17,6 +17,7 @@ const size = 1 << 20
 
 func shm(t testing.TB) string {
 	t.Helper()
+	//nolint:usetesting // t.TempDir cannot be told to lie on tmpfs
 	dir, err := os.MkdirTemp("/dev/shm", "weft-nvram-")
 	if err != nil {
 		t.Skipf("SKIPPED: no shared memory file system: %v", err)

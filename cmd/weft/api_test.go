@@ -97,8 +97,8 @@ func (c *tester) want(a answer, code int, kind string) {
 const shopBody = `{"name":"shop","volumes":[{"name":"v1","size":8388608}]}`
 
 // TestLostReplyMakesOne proves that a request repeated with its key has one effect and the same
-// answer, that the key with another body is refused, and that a name is no key: after a deletion the
-// same name makes a new object.
+// answer, that the key with another body is refused, and that a name is no key: after a deletion
+// the same name makes a new object.
 func TestLostReplyMakesOne(t *testing.T) {
 	c := newTester(t)
 	first := c.do("POST", "/v1/apps", shopBody, "Idempotency-Key", "k1")
@@ -148,7 +148,8 @@ func TestIfMatch(t *testing.T) {
 	}
 	c.want(change(2), 200, "")
 	c.want(change(3), 412, "conflict")
-	c.want(c.do("PUT", "/v1/templates/gold", `{"name":"gold"}`, "If-Match", "nonsense"), 412, "conflict")
+	a := c.do("PUT", "/v1/templates/gold", `{"name":"gold"}`, "If-Match", "nonsense")
+	c.want(a, 412, "conflict")
 }
 
 // TestBadRequests proves that each bad input has its status and kind, that all violations come at
@@ -204,8 +205,8 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
-// TestTokens proves that nothing but health, metrics and the document is answered without the token,
-// and that a wrong one is refused alike.
+// TestTokens proves that nothing but health, metrics and the document is answered without the
+// token, and that a wrong one is refused alike.
 func TestTokens(t *testing.T) {
 	c := newTester(t)
 	for _, path := range []string{"/v1/apps", "/v1/events", "/v1/watch", "/v1/nodes", "/v1/audit"} {
@@ -241,15 +242,16 @@ func TestPast(t *testing.T) {
 	}
 }
 
-// TestRestart proves that a second start on the folder has the same objects, exports them again, and
-// that a folder in use is refused by kind.
+// TestRestart proves that a second start on the folder has the same objects, exports them again,
+// and that a folder in use is refused by kind.
 func TestRestart(t *testing.T) {
 	dir := t.TempDir()
 	n, down := startNode(t, dir)
 	c := &tester{t, "http://" + n.api.addr, n.dir.fresh, &http.Client{Transport: &http.Transport{}}}
 	t.Cleanup(c.http.CloseIdleConnections)
 	c.want(c.do("POST", "/v1/apps", shopBody), 201, "")
-	if _, _, err := Start(t.Context(), Options{DataDir: dir, Logger: slog.Default()}); !domain.IsKind(err, domain.Locked) {
+	_, _, err := Start(t.Context(), Options{DataDir: dir, Logger: slog.Default()})
+	if !domain.IsKind(err, domain.Locked) {
 		t.Errorf("a folder in use: %v", err)
 	}
 	down()

@@ -149,8 +149,8 @@ func (r *running) announceDemo(o cli.DemoOptions, v client.Volume) error {
 	for _, line := range cli.Attach(v.NBD, v.ISCSI) {
 		b.WriteString("  " + line + "\n")
 	}
-	b.WriteString("\nSee what Weft did:\n  weft get volumes -o wide\n  weft why volume/" + v.App + "/" +
-		v.Name + "\n  weft events list\n" +
+	b.WriteString("\nSee what Weft did:\n  weft get volumes -o wide\n  weft why volume/" +
+		v.App + "/" + v.Name + "\n  weft events list\n" +
 		"\nCtrl-C stops it; the same command continues with the same data.\n")
 	_, err := io.WriteString(o.Out, b.String())
 	return err

@@ -57,8 +57,8 @@ func plainOf(v reflect.Value) any {
 			return string(b)
 		}
 	}
-	switch v.Kind() {
-	case reflect.Struct:
+	kind := v.Kind()
+	if kind == reflect.Struct {
 		var out pairs
 		for i := range v.NumField() {
 			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("msgpack"), ",")
@@ -68,7 +68,8 @@ func plainOf(v reflect.Value) any {
 			out = append(out, pair{name, plainOf(v.Field(i))})
 		}
 		return out
-	case reflect.Slice, reflect.Array:
+	}
+	if kind == reflect.Slice || kind == reflect.Array {
 		if v.Type().Elem().Kind() == reflect.Uint8 {
 			b := make([]byte, v.Len())
 			reflect.Copy(reflect.ValueOf(b), v)

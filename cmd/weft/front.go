@@ -176,8 +176,8 @@ func (f *front) Serve(list []agent.Served) error {
 	return nil
 }
 
-// targets gathers the logical units by target. A disk keeps its unit while it is served, and with it
-// reservations and unit attentions.
+// targets gathers the logical units by target. A disk keeps its unit while it is served, and with
+// it reservations and unit attentions.
 func (f *front) targets(list []agent.Served) ([]iscsi.Target, map[*vdisk.Disk]*scsi.Unit, error) {
 	var out []iscsi.Target
 	kept := map[*vdisk.Disk]*scsi.Unit{}

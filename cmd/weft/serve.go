@@ -18,9 +18,9 @@ import (
 	"weft/domain"
 )
 
-// schedulers is the least number of goroutines that may run at once. A direct read blocks its thread
-// in the kernel, and the runtime notices only after a while that the thread's place is free: with
-// one place for each of two cores, two reads would stop everything else for that long.
+// schedulers is the least number of goroutines that may run at once. A direct read blocks its
+// thread in the kernel, and the runtime notices only after a while that the thread's place is free:
+// with one place for each of two cores, two reads would stop everything else for that long.
 const schedulers = 16
 
 // serve is `weft serve`.

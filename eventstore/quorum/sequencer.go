@@ -147,7 +147,7 @@ func (q *sequencer) run() {
 			case c := <-q.queue:
 				waiting = append(waiting, c)
 			case <-q.nudged:
-				q.catchUp()
+				_ = q.catchUp() // who nudged waits with a bound; damage has ended the mirror
 				continue
 			case <-q.life.Done():
 				return
@@ -237,7 +237,7 @@ func (q *sequencer) batch(waiting []*call) []*call {
 
 // answer tells every call of a batch what became of it, and gives those to be judged again. A doubt
 // is told only when the outcome proves that the mirror was current (E6).
-func (q *sequencer) answer(judged []*call, out outcome) (again []*call) {
+func (*sequencer) answer(judged []*call, out outcome) (again []*call) {
 	for _, c := range judged {
 		switch {
 		case out.moved || out.damaged != nil && out.damaged[c.stream] == nil:

@@ -75,7 +75,7 @@ func Propose(seed string, n int) []eventstore.Proposed {
 			ID: cmd.EventID(i), Type: "ThingHappened", Schema: 1, Actor: "user/admin", Tenant: "acme",
 			Source: "192.0.2.7:4711", RequestID: "r-" + seed, Command: cmd,
 			RequestHash: [16]byte(domain.DeriveUUID(cmd.UUID, "hash")),
-			Correlation: domain.EventID{UUID: cmd.UUID}, Causation: cmd.EventID(99), Created: born,
+			Correlation: domain.EventID(cmd), Causation: cmd.EventID(99), Created: born,
 		}}
 	}
 	return out

@@ -114,8 +114,10 @@ func (r Report) Check(least int) error {
 // Available tells whether the suite is installed, and why not.
 func Available() error {
 	if _, err := exec.LookPath(Program); err != nil {
-		return &domain.Error{Op: "iscsicu.Available", Kind: domain.NotFound, Ref: Program,
-			Remedy: "install libiscsi-bin", Err: err}
+		return &domain.Error{
+			Op: "iscsicu.Available", Kind: domain.NotFound, Ref: Program,
+			Remedy: "install libiscsi-bin", Err: err,
+		}
 	}
 	return nil
 }

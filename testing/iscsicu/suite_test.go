@@ -106,7 +106,8 @@ func TestLibiscsi4Kn(t *testing.T) {
 		t.Skipf("NOT TESTED against libiscsi's suite: %v (install libiscsi-bin)", err)
 	}
 	urls := start(t, domain.DiskInfo{Name: "4kn", LogicalBlock: 4096})
-	report, err := iscsicu.Run(t.Context(), iscsicu.Options{URLs: urls, Output: t.Output(),
+	report, err := iscsicu.Run(t.Context(), iscsicu.Options{
+		URLs: urls, Output: t.Output(),
 		Prefixes: []string{
 			"SCSI.GetLBAStatus.", "SCSI.CompareAndWrite.", "SCSI.Unmap.", "SCSI.WriteAtomic16.",
 			"SCSI.Inquiry.", "SCSI.ReadCapacity", "SCSI.Write16.", "iSCSI.",

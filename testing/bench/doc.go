@@ -1,0 +1,34 @@
+// Command bench measures Weft beside what it is compared with, and prints one table.
+//
+// A row is a load (4 KiB random writes at queue depth 32), a column is a way to reach a disk:
+//
+//	raw              fio, io_uring and O_DIRECT, on a file written before
+//	engine           a driver inside the server's process, over the disk, without a protocol
+//	nbd, nbd-unix    fio's NBD client over TCP and over a unix socket -> our server
+//	iscsi            fio's NBD client -> bridge (qemu-nbd, libiscsi) -> our target
+//	qemu-nbd         fio's NBD client over TCP -> qemu-nbd, cache=none, on the raw file
+//	tgt              fio's NBD client -> bridge -> tgtd with O_DIRECT, on the raw file
+//
+// Our columns come twice for writes. The plain ones acknowledge only what a power cut cannot take;
+// those with -process acknowledge what a crash of the process cannot take, which is all that the
+// peers promise, for neither of them flushes. Durable rows compare the engine with fio that calls
+// fdatasync after each write.
+//
+// # How it measures
+//
+//	for each repeat: for each row: for each column: wait until the servers are quiet; run; note
+//
+// So the columns of a row are measured within minutes of each other, and a ratio is taken within
+// one repeat before the median is: a machine that slows down for an hour moves the figures and
+// leaves the ratios.
+//
+// Every server is a process of its own, and CPU per I/O is what its process used from the start of
+// a run until it is quiet again, so the cleaner's share is in it. The client and the bridge are
+// not. For raw it is fio's own CPU, for engine it includes the driver. Work that the kernel does in
+// nobody's name, such as interrupts of the network, is in no figure.
+//
+// # What it leaves behind
+//
+// Nothing: files are in a folder of their own, removed in the end; children are in process groups
+// of their own, die with this process, and are ended in the end and on SIGINT.
+package main

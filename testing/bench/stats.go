@@ -1,0 +1,134 @@
+package main
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// spread is a median with the least and the most beside it. N is 0 when there is nothing.
+type spread struct {
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+	N      int     `json:"n"`
+}
+
+// spreadOf takes values that are numbers: others are left out.
+func spreadOf(values []float64) spread {
+	v := slices.DeleteFunc(slices.Clone(values), func(x float64) bool {
+		return math.IsNaN(x) || math.IsInf(x, 0)
+	})
+	if len(v) == 0 {
+		return spread{}
+	}
+	slices.Sort(v)
+	mid := len(v) / 2
+	median := v[mid]
+	if len(v)%2 == 0 {
+		median = (v[mid-1] + v[mid]) / 2
+	}
+	return spread{median, v[0], v[len(v)-1], len(v)}
+}
+
+// figure is one number of a sample.
+type figure func(sample) float64
+
+func iops(s sample) float64 { return s.IOPS }
+func mbps(s sample) float64 { return s.MBps }
+func p50(s sample) float64  { return s.P50 }
+func p99(s sample) float64  { return s.P99 }
+func cpu(s sample) float64  { return s.CPU }
+
+// results holds the samples of all cells.
+type results struct {
+	samples  map[string][]sample // by cell.String
+	failures map[string][]string
+}
+
+func newResults() *results {
+	return &results{map[string][]sample{}, map[string][]string{}}
+}
+
+func (r *results) of(c cell, f figure) spread {
+	var v []float64
+	for _, s := range r.samples[c.String()] {
+		v = append(v, f(s))
+	}
+	return spreadOf(v)
+}
+
+// ratio divides the IOPS of two columns of one row within each repeat that has both. So the spread
+// is that of the ratio, and not of the machine.
+func (r *results) ratio(row load, a, b string) spread {
+	var v []float64
+	below := r.samples[cell{row, b}.String()]
+	for _, s := range r.samples[cell{row, a}.String()] {
+		i := slices.IndexFunc(below, func(o sample) bool { return o.Repeat == s.Repeat })
+		if i >= 0 {
+			v = append(v, s.IOPS/below[i].IOPS)
+		}
+	}
+	return spreadOf(v)
+}
+
+// target is a line of the final list: a figure, and what it must be.
+type target struct {
+	Name string  `json:"name"`
+	Want float64 `json:"want"`
+	Most bool    `json:"most,omitempty"` // Want is the most, not the least
+	Unit string  `json:"unit"`           // "x" or "us"
+	Got  spread  `json:"got"`
+}
+
+// known tells whether there is a figure at all.
+func (t target) known() bool { return t.Got.N > 0 }
+
+// pass judges the median.
+func (t target) pass() bool {
+	order := cmp.Compare(t.Got.Median, t.Want)
+	return t.known() && (order == 0 || order < 0 == t.Most)
+}
+
+// targets gives the judged figures of the first complete version.
+func (r *results) targets() []target {
+	var out []target
+	ratio := func(row load, a, b string, want float64) {
+		out = append(out, target{
+			Name: row.Name + ": " + a + " / " + b, Want: want, Unit: "x", Got: r.ratio(row, a, b),
+		})
+	}
+	most := func(row load, column string, us float64) {
+		out = append(out, target{
+			Name: row.Name + ": CPU per I/O of the node, " + column, Want: us, Most: true,
+			Unit: "us", Got: r.of(cell{row, column}, cpu),
+		})
+	}
+	for _, row := range loads() {
+		for _, column := range []string{nbdProcess, nbdDurable} {
+			if measured(row, column) && measured(row, qemuNBD) {
+				ratio(row, column, qemuNBD, 1)
+			}
+		}
+	}
+	for _, row := range loads() {
+		deep := row.Block == 4*kib && row.Depth == 32 && !row.Synced
+		for _, column := range []string{iscsiProcess, iscsiDurable} {
+			if deep && measured(row, column) {
+				ratio(row, column, tgt, 1.5)
+			}
+		}
+	}
+	for _, row := range loads() {
+		switch {
+		case row.Synced:
+			ratio(row, engineDurable, raw, 1)
+		case row.Block == 4*kib && row.Depth == 32 && row.writes():
+			most(row, nbdProcess, 41)
+			most(row, nbdDurable, 41)
+		case row.Block == 4*kib && row.Depth == 32:
+			most(row, nbdDurable, 30)
+		}
+	}
+	return out
+}
