@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"weft/backends"
 	"weft/dataplane/segment"
+	"weft/domain"
 )
 
 // leafID names a leaf in the checkpoint's directory.
@@ -74,14 +76,19 @@ func (m *maintenance) stop() {
 	m.done.Wait()
 }
 
+// vainMax is how many rounds of moving and freeing may win nothing while a writer waits. More would
+// only wear the device: then the accounting of space is wrong, and that is better said than hidden.
+const vainMax = 32
+
 // maintain cleans until enough segments are free, and takes the checkpoints that are due.
 func (e *Engine) maintain() error {
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
-	for !e.failed.Load() {
-		short := e.space.freeCount() < e.space.lowWater
-		due := e.maint.logged.Load() >= e.maint.limit
-		if !short && !due {
+	for vain := 0; !e.failed.Load(); {
+		before, served := e.space.freeCount(), e.space.served.Load()
+		short := e.space.short()
+		// A writer may wait for no more than the room that the next checkpoint lays claim to.
+		if !short && e.maint.logged.Load() < e.maint.limit && e.space.waiting.Load() == 0 {
 			return nil
 		}
 		moved := false
@@ -91,30 +98,47 @@ func (e *Engine) maintain() error {
 				return err
 			}
 		}
-		before := e.space.freeCount()
 		if err := e.checkpointLocked(false); err != nil {
 			return err
 		}
-		if short && !moved && e.space.freeCount() <= before {
+		won := e.space.freeCount() > before
+		switch {
+		case !short || !moved && !won:
 			return nil // nothing left to win; the next change wakes us again
+		case won || e.space.served.Load() > served || e.space.waiting.Load() == 0:
+			vain = 0
+			continue
 		}
+		if vain++; vain >= vainMax {
+			return domain.Errorf(domain.NoSpace, "cleaning wins nothing: %d of %d segments free",
+				e.space.freeCount(), len(e.space.mu.segs))
+		}
+		runtime.Gosched() // the writers that were woken come first
 	}
 	return nil
 }
 
-// Checkpoint takes one now.
+// Checkpoint takes one now. One that fails takes the engine out of service: what it wrote is not
+// to be trusted, and neither is a flush that comes after a failed one.
 func (e *Engine) Checkpoint() error { return e.checkpoint(false) }
 
 func (e *Engine) checkpoint(clean bool) error {
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
-	return e.checkpointLocked(clean)
+	if e.failed.Load() {
+		return domain.Errorf(domain.Unavailable, "device failed")
+	}
+	err := e.checkpointLocked(clean)
+	if err != nil {
+		e.fail(err)
+	}
+	return err
 }
 
-// checkpointLocked writes every changed leaf and the root, commits them by an anchor, and frees what
-// nothing refers to any more. The order is the proof: leaves and root flushed, then the anchor, then
-// the frees. A segment may be freed only if it was sealed and empty before the lanes' marks were
-// taken: then no entry behind the marks stands in it.
+// checkpointLocked writes every changed leaf and the root, commits them by an anchor, and frees
+// what nothing refers to any more. The order is the proof: leaves and root flushed, then the
+// anchor, then the frees. A segment may be freed only if it was sealed and empty before the lanes'
+// marks were taken: then no entry behind the marks stands in it.
 func (e *Engine) checkpointLocked(clean bool) error {
 	m := &e.maint
 	empty := e.space.empty()
@@ -173,14 +197,15 @@ func (l *lane) mark() (segment.LaneMark, []*leafKey) {
 	return mk, list
 }
 
-// saveLeaf writes one changed leaf's image and gives the place of the one it replaces. An empty leaf
-// leaves the directory.
+// saveLeaf writes one changed leaf's image and gives the place of the one it replaces. An empty
+// leaf leaves the directory.
 func (l *lane) saveLeaf(k *leafKey, w *metaWriter) (segment.Piece, error) {
 	id := leafID{k.vol.id, k.extent}
 	l.mu.Lock()
 	lf := k.vol.leaves[l.no][k.extent]
 	if lf != nil {
 		lf.dirty = false
+		l.e.space.dirty.Add(-imageBytes(lf.mapped))
 		lf.Complete = l.mu.applied
 	}
 	if lf == nil || lf.mapped == 0 {
@@ -250,13 +275,18 @@ func (e *Engine) commit(marks []segment.LaneMark, root segment.Piece, clean bool
 		NextSegSeq: e.space.seqNow(), NextVersion: e.versionSeq.Load() + 1,
 		Root: root, Lanes: marks,
 	}
-	b := backends.AlignedBuffer(segment.Sector)
-	a.Encode(b)
-	slot := int64(a.Seq % segment.AnchorSlots)
-	if err := e.dev.WriteAt(b, segment.AnchorOff+slot*segment.Sector, e.fua); err != nil {
+	b := backends.AlignedBuffer(segment.AnchorCopies * segment.Sector)
+	for i := range segment.AnchorCopies {
+		a.Encode(b[i*segment.Sector:])
+	}
+	if err := e.dev.WriteAt(b, segment.AnchorPlace(a.Seq), e.fua); err != nil {
 		return e.device(err, "engine.commit")
 	}
-	return e.flushDevice()
+	if err := e.flushDevice(); err != nil {
+		return err
+	}
+	e.anchorSeq.Store(a.Seq)
+	return nil
 }
 
 // flushDevice is the checkpoint's barrier.

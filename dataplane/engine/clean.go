@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"slices"
@@ -25,14 +26,14 @@ type victim struct {
 	score  float64
 }
 
-// clean moves what lives in the best victims into the cleaner's own segments and tells whether there
-// was anything to win. The victims become free by the checkpoint that follows.
+// clean moves what lives in the best victims into the cleaner's own segments and tells whether
+// there was anything to win. The victims become free by the checkpoint that follows.
 func (e *Engine) clean() (bool, error) {
 	free := e.space.freeCount()
 	// Two outputs may end half full, one for each generation. Hosts may take free segments while
 	// this round runs; then it ends early.
-	budget := int64(max(free-e.space.reserveMeta-2, 1)) * e.space.size * 9 / 10
-	want := int64(e.space.lowWater-free+2) * e.space.size
+	budget := int64(max(free-e.space.reserve(segment.StreamGen1)-2, 1)) * e.space.packed
+	want := int64(e.space.lowWater+e.space.needed()-free+2) * e.space.size
 	c := &cleaner{e: e}
 	won, out := int64(0), int64(0)
 	for _, v := range e.victims() {
@@ -88,37 +89,51 @@ func (e *Engine) victims() []victim {
 }
 
 // thinMeta lets the next checkpoint rewrite the leaves that keep a mostly dead metadata segment
-// from being free.
+// from being free: the thinnest first, and no more than the checkpoint has room for.
 func (e *Engine) thinMeta() {
 	s := e.space
-	thin := map[uint32]bool{}
+	type thin struct {
+		id   uint32
+		meta int64
+	}
+	var list []thin
 	s.mu.Lock()
 	for i, sg := range s.mu.segs {
-		if sg.state == segSealed && sg.stream == segment.StreamMeta && sg.meta < s.size/2 {
-			thin[uint32(i)] = true
+		if sg.state == segSealed && sg.stream == segment.StreamMeta && sg.meta < s.metaFull()/2 {
+			list = append(list, thin{uint32(i), sg.meta})
 		}
 	}
+	room := int64(len(s.mu.free)-s.reserveMeta-s.needed()) * s.metaFull()
 	s.mu.Unlock()
-	if len(thin) == 0 {
-		return
+	slices.SortFunc(list, func(a, b thin) int { return cmp.Compare(a.meta, b.meta) })
+	chosen := map[uint32]bool{}
+	for _, t := range list {
+		if room -= t.meta; room < 0 {
+			break
+		}
+		chosen[t.id] = true
 	}
 	for id, p := range e.maint.directory {
-		if !thin[uint32((int64(p.Off)-s.first)/s.size)] {
-			continue
+		if chosen[uint32((int64(p.Off)-s.first)/s.size)] {
+			e.retouch(id)
 		}
-		e.mu.RLock()
-		v := e.mu.branches[id.branch]
-		e.mu.RUnlock()
-		if v == nil {
-			continue
-		}
-		block := uint64(id.extent) * segment.LeafBlocks
-		l := v.lane(block)
-		l.mu.Lock()
-		if lf := v.leaves[l.no][id.extent]; lf != nil {
-			l.touch(lf, v, block)
-		}
-		l.mu.Unlock()
+	}
+}
+
+// retouch puts a leaf on the next checkpoint's list although nothing changed in it.
+func (e *Engine) retouch(id leafID) {
+	e.mu.RLock()
+	v := e.mu.branches[id.branch]
+	e.mu.RUnlock()
+	if v == nil {
+		return
+	}
+	block := uint64(id.extent) * segment.LeafBlocks
+	l := v.lane(block)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if lf := v.leaves[l.no][id.extent]; lf != nil {
+		l.touch(lf, v, block)
 	}
 }
 
@@ -137,6 +152,7 @@ type cleaner struct {
 	c      *chunk
 	stream segment.Stream
 	moves  []move
+	limit  int // most payload of the gathering chunk
 	buf    []byte
 }
 
@@ -155,9 +171,17 @@ func (c *cleaner) segment(v victim) error {
 	if c.buf == nil {
 		c.buf = backends.AlignedBuffer(segment.PayloadMax)
 	}
-	return c.e.eachChunk(v.id, v.seq, func(off int64, h *segment.Chunk, entries []byte) error {
+	err := c.e.eachChunk(v.id, v.seq, func(off int64, h *segment.Chunk, entries []byte) error {
 		return c.chunk(v, off+int64(h.HeaderBytes()), h, entries)
 	})
+	if errors.Is(err, errUnreadable) {
+		// One sector that cannot be read is no reason to give the device up: what lives in this
+		// segment stays there, and each read of it answers for itself.
+		c.e.report(Fact{What: "read-error", Detail: err.Error()})
+		c.e.space.set(c.e.space.mu.segs[v.id], segBad)
+		return nil
+	}
+	return err
 }
 
 // chunk moves the live blocks of one chunk, whose payload starts at the device offset base. The
@@ -185,7 +209,7 @@ func (c *cleaner) chunk(v victim, base int64, h *segment.Chunk, entries []byte) 
 			}
 			if !loaded {
 				if err := c.e.dev.ReadAt(c.buf[:h.PayloadBytes], base); err != nil {
-					return c.e.device(err, "engine.clean")
+					return c.e.unreadable(err)
 				}
 				loaded = true
 			}
@@ -227,22 +251,26 @@ func (e *Engine) liveAt(en *segment.Entry, i int, from segment.Loc) *Volume {
 // way: the block stays where it is and reads as corrupt until it is written again.
 func (e *Engine) spoiled(id uint32, v *Volume, block uint64) {
 	e.report(Fact{What: "corrupt", Volume: v.volume, Block: block, Detail: "found by the cleaner"})
-	e.space.mu.Lock()
-	e.space.mu.segs[id].state = segBad
-	e.space.mu.Unlock()
+	e.space.set(e.space.mu.segs[id], segBad)
 }
 
 // put adds one block to the output.
 func (c *cleaner) put(v *Volume, en *segment.Entry, i int, from segment.Loc, crc uint32,
 	seq uint64, data []byte,
 ) error {
-	if c.c != nil && !c.c.fits(segment.BlockSize, c.e.payloadMax()) {
+	if c.c != nil && !c.c.fits(segment.BlockSize, c.limit) {
 		if err := c.flush(); err != nil {
 			return err
 		}
 	}
 	if c.c == nil {
-		c.c = c.e.cache.get()
+		c.c, c.limit = c.e.cache.get(), 0
+		if o := c.e.maint.out[c.stream]; o != nil {
+			c.limit = o.roomMoved(c.e.space.size)
+		}
+		if c.limit == 0 {
+			c.limit = c.e.payloadMax()
+		}
 	}
 	out := segment.Entry{
 		Branch: en.Branch, Block: en.Block + uint64(i), Count: 1, Kind: segment.KindData,

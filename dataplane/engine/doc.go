@@ -13,6 +13,8 @@
 //	E7  A segment is written again only after an anchor that no longer refers to it.
 //	E9  Unmap, delete and cleaning succeed on a full device; no wait without a wake-up.
 //	E10 Bytes that do not match their checksum are never returned.
+//	E11 Behind a failed flush nothing is trusted: the engine goes out of service, its log stays.
+//	E15 An idle engine writes nothing.
 //
 // # Shape
 //
@@ -29,6 +31,14 @@
 // only behind an anchor: so recovery may always trust what the last anchor and the log behind it
 // name, needs no order between a move and its source, and ignores the cleaner's chunks that no
 // checkpoint has taken up. The price is that cleaning under a full device takes checkpoints.
+//
+// # Space
+//
+// NoSpace is decided when a record is appended: its data and the growth of its leaf's image must
+// fit what cleaning can always win back. Overwrites, unmaps and deletions need no room of their
+// own. Of the free segments, hosts leave some for the cleaner, and both leave what the next
+// checkpoint would write. Whoever waits for a segment is woken by a checkpoint, and whatever may
+// make a segment worth cleaning wakes the maintenance while somebody waits.
 //
 // # Locks
 //

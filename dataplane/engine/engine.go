@@ -67,6 +67,7 @@ type Engine struct {
 
 	incarnation uint32
 	versionSeq  atomic.Uint64 // the last version seq given out
+	anchorSeq   atomic.Uint64 // of the last durable anchor, which every segment's header repeats
 	failed      atomic.Bool
 
 	mu struct {
@@ -176,10 +177,10 @@ func (e *Engine) Close() error {
 	}
 	e.mu.closed = true
 	e.mu.Unlock()
-	e.maint.stopCleaning()
 	for _, l := range e.lanes {
-		l.close()
+		l.close() // what waits for a segment still needs the cleaner
 	}
+	e.maint.stopCleaning()
 	e.maint.stop()
 	if e.failed.Load() {
 		return domain.Errorf(domain.Unavailable, "device failed; its log will be replayed")

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -16,6 +17,7 @@ const (
 	chunkRecords  = 1008 // records of a chunk: fresh one-block entries that fit its header
 	leafBytes     = segment.LeafBlocks*12 + 64
 	entriesMax    = segment.HeaderMax - segment.ChunkHeader
+	segmentParts  = 8 // a chunk's entries take at most this part of a segment
 	chunkCRCs     = segment.PayloadMax / segment.BlockSize
 	firstEntryMax = segment.EntrySettled + segment.EntryFresh + 4*segment.RecordBlocks
 )
@@ -49,6 +51,7 @@ type chunk struct {
 	crcs    []uint32
 	recs    []pending
 	payload int
+	room    int // most bytes of entries
 	full    bool
 
 	head  segment.Chunk
@@ -60,10 +63,13 @@ type chunk struct {
 	next  *chunk
 }
 
-// newChunk makes a buffer for the device's largest payload, or for one leaf where that is less.
-func newChunk(payload int) *chunk {
-	payload = max(payload, segment.RoundUp(segment.LeafMax, segment.Sector))
+// newChunk makes a buffer for the largest payload of a device with segments of that size, or for
+// one leaf where that is less. Entries are bounded by the segment too: they stand in it twice, in
+// the chunk and in the footer, and a chunk that no segment can hold would never be written.
+func newChunk(size int64) *chunk {
+	payload := max(chunkPayload(size), segment.RoundUp(segment.LeafMax, segment.Sector))
 	return &chunk{
+		room:    int(min(entriesMax, size/segmentParts)),
 		buf:     backends.AlignedBuffer(segment.HeaderMax + payload),
 		entries: make([]byte, 0, segment.HeaderMax),
 		crcs:    make([]uint32, 0, chunkCRCs),
@@ -73,7 +79,7 @@ func newChunk(payload int) *chunk {
 
 // chunkPool keeps chunk buffers of a whole device: they are a megabyte each.
 type chunkPool struct {
-	payload int // the device's largest
+	size int64 // of the device's segments
 
 	mu   sync.Mutex
 	list []*chunk
@@ -87,7 +93,7 @@ func (p *chunkPool) get() *chunk {
 		p.list = p.list[:n-1]
 		return c
 	}
-	return newChunk(p.payload)
+	return newChunk(p.size)
 }
 
 func (p *chunkPool) put(c *chunk) {
@@ -107,7 +113,7 @@ func (c *chunk) reset() {
 // chunk of this device may hold.
 func (c *chunk) fits(n, limit int) bool {
 	return !c.full && c.payload+n <= limit && len(c.recs) < chunkRecords &&
-		len(c.entries)+firstEntryMax <= entriesMax
+		len(c.entries)+firstEntryMax <= c.room
 }
 
 // image lays the header before the payload and gives the bytes to write.
@@ -242,17 +248,11 @@ func (l *lane) writer() {
 // take waits for records, seals them as a chunk and gives it its place. It gives nil when the lane
 // is closed and empty.
 func (l *lane) take() *chunk {
-	l.seal.Lock()
-	defer l.seal.Unlock()
-	l.mu.Lock()
-	for (l.mu.cur == nil || len(l.mu.cur.recs) == 0) && !l.mu.closed {
-		l.work.Wait()
-	}
-	c := l.mu.cur
-	if c == nil || len(c.recs) == 0 {
-		l.mu.Unlock()
+	if !l.await() {
 		return nil
 	}
+	defer l.seal.Unlock()
+	c := l.mu.cur
 	l.mu.cur = nil
 	if n := len(l.mu.spare); n > 0 {
 		l.mu.cur, l.mu.spare = l.mu.spare[n-1], l.mu.spare[:n-1]
@@ -277,6 +277,33 @@ func (l *lane) take() *chunk {
 	c.err = l.place(c)
 	return c
 }
+
+// await waits for records and then holds both locks; false, and no lock, when the lane is closed
+// and empty. It waits without the seal lock: the other writer may need that to write a chunk again,
+// and the host whose record it is may send nothing more before its outcome.
+func (l *lane) await() bool {
+	for {
+		l.mu.Lock()
+		for l.idle() && !l.mu.closed {
+			l.work.Wait()
+		}
+		l.mu.Unlock()
+		l.seal.Lock()
+		l.mu.Lock()
+		if !l.idle() {
+			return true
+		}
+		closed := l.mu.closed
+		l.mu.Unlock()
+		l.seal.Unlock()
+		if closed {
+			return false
+		}
+	}
+}
+
+// idle tells whether nothing waits for a writer; mu is held.
+func (l *lane) idle() bool { return l.mu.cur == nil || len(l.mu.cur.recs) == 0 }
 
 // place gives the chunk its segment and offset, opening a new segment where needed. The seal lock
 // is held. An error means the engine failed or stopped.
@@ -341,21 +368,26 @@ func (l *lane) write(c *chunk) error {
 // again writes a chunk whose write failed once more, in another segment; the first one is bad and
 // keeps its bytes. A second failure takes the engine out of service.
 func (l *lane) again(c *chunk, cause error) error {
-	if c.seg == nil {
+	if errors.Is(cause, errNoSegment) {
 		return cause
 	}
 	l.e.report(Fact{What: "write-error", Detail: cause.Error()})
 	l.seal.Lock()
-	bad := c.seg
-	bad.mu.Lock()
-	bad.bad = true
-	bad.mu.Unlock()
-	if l.open == bad {
-		l.e.closeSegment(bad)
-		l.setOpen(nil)
+	if bad := c.seg; bad != nil { // else the header of a new segment could not be written
+		bad.mu.Lock()
+		bad.bad = true
+		bad.mu.Unlock()
+		if l.open == bad {
+			l.e.closeSegment(bad)
+			l.setOpen(nil)
+		}
+		l.mu.Lock()
+		c.seg = nil // its share is given back here, not again by acknowledge
+		l.mu.Unlock()
+		l.e.settle(bad)
 	}
-	l.e.settle(bad)
-	err := l.place(c)
+	c.err = l.place(c)
+	err := c.err
 	l.seal.Unlock()
 	if err != nil {
 		return err
@@ -390,6 +422,9 @@ func (l *lane) finish(c *chunk, err error) {
 	}
 	l.mu.Unlock()
 	l.room.Broadcast()
+	if l.e.space.waiting.Load() > 0 {
+		l.e.maint.kick() // what was entered may have made a segment worth cleaning
+	}
 	for d := first; d != nil; {
 		next := d.next
 		l.acknowledge(d)
@@ -482,10 +517,17 @@ func (l *lane) point(lf *leaf, i int, loc segment.Loc, crc uint32) {
 		l.e.space.live.Add(segment.BlockSize)
 	}
 	if (old == 0) != (loc == 0) {
+		was := imageBytes(lf.mapped)
 		if loc == 0 {
 			lf.mapped--
 		} else {
 			lf.mapped++
+		}
+		if more := imageBytes(lf.mapped) - was; more != 0 {
+			l.e.space.index.Add(more)
+			if lf.dirty {
+				l.e.space.dirty.Add(more)
+			}
 		}
 	}
 	lf.Loc[i], lf.CRC[i] = loc, crc
@@ -511,6 +553,7 @@ func (l *lane) leaf(v *Volume, block uint64) *leaf {
 func (l *lane) touch(lf *leaf, v *Volume, block uint64) {
 	if !lf.dirty {
 		lf.dirty = true
+		l.e.space.dirty.Add(imageBytes(lf.mapped))
 		l.mu.dirty = append(l.mu.dirty, &leafKey{v, uint32(block / segment.LeafBlocks)})
 	}
 }

@@ -17,7 +17,7 @@ func (e *Engine) openSegment(stream segment.Stream, lane uint8) (*openSegment, e
 	}
 	h := segment.Header{
 		Segment: id, Sequence: sg.seq, Stream: stream, Lane: lane, Incarnation: e.incarnation,
-		Device: e.super.Device,
+		Device: e.super.Device, Anchor: e.anchorSeq.Load(),
 	}
 	b := backends.AlignedBuffer(segment.Sector)
 	h.Encode(b)
@@ -38,9 +38,9 @@ func (e *Engine) closeSegment(o *openSegment) {
 	e.settle(o)
 }
 
-// settle gives back one share of a segment; the last one of a closing segment writes the footer and
-// hands the segment to the cleaner. A footer proves that every chunk before it was durable, so it is
-// written only when no chunk failed.
+// settle gives back one share of a segment; the last one of a closing segment writes the footer
+// and hands the segment to the cleaner. A footer proves that every chunk before it was durable, so
+// it is written only when no chunk failed.
 func (e *Engine) settle(o *openSegment) {
 	o.mu.Lock()
 	o.inflight--

@@ -12,24 +12,22 @@ import (
 // readTries bounds how often a read looks a block up again because the cleaner moved it meanwhile.
 const readTries = 8
 
-// lostKind marks a block whose index entry could not be recovered: it reads as corrupt until it is
-// written again. It never reaches the device.
-const lostKind segment.LocKind = 7
-
 // Read fills dst with count blocks from block on, all inside one extent: len(dst) is count blocks.
 // The blocks are one view of the index. Holes read zero. It returns OutOfRange, NotFound, Corrupt
 // when the bytes on the device do not match their checksum, and Unavailable when the device fails.
 // dst aligned to the device's memory alignment is read into directly.
 func (v *Volume) Read(block uint64, count int, dst []byte) error {
-	blocks := uint64(v.size.Load()) / segment.BlockSize
-	if count < 1 || int(block%segment.LeafBlocks)+count > segment.LeafBlocks ||
-		block+uint64(count) > blocks {
-		return domain.Errorf(domain.OutOfRange, "read of %d blocks at %d of %d", count, block, blocks)
+	if err := v.inside(block, count); err != nil {
+		return err
+	}
+	if len(dst) != count*segment.BlockSize {
+		return domain.Errorf(domain.Invalid, "%d bytes for %d blocks", len(dst), count)
 	}
 	v.e.stats.reads.Add(1)
 	v.e.stats.readBytes.Add(int64(len(dst)))
 	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer readers.Put(rd)
+	rd.again = false // a read that ended early may have left it
 	var err error
 	for range readTries {
 		if err = rd.lookup(v, block, count); err != nil {
@@ -40,6 +38,16 @@ func (v *Volume) Read(block uint64, count int, dst []byte) error {
 		}
 	}
 	return v.corrupt(block, rd.bad)
+}
+
+// inside refuses a range that crosses an extent or the end.
+func (v *Volume) inside(block uint64, count int) error {
+	blocks := uint64(v.size.Load()) / segment.BlockSize
+	if count < 1 || int(block%segment.LeafBlocks)+count > segment.LeafBlocks ||
+		block >= blocks || uint64(count) > blocks-block {
+		return domain.Errorf(domain.OutOfRange, "%d blocks at %d of %d", count, block, blocks)
+	}
+	return nil
 }
 
 // errStale says that bytes did not match the index: moved meanwhile, or corrupt.
@@ -101,10 +109,10 @@ func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
 				rd.bad, rd.badLoc, rd.again = bad, rd.loc[bad], true
 				return errStale
 			}
-		case lostKind:
-			return v.corrupt(block, i)
-		default:
+		case segment.Hole, segment.Zero:
 			clear(dst[i*segment.BlockSize : (i+1)*segment.BlockSize])
+		default:
+			return v.corrupt(block, i)
 		}
 		i += n
 	}
@@ -147,8 +155,11 @@ func (v *Volume) corrupt(block uint64, i int) error {
 }
 
 // Extents appends how count blocks from block on, inside one extent, are allocated; neighbours of
-// one kind are joined. Offsets are bytes.
+// one kind are joined. Offsets are bytes. Errors: OutOfRange, NotFound.
 func (v *Volume) Extents(block uint64, count int, dst []domain.Extent) ([]domain.Extent, error) {
+	if err := v.inside(block, count); err != nil {
+		return dst, err
+	}
 	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer readers.Put(rd)
 	rd.again = false

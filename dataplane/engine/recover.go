@@ -20,7 +20,7 @@ type FormatOptions struct {
 	Node        domain.NodeID
 	Device      domain.DeviceID // zero is refused
 	Lanes       int             // default 1 up to 2 cores' worth of load; at most 16
-	SegmentSize int             // default: a 256th of the device between 1 and 32 MiB
+	SegmentSize int             // default: a 256th of the device between 4 and 32 MiB
 	Force       bool            // overwrite a device that holds a Weft superblock
 }
 
@@ -28,7 +28,11 @@ type FormatOptions struct {
 // device that already has a superblock (Exists) unless forced, and one too small (Invalid).
 func Format(ctx context.Context, dev backends.Device, o FormatOptions) error {
 	g := dev.Geometry()
-	if old, _ := readSuper(dev); old != nil && !o.Force {
+	old, err := readSuper(dev)
+	if err != nil {
+		return translate(err, "engine.Format", g.Path) // it may hold somebody's data
+	}
+	if old != nil && !o.Force {
 		return domain.Errorf(domain.Exists, "%s holds device %s of cluster %s", g.Path,
 			old.Device, old.Cluster)
 	}
@@ -36,30 +40,45 @@ func Format(ctx context.Context, dev backends.Device, o FormatOptions) error {
 	if err != nil {
 		return err
 	}
-	b := backends.AlignedBuffer(segment.Sector)
-	for slot := range int64(segment.AnchorSlots) {
-		clear(b)
-		if slot == 1 {
-			a := segment.Anchor{
-				Seq: 1, Clean: true, NextSegSeq: 1, NextVersion: 1,
-				Lanes: make([]segment.LaneMark, sb.Lanes),
-			}
-			a.Encode(b)
+	b := backends.AlignedBuffer(segment.AnchorSlots * segment.Sector)
+	a := segment.Anchor{
+		Seq: 1, Clean: true, NextSegSeq: 1, NextVersion: 1,
+		Lanes: make([]segment.LaneMark, sb.Lanes),
+	}
+	if o.Force {
+		if err := wipe(dev, sb); err != nil {
+			return err
 		}
-		if err := dev.WriteAt(b, segment.AnchorOff+slot*segment.Sector, false); err != nil {
-			return translate(err, "engine.Format", g.Path)
-		}
+	}
+	for i := range int64(segment.AnchorCopies) {
+		a.Encode(b[segment.AnchorPlace(a.Seq)-segment.AnchorOff+i*segment.Sector:])
+	}
+	if err := dev.WriteAt(b, segment.AnchorOff, false); err != nil {
+		return translate(err, "engine.Format", g.Path)
 	}
 	if err := dev.Flush(ctx); err != nil {
 		return translate(err, "engine.Format", g.Path)
 	}
-	sb.Encode(b)
+	sb.Encode(b[:segment.Sector])
 	for _, off := range segment.SuperOffsets(g.Size) {
-		if err := dev.WriteAt(b, off, false); err != nil {
+		if err := dev.WriteAt(b[:segment.Sector], off, false); err != nil {
 			return translate(err, "engine.Format", g.Path)
 		}
 	}
 	return translate(dev.Flush(ctx), "engine.Format", g.Path)
+}
+
+// wipe clears what an earlier store left where segments open, so that a device formatted anew under
+// its old id takes nothing of it for its own.
+func wipe(dev backends.Device, sb *segment.Superblock) error {
+	b := backends.AlignedBuffer(2 * segment.Sector)
+	for i := range int64(sb.Segments) {
+		off := int64(sb.FirstOff) + i*int64(sb.SegmentSize)
+		if err := dev.WriteAt(b, off, false); err != nil {
+			return translate(err, "engine.Format", dev.Geometry().Path)
+		}
+	}
+	return nil
 }
 
 // layout chooses the segment size and count for a device.
@@ -67,12 +86,12 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 	size := o.SegmentSize
 	if size == 0 {
 		size = 32 << 20
-		for size > 1<<20 && int64(size) > g.Size/256 {
+		for size > 4<<20 && int64(size) > g.Size/256 {
 			size /= 2
 		}
 	}
 	last := segment.SuperOffsets(g.Size)[2]
-	count := (last - segment.DataOff) / int64(size)
+	count := (last - segment.DataOff) / max(int64(size), 1)
 	lanes := max(o.Lanes, 1)
 	switch {
 	case o.Device.IsZero():
@@ -84,13 +103,19 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 	case lanes > segment.LanesMax:
 		return nil, domain.Errorf(domain.Invalid, "%d lanes: at most %d", lanes, segment.LanesMax)
 	}
-	return &segment.Superblock{
+	sb := &segment.Superblock{
 		Version: segment.FormatVersion, Incompat: segment.IncompatBase, Cluster: o.Cluster,
 		Node: o.Node, Device: o.Device, Size: uint64(g.Size), LogicalBlock: uint32(g.LogicalBlock),
 		AtomicUnit: uint32(g.AtomicUnit), SegmentSize: uint32(size),
 		Segments: uint32(min(count, 1<<31)), FirstOff: segment.DataOff, Lanes: uint16(lanes),
 		Tier: 2, Generation: 1,
-	}, nil
+	}
+	b := make([]byte, segment.Sector)
+	sb.Encode(b)
+	if _, err := segment.DecodeSuperblock(b); err != nil {
+		return nil, domain.Errorf(domain.Invalid, "%s: %v", g.Path, err)
+	}
+	return sb, nil
 }
 
 // readSuper gives the newest valid superblock, or nil.
@@ -148,7 +173,7 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 	for i := range int(sb.Lanes) {
 		e.lanes = append(e.lanes, newLane(e, i))
 	}
-	e.cache.payload = e.payloadMax()
+	e.cache.size = e.space.size
 	m := &e.maint
 	m.wakeup, m.halt = make(chan struct{}, 1), make(chan struct{})
 	m.directory = map[leafID]segment.Piece{}
@@ -164,7 +189,7 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 		l.start()
 	}
 	m.start(e)
-	if e.space.freeCount() < e.space.lowWater {
+	if e.space.short() {
 		m.kick()
 	}
 	return e, nil
@@ -177,6 +202,7 @@ func (e *Engine) recover() error {
 		return err
 	}
 	e.maint.anchorSeq = a.Seq
+	e.anchorSeq.Store(a.Seq)
 	e.incarnation = a.Incarnation + 1
 	e.space.mu.nextSeq = a.NextSegSeq
 	e.versionSeq.Store(a.NextVersion)
@@ -186,7 +212,7 @@ func (e *Engine) recover() error {
 	if err := e.loadLeaves(); err != nil {
 		return err
 	}
-	heads, err := e.readHeaders(a.Clean)
+	heads, err := e.readHeaders(a)
 	if err != nil {
 		return err
 	}
@@ -199,6 +225,11 @@ func (e *Engine) recover() error {
 	for _, l := range e.lanes {
 		// Nothing of an earlier incarnation is ever replayed again, cut chunks least of all.
 		l.mu.openSeq = e.space.seqNow()
+	}
+	// After a crash of this process alone, replay may have believed chunks that stand in the device's
+	// cache only. The checkpoint reuses segments on their word, so they are made durable first.
+	if err := e.flushDevice(); err != nil {
+		return err
 	}
 	return e.checkpointLocked(false)
 }
@@ -278,8 +309,8 @@ func (e *Engine) loadRoot(at segment.Piece) error {
 	return nil
 }
 
-// loadLeaves reads every leaf of the checkpoint. One that does not verify costs its extent only: its
-// blocks read as corrupt until they are written again.
+// loadLeaves reads every leaf of the checkpoint. One that does not verify costs its extent only:
+// its blocks read as corrupt until they are written again.
 func (e *Engine) loadLeaves() error {
 	for id, p := range e.maint.directory {
 		v := e.mu.branches[id.branch]
@@ -307,13 +338,16 @@ func (e *Engine) loadLeaves() error {
 				Detail: fmt.Sprintf("index of extent %d: %v", id.extent, err)})
 			lf.Leaf = segment.Leaf{Branch: id.branch, Extent: id.extent}
 			for i := range lf.Loc {
-				lf.Loc[i] = segment.MakeLoc(lostKind, 0, 1, 0)
+				lf.Loc[i] = lostLoc
 			}
 		}
 		e.adopt(v, lf)
 	}
 	return nil
 }
+
+// lostLoc is the place of a block whose index entry could not be recovered.
+var lostLoc = segment.MakeLoc(segment.Lost, 0, segment.BlockUnits, 0)
 
 // adopt enters a loaded leaf and counts what it keeps alive.
 func (e *Engine) adopt(v *Volume, lf *leaf) {
@@ -325,8 +359,14 @@ func (e *Engine) adopt(v *Volume, lf *leaf) {
 		if loc == 0 {
 			continue
 		}
-		if loc.Kind() == segment.Flash && !e.space.valid(loc.Off(), segment.BlockSize) {
-			loc = segment.MakeLoc(lostKind, 0, 1, 0)
+		switch loc.Kind() {
+		case segment.Zero:
+		case segment.Flash:
+			if !e.space.valid(loc.Off(), segment.BlockSize) {
+				loc = lostLoc
+			}
+		default:
+			loc = lostLoc // a kind of a later format would have come with an incompatible feature
 		}
 		lf.Loc[i] = 0
 		l.point(lf, i, loc, lf.CRC[i])
@@ -334,9 +374,11 @@ func (e *Engine) adopt(v *Volume, lf *leaf) {
 }
 
 // readHeaders gives the headers of all segments; after a clean stop there is nothing to replay and
-// only the states matter.
-func (e *Engine) readHeaders(clean bool) ([]segment.Header, error) {
-	b := backends.AlignedBuffer(segment.Sector)
+// only the states matter. A header tells which anchor was the newest when its segment was opened:
+// one above the newest found says that the true one is lost, and an older one would show what was
+// overwritten since.
+func (e *Engine) readHeaders(a *segment.Anchor) ([]segment.Header, error) {
+	b := backends.AlignedBuffer(2 * segment.Sector)
 	var heads []segment.Header
 	for i, sg := range e.space.mu.segs {
 		if sg.state == segReserved {
@@ -345,19 +387,78 @@ func (e *Engine) readHeaders(clean bool) ([]segment.Header, error) {
 		if err := e.dev.ReadAt(b, e.space.off(uint32(i))); err != nil {
 			return nil, e.device(err, "engine.recover")
 		}
-		h, err := segment.DecodeHeader(b)
-		if err != nil || h.Segment != uint32(i) || h.Device != e.super.Device ||
-			int(h.Lane) >= len(e.lanes) {
+		h, err := e.header(uint32(i), b, a)
+		if err != nil {
+			return nil, err
+		}
+		if h == nil {
 			continue
+		}
+		if h.Anchor > a.Seq {
+			return nil, domain.Errorf(domain.Corrupt, "%s: anchor %d is lost, the newest found is %d",
+				e.dev.Geometry().Path, h.Anchor, a.Seq)
 		}
 		sg.stream, sg.lane, sg.seq = h.Stream, h.Lane, h.Sequence
 		e.space.mu.nextSeq = max(e.space.mu.nextSeq, h.Sequence+1)
-		if !clean {
+		if !a.Clean {
 			heads = append(heads, *h)
 		}
 	}
-	slices.SortFunc(heads, func(a, b segment.Header) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	slices.SortFunc(heads, func(a, b segment.Header) int {
+		return cmp.Compare(a.Sequence, b.Sequence)
+	})
 	return heads, nil
+}
+
+// header gives what the first two sectors of a segment say about its life; nil when they say
+// nothing. A chunk names the life too: where one stands in the first chunk's place, or in that of
+// the header, with a sequence above the header's, the header was damaged, overwritten or never
+// written, and what the segment holds counts all the same.
+func (e *Engine) header(id uint32, b []byte, a *segment.Anchor) (*segment.Header, error) {
+	h, bad := segment.DecodeHeader(b)
+	if bad != nil || h.Segment != id || h.Device != e.super.Device || int(h.Lane) >= len(e.lanes) {
+		h = nil
+	}
+	for _, at := range []int64{segment.Sector, 0} {
+		c, err := e.life(id, at, b[at:], h, a)
+		if err != nil {
+			return nil, err
+		}
+		if c == nil {
+			continue
+		}
+		e.report(Fact{What: "corrupt", Detail: fmt.Sprintf(
+			"header of segment %d is not that of its life %d", id, c.Sequence)})
+		return &segment.Header{
+			Segment: id, Sequence: c.Sequence, Stream: c.Stream, Lane: c.Lane,
+			Incarnation: c.Incarnation, Device: e.super.Device,
+		}, nil
+	}
+	return h, nil
+}
+
+// life gives the chunk at an offset of a segment if it belongs to a later life than the header's
+// and to one that counts: a life that holds something, or a log behind the marks. In a free
+// segment it is what an earlier life left.
+func (e *Engine) life(id uint32, at int64, b []byte, h *segment.Header, a *segment.Anchor,
+) (*segment.Chunk, error) {
+	c, bad := segment.DecodeChunkFixed(b)
+	if bad != nil || int(c.Lane) >= len(e.lanes) || h != nil && c.Sequence <= h.Sequence {
+		return nil, nil
+	}
+	sg := e.space.mu.segs[id]
+	logged := c.Stream == segment.StreamLog && c.Sequence >= a.Lanes[c.Lane].Sequence
+	if sg.live.Load() == 0 && sg.meta == 0 && (a.Clean || !logged) {
+		return nil, nil
+	}
+	whole := backends.AlignedBuffer(c.HeaderBytes())
+	if err := e.dev.ReadAt(whole, e.space.off(id)+at); err != nil {
+		return nil, e.device(err, "engine.recover")
+	}
+	if c, _, bad = segment.DecodeChunk(whole); bad != nil {
+		return nil, nil
+	}
+	return c, nil
 }
 
 // settleSpace decides which segments hold something; the others become free at the checkpoint that
@@ -370,8 +471,11 @@ func (e *Engine) settleSpace(a *segment.Anchor) {
 	for i, sg := range s.mu.segs {
 		switch {
 		case sg.state == segReserved:
+		case sg.live.Load() > 0 && sg.seq == 0:
+			// Whose blocks these are cannot be told without a header: the cleaner leaves it alone.
+			sg.state = segBad
 		case sg.live.Load() > 0 || sg.meta > 0,
-			sg.stream == segment.StreamLog && sg.seq >= a.Lanes[sg.lane].Sequence:
+			!a.Clean && sg.stream == segment.StreamLog && sg.seq >= a.Lanes[sg.lane].Sequence:
 			sg.state = segSealed
 		default:
 			spare = append(spare, uint32(i))

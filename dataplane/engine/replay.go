@@ -69,7 +69,9 @@ func (l *lane) replay(mk segment.LaneMark, heads []segment.Header) error {
 		prev, prevCRC = c.h.LSN, c.chain
 		l.mu.applied, l.mu.chain = prev, prevCRC
 	}
+	// The lane goes on above all it has seen, cut chunks included, and nothing is on its way there.
 	l.mu.lsn = max(t.highest, l.mu.applied)
+	l.mu.applied = l.mu.lsn
 	l.lastLSN, l.lastCRC = l.mu.applied, l.mu.chain
 	return nil
 }

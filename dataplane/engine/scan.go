@@ -1,12 +1,23 @@
 package engine
 
 import (
+	"errors"
+	"fmt"
+
 	"weft/backends"
 	"weft/dataplane/segment"
 )
 
 // scanWindow is how much of an unsealed segment is read at a time, in bytes.
 const scanWindow = 256 << 10
+
+// errUnreadable says that the device refused a read of a segment.
+var errUnreadable = errors.New("segment not readable")
+
+// unreadable translates a failed read of a segment.
+func (e *Engine) unreadable(err error) error {
+	return e.device(fmt.Errorf("%w: %w", errUnreadable, err), "engine.scan")
+}
 
 // eachChunk calls fn with every valid chunk of a segment's life: from its footer, or by scanning it
 // when it has none. off is the chunk's place on the device. entries is valid during the call only.
@@ -48,7 +59,7 @@ func (e *Engine) footer(id uint32, seq uint64) (*segment.Trailer, []byte, error)
 	b := backends.AlignedBuffer(segment.Sector)
 	end := e.space.off(id) + e.space.size
 	if err := e.dev.ReadAt(b, end-segment.Sector); err != nil {
-		return nil, nil, e.device(err, "engine.footer")
+		return nil, nil, e.unreadable(err)
 	}
 	t, err := segment.DecodeTrailer(b)
 	if err != nil || t.Sequence != seq {
@@ -60,7 +71,7 @@ func (e *Engine) footer(id uint32, seq uint64) (*segment.Trailer, []byte, error)
 	}
 	body := backends.AlignedBuffer(max(n, segment.Sector))
 	if err := e.dev.ReadAt(body[:n], end-segment.Sector-int64(n)); err != nil {
-		return nil, nil, e.device(err, "engine.footer")
+		return nil, nil, e.unreadable(err)
 	}
 	if segment.Checksum(body[:t.Bytes]) != t.CRC {
 		return nil, nil, nil
@@ -116,7 +127,7 @@ func (s *scanner) bytes(at int64, n int) ([]byte, error) {
 	if at < s.from || at+int64(n) > s.to {
 		end := min(at+scanWindow, s.size)
 		if err := s.e.dev.ReadAt(s.buf[:end-at], s.base+at); err != nil {
-			return nil, s.e.device(err, "engine.scan")
+			return nil, s.e.unreadable(err)
 		}
 		s.from, s.to = at, end
 	}

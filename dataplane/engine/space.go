@@ -33,18 +33,24 @@ type seg struct {
 // space owns the segments of a device and decides who may have one.
 //
 // Invariant: user segments are refused at or below reserveUser free ones, the cleaner's at or below
-// reserveMeta, so that cleaning and checkpoints always find room.
+// reserveMeta, both counted above what the next checkpoint needs, so that cleaning and checkpoints
+// always find room.
 type space struct {
 	size        int64 // of a segment
 	first       int64 // offset of segment 0
 	capacity    int64 // bytes of all segments that can hold data
-	usable      int64 // most live bytes admitted
+	packed      int64 // bytes of blocks that a well-filled one holds
 	reserveUser int
 	reserveMeta int
 	lowWater    int // the cleaner starts below this many free segments
 
 	live     atomic.Int64 // bytes of live blocks on the device
 	admitted atomic.Int64 // bytes of new blocks on their way into the index
+	index    atomic.Int64 // bytes that the images of all leaves take at most
+	dirty    atomic.Int64 // of them, those that the next checkpoint writes
+	usable   atomic.Int64 // most bytes admitted, index included; a bad segment lowers it
+	waiting  atomic.Int32 // writers that wait for a free segment
+	served   atomic.Int64 // segments that writers got so far
 
 	mu struct {
 		sync.Mutex
@@ -59,6 +65,7 @@ type space struct {
 
 func newSpace(sb *segment.Superblock) *space {
 	s := &space{size: int64(sb.SegmentSize), first: int64(sb.FirstOff)}
+	s.packed = packed(s.size)
 	s.freed = sync.NewCond(&s.mu)
 	s.mu.segs = make([]*seg, sb.Segments)
 	usable := 0
@@ -75,21 +82,43 @@ func newSpace(sb *segment.Superblock) *space {
 	s.reserveUser = s.reserveMeta + max(4, usable/50)
 	s.lowWater = s.reserveUser + max(3, usable/20)
 	data := usable - s.lowWater - int(sb.Lanes) - 1
-	s.usable = max(0, int64(data)) * s.payload() / 100 * fillMax
+	s.usable.Store(max(0, int64(data)) * s.packed / 100 * fillMax)
 	return s
 }
 
-// fillMax is the share of live blocks, in percent, up to which new ones are admitted. Cleaning costs
-// 1/(1-u) of what hosts write: beyond this the price rises steeply.
+// fillMax is the share of live blocks, in percent, up to which new ones are admitted. Cleaning
+// costs 1/(1-u) of what hosts write: beyond this the price rises steeply.
 const fillMax = 85
 
-// payload estimates the bytes of blocks that a segment holds once the cleaner has packed it: full
-// chunks of moved one-block entries, and a footer that repeats them.
-func (s *space) payload() int64 {
-	body := int64(chunkPayload(s.size))
-	header := segment.ChunkHeader + body/segment.BlockSize*(segment.EntrySettled+segment.EntryMoved)
-	whole := body + int64(segment.RoundUp(int(header), segment.Sector))
-	return (s.size - 2*segment.Sector) * body / (whole + header)
+// packed gives the bytes of blocks that a segment holds once the cleaner has packed it, by packing
+// one. An estimate by ratios was too high for small segments, whose last chunk is a large part of
+// them: hosts were admitted beyond what cleaning can win, and the cleaner ran for ever.
+func packed(size int64) int64 {
+	o, sum := &openSegment{used: segment.Sector}, 0
+	for n := o.roomMoved(size); n > 0; n = o.roomMoved(size) {
+		o.footer.Add(0, make([]byte, movedHeader(n)))
+		o.used += int64(segment.RoundUp(movedHeader(n), segment.Sector) + n)
+		sum += n
+	}
+	return int64(sum)
+}
+
+// movedHeader gives the bytes of a header for so much payload of moved one-block entries.
+func movedHeader(payload int) int {
+	return segment.ChunkHeader + payload/segment.BlockSize*(segment.EntrySettled+segment.EntryMoved)
+}
+
+// roomMoved gives the most payload of moved one-block entries that the segment takes as one more
+// chunk; 0 when it is full.
+func (o *openSegment) roomMoved(size int64) int {
+	n := chunkPayload(size)
+	for ; n > 0; n -= segment.BlockSize {
+		h := movedHeader(n)
+		if o.fits(int64(segment.RoundUp(h, segment.Sector)+n), h, size) {
+			break
+		}
+	}
+	return n
 }
 
 // chunkPayload gives the most payload of one chunk: small segments take small chunks.
@@ -129,51 +158,102 @@ func (s *space) admit(n int64) bool {
 	if n == 0 {
 		return true
 	}
-	if s.admitted.Add(n)+s.live.Load() > s.usable {
+	if s.admitted.Add(n)+s.live.Load()+s.charge(s.index.Load()) > s.usable.Load() {
 		s.admitted.Add(-n)
 		return false
 	}
 	return true
 }
 
+// imageBytes bounds what a leaf with so many blocks mapped takes on the device: its image in whole
+// units, at worst in runs of one block, and its line in the root.
+func imageBytes(mapped int) int64 {
+	if mapped == 0 {
+		return 0
+	}
+	const fixed, run, line = 64, 16, 32
+	n := min(fixed+run*mapped, segment.LeafMax)
+	return int64(segment.RoundUp(n, segment.Unit) + line)
+}
+
+// charge gives the room that index bytes claim: metadata segments may be half dead before they are
+// rewritten, and may be filled to metaFull only.
+func (s *space) charge(index int64) int64 { return 2 * index * s.size / s.metaFull() }
+
+// metaFull gives the bytes of images that a metadata segment holds at least when it is closed: a
+// new chunk is begun only where a whole one has room, and small segments hold few.
+func (s *space) metaFull() int64 {
+	if s.size < 16<<20 {
+		return s.size / 2
+	}
+	return s.size / 4 * 3
+}
+
+// needed counts the segments that a checkpoint taken now fills: changed leaves and the root, and
+// one for the chunks that end half full.
+func (s *space) needed() int {
+	const roots = 16 // a root's line is less than this part of the smallest image
+	full := s.metaFull()
+	return 1 + int((s.dirty.Load()+s.index.Load()/roots+full-1)/full)
+}
+
+// short tells whether the cleaner should run.
+func (s *space) short() bool { return s.freeCount() < s.lowWater+s.needed() }
+
+// reserve gives the free segments that a stream may not touch. Metadata takes the last one.
+func (s *space) reserve(stream segment.Stream) int {
+	switch stream {
+	case segment.StreamLog:
+		return s.reserveUser + s.needed()
+	case segment.StreamGen1, segment.StreamGen2:
+		return s.reserveMeta + s.needed()
+	}
+	return 0
+}
+
 // take gives a free segment to a stream, waiting for the cleaner where it must. It gives nil once
 // the space is stopped.
 func (s *space) take(stream segment.Stream, lane uint8) (uint32, *seg) {
-	reserve := 0
-	switch stream {
-	case segment.StreamLog:
-		reserve = s.reserveUser
-	case segment.StreamGen1, segment.StreamGen2:
-		reserve = s.reserveMeta
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !s.mu.stopped && len(s.mu.free) <= reserve {
+	for !s.mu.stopped && len(s.mu.free) <= s.reserve(stream) {
 		if stream != segment.StreamLog {
 			return 0, nil // the maintenance must not wait for itself
 		}
+		s.waiting.Add(1)
 		s.hurry()
 		s.freed.Wait()
+		s.waiting.Add(-1)
 	}
 	if s.mu.stopped {
 		return 0, nil
+	}
+	if stream == segment.StreamLog {
+		s.served.Add(1)
 	}
 	id := s.mu.free[0]
 	s.mu.free = s.mu.free[1:]
 	sg := s.mu.segs[id]
 	sg.state, sg.stream, sg.lane, sg.seq = segOpen, stream, lane, s.mu.nextSeq
 	s.mu.nextSeq++
-	if len(s.mu.free) < s.lowWater {
+	if len(s.mu.free) < s.lowWater+s.needed() {
 		s.hurry()
 	}
 	return id, sg
 }
 
-// set changes a segment's state.
+// set changes a segment's state. A bad one is no room for live bytes any more, so that the cleaner
+// still finds some to win; a sealed one may be what the cleaner lacked.
 func (s *space) set(sg *seg, st segState) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st == segBad && sg.state != segBad {
+		s.usable.Add(-s.packed / 100 * fillMax)
+	}
 	sg.state = st
-	s.mu.Unlock()
+	if st == segSealed && s.waiting.Load() > 0 {
+		s.hurry()
+	}
 }
 
 // release makes segments free again. Only the maintenance calls it, behind an anchor.
@@ -230,5 +310,6 @@ func (s *space) read(st *Stats) {
 	st.Segments, st.FreeSegments = int64(len(s.mu.segs)), int64(len(s.mu.free))
 	s.mu.Unlock()
 	st.ReservedSegments = int64(s.reserveUser)
-	st.LiveBytes, st.UsableBytes, st.CapacityBytes = s.live.Load(), s.usable, s.capacity
+	st.LiveBytes, st.UsableBytes = s.live.Load(), max(0, s.usable.Load())
+	st.CapacityBytes = s.capacity
 }

@@ -25,19 +25,20 @@ type Volume struct {
 	leaves [segment.LanesMax]map[uint32]*leaf
 }
 
-// Record is one write of 1 to 256 blocks inside one extent. The caller owns it again, and its
-// Data, once To.Appended ran; Data may be reused as soon as Append returned. Pool Records: they
-// are over a kilobyte.
+// Record is one write of 1 to RecordBlocks blocks inside one extent. The caller owns it again, and
+// its Data, once To.Appended ran; Data may be reused as soon as Append returned. Pool Records:
+// they are over a kilobyte.
 type Record struct {
 	Kind    segment.Kind // KindData, KindZero or KindUnmap
 	Block   uint64
-	Count   int    // blocks; KindZero and KindUnmap take up to a whole extent
+	Count   int    // KindData: up to Engine.RecordBlocks; the others: up to a whole extent
 	Data    []byte // KindData: Count blocks
 	Request domain.RequestID
 	Version domain.Version // set by Append: the record's place in the order of writes
 	To      Appender
 
-	crc [segment.RecordBlocks]uint32
+	kind segment.Kind // as it is logged: data of zeros becomes KindZero
+	crc  [segment.RecordBlocks]uint32
 }
 
 // Appender is told the outcome of a record once. It must not block.
@@ -49,10 +50,9 @@ func (v *Volume) ID() domain.VolumeID { return v.volume }
 // Size gives the volume's size in bytes.
 func (v *Volume) Size() domain.Bytes { return domain.Bytes(v.size.Load()) }
 
-// lane gives the lane of a block's extent. The hash is part of the format: it must not change.
+// lane gives the lane of a block's extent.
 func (v *Volume) lane(block uint64) *lane {
-	h := (block/segment.LeafBlocks + uint64(v.id)*0x9e3779b97f4a7c15) * 0xff51afd7ed558ccd
-	return v.e.lanes[(h>>33)%uint64(len(v.e.lanes))]
+	return v.e.lanes[segment.LaneOf(v.id, uint32(block/segment.LeafBlocks), len(v.e.lanes))]
 }
 
 // zeroCRC is the CRC of a block of zeros.
@@ -69,6 +69,7 @@ func (v *Volume) append(r *Record, own *Hold) {
 		r.To.Appended(r, err)
 		return
 	}
+	r.kind = r.Kind
 	if r.Kind == segment.KindData {
 		v.sum(r)
 	}
@@ -85,7 +86,7 @@ func (v *Volume) sum(r *Record) {
 		zero = zero && r.crc[i] == zeroCRC
 	}
 	if zero && allZero(r.Data[:r.Count*segment.BlockSize]) {
-		r.Kind = segment.KindZero
+		r.kind = segment.KindZero
 	}
 }
 
@@ -104,17 +105,19 @@ func allZero(p []byte) bool {
 func (v *Volume) checkRecord(r *Record) error {
 	limit := segment.LeafBlocks
 	if r.Kind == segment.KindData {
-		limit = segment.RecordBlocks
+		limit = v.e.RecordBlocks()
 	}
 	blocks := uint64(v.size.Load()) / segment.BlockSize
 	switch {
+	case r.Kind < segment.KindData || r.Kind > segment.KindUnmap:
+		return domain.Errorf(domain.Invalid, "record of kind %d", r.Kind)
 	case r.Count < 1 || r.Count > limit:
-		return domain.Errorf(domain.Invalid, "record of %d blocks", r.Count)
+		return domain.Errorf(domain.Invalid, "record of %d blocks: 1 to %d", r.Count, limit)
 	case int(r.Block%segment.LeafBlocks)+r.Count > segment.LeafBlocks:
 		return domain.Errorf(domain.Invalid, "record crosses an extent")
 	case r.Kind == segment.KindData && len(r.Data) < r.Count*segment.BlockSize:
 		return domain.Errorf(domain.Invalid, "record without its data")
-	case r.Block+uint64(r.Count) > blocks:
+	case r.Block >= blocks || uint64(r.Count) > blocks-r.Block:
 		return domain.Errorf(domain.OutOfRange, "block %d of %d", r.Block, blocks)
 	}
 	return nil
@@ -124,7 +127,7 @@ func (v *Volume) checkRecord(r *Record) error {
 func (v *Volume) enqueue(r *Record, own *Hold) error {
 	l := v.lane(r.Block)
 	n := 0
-	if r.Kind == segment.KindData {
+	if r.kind == segment.KindData {
 		n = r.Count * segment.BlockSize
 	}
 	l.mu.Lock()
@@ -149,30 +152,44 @@ func (v *Volume) enqueue(r *Record, own *Hold) error {
 		l.room.Wait()
 	}
 	newly := int64(0)
-	if n > 0 {
-		newly = v.holes(l, r) * segment.BlockSize
+	if r.kind != segment.KindUnmap {
+		newly = v.newBytes(l, r)
 		if !v.e.space.admit(newly) {
 			return domain.Errorf(domain.NoSpace, "device full: %s of %s used",
-				domain.Bytes(v.e.space.live.Load()), domain.Bytes(v.e.space.usable))
+				domain.Bytes(v.e.space.live.Load()), domain.Bytes(v.e.space.usable.Load()))
 		}
 	}
 	l.add(v, r, newly)
 	return nil
 }
 
-// holes counts the blocks of a record that have no data on the device yet.
-func (v *Volume) holes(l *lane, r *Record) int64 {
-	lf := v.leaves[l.no][uint32(r.Block/segment.LeafBlocks)]
-	if lf == nil {
-		return int64(r.Count)
-	}
-	n, first := int64(0), int(r.Block%segment.LeafBlocks)
-	for _, loc := range lf.Loc[first : first+r.Count] {
-		if loc.Kind() != segment.Flash {
-			n++
+// newBytes gives the room that a record takes beyond what its blocks have: their data, and the
+// index of those that were not mapped.
+func (v *Volume) newBytes(l *lane, r *Record) int64 {
+	absent, unmapped, mapped := r.Count, r.Count, 0
+	if lf := v.leaves[l.no][uint32(r.Block/segment.LeafBlocks)]; lf != nil {
+		first := int(r.Block % segment.LeafBlocks)
+		absent, unmapped, mapped = 0, 0, lf.mapped
+		for _, loc := range lf.Loc[first : first+r.Count] {
+			if loc.Kind() != segment.Flash {
+				absent++
+			}
+			if loc == 0 {
+				unmapped++
+			}
 		}
 	}
-	return n
+	if r.kind == segment.KindZero {
+		absent = 0
+	}
+	index := imageBytes(mapped+unmapped) - imageBytes(mapped)
+	return int64(absent)*segment.BlockSize + v.e.space.charge(index)
+}
+
+// RecordBlocks gives the most blocks of one record of data on this device: segment.RecordBlocks,
+// or less where segments below 4 MiB take smaller chunks.
+func (e *Engine) RecordBlocks() int {
+	return min(segment.RecordBlocks, e.payloadMax()/segment.BlockSize)
 }
 
 // payloadMax gives the most payload of one chunk of this device.
@@ -186,14 +203,14 @@ func (l *lane) add(v *Volume, r *Record, newly int64) {
 		Epoch: v.epoch, Seq: l.e.versionSeq.Add(1), Node: l.e.cfg.Node,
 	}
 	p := pending{
-		rec: r, vol: v, kind: r.Kind, block: r.Block, count: r.Count, lsn: l.mu.lsn,
+		rec: r, vol: v, kind: r.kind, block: r.Block, count: r.Count, lsn: l.mu.lsn,
 		unit: uint32(c.payload / segment.Unit), crc: len(c.crcs), newly: newly,
 	}
 	en := segment.Entry{
-		Branch: v.id, Block: r.Block, Count: 1, Kind: r.Kind, Flags: segment.FlagFresh,
+		Branch: v.id, Block: r.Block, Count: 1, Kind: r.kind, Flags: segment.FlagFresh,
 		Version: r.Version, Gen: v.gen, LSN: p.lsn, Request: r.Request,
 	}
-	if r.Kind == segment.KindData {
+	if r.kind == segment.KindData {
 		n := r.Count * segment.BlockSize
 		copy(c.buf[segment.HeaderMax+c.payload:], r.Data[:n])
 		c.payload += n
@@ -382,7 +399,9 @@ func (e *Engine) Delete(ctx context.Context, id domain.VolumeID) error {
 	if !ok {
 		return nil
 	}
-	if err := e.logBranch(ctx, v.branch(segment.BranchBuried)); err != nil {
+	// The wait cannot be cut short: a burial whose outcome nobody awaits would leave its space taken.
+	wait := context.WithoutCancel(ctx)
+	if err := e.logBranch(wait, v.branch(segment.BranchBuried)); err != nil {
 		return err
 	}
 	for _, l := range e.lanes {

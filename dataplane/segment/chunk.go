@@ -32,6 +32,7 @@ type Header struct {
 	Lane        uint8
 	Incarnation uint32
 	Device      domain.DeviceID
+	Anchor      uint64 // sequence of the newest anchor when the segment was opened
 }
 
 // Encode fills one sector.
@@ -43,6 +44,7 @@ func (h *Header) Encode(b []byte) {
 	b[16], b[17] = byte(h.Stream), h.Lane
 	le.PutUint32(b[20:], h.Incarnation)
 	copy(b[24:], h.Device.UUID[:])
+	le.PutUint64(b[40:], h.Anchor)
 	le.PutUint32(b[Sector-4:], Checksum(b[:Sector-4]))
 }
 
@@ -56,7 +58,7 @@ func DecodeHeader(b []byte) (*Header, error) {
 	}
 	h := &Header{
 		Segment: le.Uint32(b[4:]), Sequence: le.Uint64(b[8:]), Stream: Stream(b[16]), Lane: b[17],
-		Incarnation: le.Uint32(b[20:]),
+		Incarnation: le.Uint32(b[20:]), Anchor: le.Uint64(b[40:]),
 	}
 	copy(h.Device.UUID[:], b[24:])
 	if h.Stream == 0 || h.Stream >= StreamCount || h.Lane >= LanesMax {
@@ -79,6 +81,8 @@ type Chunk struct {
 	EntryBytes   uint32
 	PayloadBytes uint32 // a multiple of Sector
 	CRC          uint32 // over header and entries
+
+	scratch [20]byte
 }
 
 // HeaderBytes gives the padded size of the header with its entries.
@@ -116,14 +120,15 @@ func chunkCRC(b []byte, entryBytes int) uint32 {
 // what the lane decided (LSN, predecessor, entries) and not where the chunk stands, so a chunk
 // written again elsewhere after a failed write keeps its place in the chain.
 func (c *Chunk) Chain(entries []byte) uint32 {
-	var b [20]byte
+	b := &c.scratch // on the stack it would escape: one allocation for every chunk
 	le.PutUint64(b[0:], c.LSN)
 	le.PutUint64(b[8:], c.PrevLSN)
 	le.PutUint32(b[16:], c.PrevCRC)
 	return crcUpdate(Checksum(b[:]), entries)
 }
 
-// DecodeChunkFixed reads the fixed part and checks its limits, not its CRC, which needs the entries.
+// DecodeChunkFixed reads the fixed part and checks its limits, not its CRC, which needs the
+// entries.
 func DecodeChunkFixed(b []byte) (*Chunk, error) {
 	if len(b) < ChunkHeader || le.Uint32(b) != chunkMagic {
 		return nil, fmt.Errorf("chunk: no magic: %w", ErrBad)

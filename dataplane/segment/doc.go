@@ -66,7 +66,7 @@ func get48(b []byte) uint64 { return uint64(le.Uint32(b)) | uint64(le.Uint16(b[4
 // The zero Loc is a hole.
 type Loc uint64
 
-// LocKind is the top three bits of a Loc. 3 to 5 are reserved for nvram, hdd and indirect.
+// LocKind is the top three bits of a Loc. 3 to 6 are reserved: nvram, hdd, indirect and one more.
 type LocKind uint8
 
 // The kinds of location.
@@ -74,7 +74,11 @@ const (
 	Hole  LocKind = 0 // never written or unmapped; reads zero
 	Zero  LocKind = 1 // written as zeros; reads zero, counts as allocated
 	Flash LocKind = 2 // data on this device
+	Lost  LocKind = 7 // the index entry was damaged; reads as corrupt until written again
 )
+
+// addrMax bounds the addresses that a Loc and an entry can name, in units of 512 bytes: 512 TiB.
+const addrMax = 1 << 40
 
 // MakeLoc puts a location together. addr is in units of 512 bytes, below 2^40; units is 1 to 8.
 func MakeLoc(kind LocKind, addr uint64, units int, crc uint32) Loc {

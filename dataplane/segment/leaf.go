@@ -161,7 +161,8 @@ func (l *Leaf) decodeRuns(b []byte, runs int) error {
 	for r := range runs {
 		p := b[r*leafRun:]
 		start, n, loc := int(le.Uint16(p)), int(le.Uint16(p[2:])), Loc(le.Uint64(p[4:]))
-		if loc == 0 || n == 0 || start < next || start+n > LeafBlocks || len(crcs) < 4*n {
+		beyond := loc.Addr()+uint64(n)*BlockUnits > addrMax
+		if loc == 0 || n == 0 || start < next || start+n > LeafBlocks || len(crcs) < 4*n || beyond {
 			return fmt.Errorf("leaf: run %d+%d: %w", start, n, ErrBad)
 		}
 		for i := range n {

@@ -14,8 +14,11 @@ const (
 	Guard = 64 << 10
 	// AnchorOff is where the ring of anchors starts.
 	AnchorOff = Guard + Sector
-	// AnchorSlots is the number of anchors in the ring.
+	// AnchorSlots is the number of sectors in the ring of anchors.
 	AnchorSlots = 256
+	// AnchorCopies is how often an anchor stands in the ring, side by side and written in one go: a
+	// sector that rots must not bring back an older checkpoint, whose segments are in other use.
+	AnchorCopies = 2
 	// DataOff is the earliest place of the first segment.
 	DataOff = 2 << 20
 	// LanesMax is the most lanes of a device.
@@ -119,6 +122,16 @@ func (s *Superblock) check() error {
 	return nil
 }
 
+// LaneOf gives the lane that an extent of a branch belongs to. Neighbouring extents spread over all
+// lanes, so it mixes fully (the finalizer of MurmurHash3): one multiplication would keep sixteen
+// neighbours together. Recovery depends on it: it must not change.
+func LaneOf(branch, extent uint32, lanes int) int {
+	h := uint64(extent) + uint64(branch)*0x9e3779b97f4a7c15
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return int((h ^ h>>33) % uint64(lanes))
+}
+
 // LaneMark is a lane's part of an anchor: replay starts behind LSN, in segments whose sequence is
 // at least Sequence. PrevCRC is the Chain of the chunk with that LSN, the first link.
 type LaneMark struct {
@@ -134,7 +147,12 @@ type Piece struct {
 	CRC   uint32
 }
 
-// Anchor commits a checkpoint by one write of one sector. Slots rotate by Seq.
+// AnchorPlace gives the device offset of an anchor's copies, which rotate through the ring.
+func AnchorPlace(seq uint64) int64 {
+	return AnchorOff + int64(seq%(AnchorSlots/AnchorCopies))*AnchorCopies*Sector
+}
+
+// Anchor commits a checkpoint: one copy of it on the device is enough.
 type Anchor struct {
 	Seq         uint64
 	Incarnation uint32 // of the process that wrote it

@@ -1,0 +1,8 @@
+//go:build !race
+
+package engine
+
+const (
+	raceOn        = false
+	defaultImages = 14_000
+)

@@ -1,0 +1,365 @@
+package segment
+
+import (
+	"errors"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"testing"
+
+	"weft/domain"
+)
+
+// TestArithmetic proves the sums that the sizes of the format were chosen for: full sectors of
+// entries, the overhead of a chunk of one-block records, and limits that fit their fields.
+func TestArithmetic(t *testing.T) {
+	fresh, moved := EntrySettled+EntryFresh, EntrySettled+EntryMoved
+	leafRefs := LeafMax + Sector - 1
+	for _, c := range []struct {
+		what string
+		ok   bool
+	}{
+		{"63 fresh entries fill one header sector", ChunkHeader+63*fresh == Sector},
+		{"254 settled entries fit three", ChunkHeader+254*EntrySettled <= 3*Sector},
+		{"255 fresh entries fill four", ChunkHeader+255*fresh == 4*Sector},
+		{"255 moved entries fill four", ChunkHeader+255*moved == 4*Sector},
+		{"256 blocks of payload are the most", RecordBlocks*BlockSize == PayloadMax},
+		{"256 moved entries fit the header", ChunkHeader+256*moved <= HeaderMax},
+		{"1022 fresh entries fit the header", ChunkHeader+1022*fresh <= HeaderMax},
+		{"a record of 256 blocks is 1084 B", fresh+4*(RecordBlocks-1) == 1084},
+		{"the largest record fits a header", ChunkHeader+fresh+EntryMoved+4*RecordBlocks <= HeaderMax},
+		{"count-1 of a record fits a byte", RecordBlocks-1 <= 0xff},
+		{"units of a record fit 16 bits", RecordBlocks*BlockUnits <= 0xffff},
+		{"a dense leaf is 12352 B", LeafMax == 12352 && leafRefs/Sector == 4},
+		{"its size fits a piece of one chunk", LeafMax <= PayloadMax},
+		{"anchors hold their lanes and window", 64+LanesMax*32+windowMax*4 <= Sector-4},
+		{"the ring of anchors ends before the data", AnchorOff+AnchorSlots*Sector <= DataOff},
+		{"copies divide the ring", AnchorSlots%AnchorCopies == 0},
+		{"the last anchor stays in the ring",
+			AnchorPlace(1<<64-1)+AnchorCopies*Sector <= AnchorOff+AnchorSlots*Sector},
+		{"the largest device has addresses for all", uint64(1)<<49/Unit <= addrMax},
+		{"zeros have no place and are not a hole", ZeroLoc().Kind() == Zero && ZeroLoc() != 0},
+	} {
+		if !c.ok {
+			t.Errorf("no longer true: %s", c.what)
+		}
+	}
+}
+
+// TestSuperOffsets proves that the three copies lie apart, aligned and inside the device.
+func TestSuperOffsets(t *testing.T) {
+	for _, size := range []int64{4 << 20, 4<<20 + 512, 1<<30 + 12345*512, 1 << 49} {
+		o := SuperOffsets(size)
+		for i, off := range o {
+			if off%Sector != 0 || off < Guard || off+Sector > size || i > 0 && off < o[i-1]+Sector {
+				t.Errorf("size %d: copies at %v", size, o)
+			}
+		}
+	}
+}
+
+// TestLaneOf proves that the lane of an extent is what it was when the format was fixed, and that
+// any 256 neighbours, 1 GiB of a volume, keep every lane busy.
+func TestLaneOf(t *testing.T) {
+	var got []int
+	for ext := range uint32(16) {
+		got = append(got, LaneOf(7, ext, 16))
+	}
+	want := []int{10, 10, 9, 14, 11, 5, 1, 3, 13, 8, 4, 7, 4, 10, 5, 11}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("lanes %v, not %v", got, want)
+	}
+	for lanes := 2; lanes <= LanesMax; lanes++ {
+		for branch := uint32(1); branch < 20; branch++ {
+			count := make([]int, lanes)
+			for ext := range uint32(256) {
+				count[LaneOf(branch, 1000+ext, lanes)]++
+			}
+			for lane, n := range count {
+				if n < 256/lanes/4 || n > 256/lanes*5/2 {
+					t.Errorf("lane %d of %d has %d of 256 extents of branch %d", lane, lanes, n, branch)
+				}
+			}
+		}
+	}
+}
+
+// TestLoc proves that a location gives back what it was made of, at the ends of every field.
+func TestLoc(t *testing.T) {
+	for _, addr := range []uint64{0, 1, 8, addrMax - 1} {
+		for _, units := range []int{1, 8} {
+			for _, kind := range []LocKind{Flash, Lost} {
+				l := MakeLoc(kind, addr, units, 0xdeadbeef)
+				if l.Kind() != kind || l.Addr() != addr || l.Off() != int64(addr)*Unit ||
+					uint64(l)&(1<<18-1) != uint64(Fold(0xdeadbeef)) ||
+					int(uint64(l)>>18&7)+1 != units {
+					t.Errorf("kind %d addr %d units %d: %#x", kind, addr, units, uint64(l))
+				}
+			}
+		}
+	}
+}
+
+// TestEntryLSN proves that the 32 stored bits of an accept LSN give the whole of it for every entry
+// of a chunk, also where the low half wraps inside the chunk.
+func TestEntryLSN(t *testing.T) {
+	b := make([]byte, 128)
+	for _, last := range []uint64{1, 1008, 1 << 32, 1<<32 + 5, 1<<40 - 1, 1<<56 + 3} {
+		for back := range uint64(1008) {
+			if back >= last {
+				break
+			}
+			in := Entry{Branch: 1, Count: 1, Kind: KindZero, Range: 1, LSN: last - back}
+			in.Encode(b, nil)
+			var out Entry
+			if _, err := DecodeEntry(b, last, &out); err != nil || out.LSN != in.LSN {
+				t.Fatalf("LSN %d in chunk %d reads as %d: %v", in.LSN, last, out.LSN, err)
+			}
+		}
+	}
+}
+
+// TestEntriesRoundTrip proves that the entries of a chunk are read back one by one, further
+// checksums included.
+func TestEntriesRoundTrip(t *testing.T) {
+	c, b := goldenChunk()
+	_, entries, err := DecodeChunk(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range goldenEntries() {
+		var got Entry
+		n, err := DecodeEntry(entries, c.LSN, &got)
+		if err != nil {
+			t.Fatalf("entry %d: %v", i, err)
+		}
+		if want.Count == 3 && (got.Further(entries, 0) != want.CRC || got.Further(entries, 2) != 0x92) {
+			t.Errorf("entry %d: further checksum %x", i, got.Further(entries, 2))
+		}
+		got.FurtherAt = 0
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("entry %d reads as\n%+v, not\n%+v", i, got, want)
+		}
+		entries = entries[n:]
+	}
+	if len(entries) != 0 {
+		t.Errorf("%d bytes left over", len(entries))
+	}
+}
+
+// TestEntryRefusals proves that what no writer writes is refused although a checksum may cover it.
+func TestEntryRefusals(t *testing.T) {
+	for name, spoil := range map[string]func(b []byte){
+		"kind 0":             func(b []byte) { b[10] = 0 },
+		"unknown kind":       func(b []byte) { b[10] = byte(KindRoot) + 1 },
+		"encrypted":          func(b []byte) { b[11] |= FlagEncrypted },
+		"compressed":         func(b []byte) { b[11] |= FlagCompressed },
+		"units of no record": func(b []byte) { b[36]++ },
+		"beyond the extent":  func(b []byte) { le.PutUint32(b[4:], LeafBlocks-1) },
+	} {
+		e := goldenEntries()[1]
+		b := make([]byte, 256)
+		e.Encode(b, []uint32{1, 2})
+		spoil(b)
+		if _, err := DecodeEntry(b, 100, &e); !errors.Is(err, ErrBad) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, n := range []uint64{0, LeafBlocks - 2, 1 << 47} {
+		e := Entry{Branch: 1, Block: 3, Count: 1, Kind: KindUnmap, Range: n}
+		b := make([]byte, EntrySettled)
+		e.Encode(b, nil)
+		if _, err := DecodeEntry(b, 100, &e); !errors.Is(err, ErrBad) {
+			t.Errorf("range of %d: %v", n, err)
+		}
+	}
+}
+
+// TestSuperblockRefusals proves that a superblock that describes no device is refused at decoding,
+// and an unknown incompatible feature with it (E13).
+func TestSuperblockRefusals(t *testing.T) {
+	for name, spoil := range map[string]func(s *Superblock){
+		"no segments":       func(s *Superblock) { s.Segments = 0 },
+		"segment size zero": func(s *Superblock) { s.SegmentSize = 0 },
+		"odd segment size":  func(s *Superblock) { s.SegmentSize += 512 },
+		"data in the ring":  func(s *Superblock) { s.FirstOff = Guard },
+		"beyond the end":    func(s *Superblock) { s.Segments = 256 },
+		"no lanes":          func(s *Superblock) { s.Lanes = 0 },
+		"too many lanes":    func(s *Superblock) { s.Lanes = LanesMax + 1 },
+		"odd logical block": func(s *Superblock) { s.LogicalBlock = 520 },
+		"version 0":         func(s *Superblock) { s.Version = 0 },
+		"later version":     func(s *Superblock) { s.Version = FormatVersion + 1 },
+		"unknown feature":   func(s *Superblock) { s.Incompat |= 1 << 63 },
+		"too large":         func(s *Superblock) { s.Size = 1<<49 + 1 },
+	} {
+		s := goldenSuper()
+		spoil(s)
+		b := make([]byte, Sector)
+		s.Encode(b)
+		if _, err := DecodeSuperblock(b); !errors.Is(err, ErrBad) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s := goldenSuper()
+	s.Compat, s.ROCompat = 1<<40, 1<<41
+	b := make([]byte, Sector)
+	s.Encode(b)
+	if got, err := DecodeSuperblock(b); err != nil || got.ROCompat != 1<<41 {
+		t.Errorf("compatible features: %+v, %v", got, err)
+	}
+}
+
+// TestLeafRoundTrip proves that any leaf is read back, in the smaller of its two forms, by random
+// leaves from empty over scattered to full.
+func TestLeafRoundTrip(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	var got Leaf
+	for range 2000 {
+		l := Leaf{Branch: rnd.Uint32(), Extent: rnd.Uint32(), Complete: rnd.Uint64()}
+		fill, stay := rnd.Float64(), rnd.Float64()
+		addr := rnd.Uint64N(addrMax / 2)
+		for i := range LeafBlocks {
+			if rnd.Float64() > fill {
+				continue
+			}
+			if rnd.Float64() > stay {
+				addr = rnd.Uint64N(addrMax / 2)
+			}
+			switch addr += BlockUnits; {
+			case rnd.IntN(50) == 0:
+				l.Loc[i] = ZeroLoc()
+			case rnd.IntN(50) == 0:
+				l.Loc[i] = MakeLoc(Lost, 0, BlockUnits, 0)
+			default:
+				l.CRC[i] = rnd.Uint32()
+				l.Loc[i] = MakeLoc(Flash, addr, BlockUnits, l.CRC[i])
+			}
+		}
+		b := l.Encode(nil)
+		if runs, mapped := l.runs(); len(b) != min(LeafMax, leafFixed+runs*leafRun+4*mapped) {
+			t.Fatalf("%d runs of %d blocks take %d B", runs, mapped, len(b))
+		}
+		n, err := DecodeLeaf(append(b, 1, 2, 3), &got)
+		if err != nil || n != len(b) || got != l || got.Mapped() != l.Mapped() {
+			t.Fatalf("%d of %d B: %v", n, len(b), err)
+		}
+	}
+}
+
+// TestChainIgnoresPlace proves that a chunk written again elsewhere keeps its name in the chain,
+// while any change of what it records changes it.
+func TestChainIgnoresPlace(t *testing.T) {
+	c, b := goldenChunk()
+	entries := b[ChunkHeader : ChunkHeader+int(c.EntryBytes)]
+	was := c.Chain(entries)
+	moved := c
+	moved.Sequence, moved.FlushMark, moved.Incarnation = 99, 99, 99
+	if moved.Chain(entries) != was {
+		t.Error("the chain depends on the place")
+	}
+	for i, other := range []Chunk{
+		{LSN: c.LSN + 1, PrevLSN: c.PrevLSN, PrevCRC: c.PrevCRC},
+		{LSN: c.LSN, PrevLSN: c.PrevLSN + 1, PrevCRC: c.PrevCRC},
+		{LSN: c.LSN, PrevLSN: c.PrevLSN, PrevCRC: c.PrevCRC + 1},
+	} {
+		if other.Chain(entries) == was {
+			t.Errorf("change %d leaves the chain as it was", i)
+		}
+	}
+	entries[0]++
+	if c.Chain(entries) == was {
+		t.Error("the chain does not cover the entries")
+	}
+}
+
+// TestFooterSize proves that the room asked for before a chunk is placed is the room its footer
+// takes.
+func TestFooterSize(t *testing.T) {
+	var f Footer
+	c, b := goldenChunk()
+	h := b[:ChunkHeader+int(c.EntryBytes)]
+	for range 40 {
+		want := f.Size(len(h))
+		f.Add(Sector, h)
+		if got := len(f.Encode(nil, 1, 1)); got != want {
+			t.Fatalf("%d chunks take %d B, not %d", f.Chunks(), got, want)
+		}
+	}
+	f.Reset()
+	if f.Chunks() != 0 || f.Size(0) != 2*Sector {
+		t.Errorf("not empty after Reset: %d", f.Size(0))
+	}
+}
+
+// TestBoundedAllocation proves that a decoder allocates by what it was given and not by what the
+// bytes claim: counts of four thousand million in a few bytes.
+func TestBoundedAllocation(t *testing.T) {
+	root := goldenRoot().Encode()
+	for at := 8; at < 16; at++ {
+		root[at] = 0xff
+	}
+	leaf := goldenLeaf(false).Encode(nil)
+	le.PutUint32(leaf[28:], 0xffffffff)
+	foot := encodeFooter()
+	last := foot[len(foot)-Sector:]
+	le.PutUint32(last[20:], 0xffffffff)
+	seal(last, Sector-4)
+	chunk := make([]byte, Sector)
+	c := Chunk{Stream: StreamLog, EntryBytes: 0xffffffff, PayloadBytes: 0xffffffff}
+	c.EntryBytes = 0
+	c.Encode(chunk)
+	le.PutUint32(chunk[48:], 0xffffffff)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for name, decode := range map[string]func() error{
+		"root":   func() error { _, err := DecodeRoot(root); return err },
+		"leaf":   func() error { var l Leaf; _, err := DecodeLeaf(leaf, &l); return err },
+		"footer": func() error { _, err := decodeFooter(foot); return err },
+		"chunk":  func() error { _, err := DecodeChunkFixed(chunk); return err },
+	} {
+		if err := decode(); !errors.Is(err, ErrBad) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+		t.Errorf("%d bytes allocated", n)
+	}
+}
+
+// TestAnchorLimits proves that an anchor holds the most lanes and the longest window, and that one
+// more is our own mistake.
+func TestAnchorLimits(t *testing.T) {
+	a := &Anchor{Lanes: make([]LaneMark, LanesMax), Window: make([]uint32, windowMax)}
+	for i := range a.Window {
+		a.Window[i] = uint32(i)
+	}
+	b := make([]byte, Sector)
+	a.Encode(b)
+	got, err := DecodeAnchor(b)
+	if err != nil || !reflect.DeepEqual(got, a) {
+		t.Fatalf("%v", err)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	a.Window = append(a.Window, 0)
+	a.Encode(b)
+}
+
+// TestBranchRefusals proves that a branch in no state, without an id or of no size is refused.
+func TestBranchRefusals(t *testing.T) {
+	for _, br := range []Branch{
+		{ID: 0, State: BranchLive}, {ID: 1}, {ID: 1, State: 3}, {ID: 1, State: BranchLive, Size: 1 << 63},
+	} {
+		if _, err := DecodeBranch(br.Append(nil)); !errors.Is(err, ErrBad) {
+			t.Errorf("%+v: %v", br, err)
+		}
+	}
+	ok := Branch{ID: 1, State: BranchBuried, Volume: domain.VolumeID{UUID: uuid(3)}, Size: 1, Gen: 2}
+	if got, err := DecodeBranch(ok.Append(nil)); err != nil || got != ok {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
