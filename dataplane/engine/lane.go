@@ -70,7 +70,7 @@ func newChunk(size int64) *chunk {
 	payload := max(chunkPayload(size), segment.RoundUp(segment.LeafMax, segment.Sector))
 	return &chunk{
 		room:    int(min(entriesMax, size/segmentParts)),
-		buf:     backends.AlignedBuffer(segment.HeaderMax + payload),
+		buf:     backends.HugeBuffer(segment.HeaderMax + payload),
 		entries: make([]byte, 0, segment.HeaderMax),
 		crcs:    make([]uint32, 0, chunkCRCs),
 		recs:    make([]pending, 0, chunkRecords),
