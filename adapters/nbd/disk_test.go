@@ -26,7 +26,7 @@ type ramDisk struct {
 	hold  chan *domain.IO           // takes I/Os instead of doing them
 	fail  func(io *domain.IO) error // an outcome instead of doing it
 	seen  func(io *domain.IO)       // told of each
-	wg    sync.WaitGroup
+	wg    running
 	mu    sync.Mutex
 	data  []byte
 	alloc []bool // per block
@@ -93,6 +93,38 @@ func (d *ramDisk) Extents(off, n int64, dst []domain.Extent) ([]domain.Extent, e
 		dst = append(dst, domain.Extent{Off: b * block, Len: block, Hole: !d.alloc[b]})
 	}
 	return dst, nil
+}
+
+// running counts goroutines like a WaitGroup, but for one rule: a new one may begin while somebody
+// waits for the others, as happens to a disk whose client is still there.
+type running struct {
+	mu sync.Mutex
+	n  int
+	no sync.Cond
+}
+
+// Go runs f.
+func (r *running) Go(f func()) {
+	r.mu.Lock()
+	r.n++
+	r.mu.Unlock()
+	go func() {
+		f()
+		r.mu.Lock()
+		r.n--
+		r.mu.Unlock()
+		r.no.Broadcast()
+	}()
+}
+
+// Wait returns at a moment when nothing runs.
+func (r *running) Wait() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.no.L = &r.mu
+	for r.n > 0 {
+		r.no.Wait()
+	}
 }
 
 // served starts a server on a unix socket in the test's folder and gives its path.
