@@ -4,5 +4,5 @@ package engine
 
 const (
 	raceOn        = false
-	defaultImages = 14_000
+	defaultImages = 12_500
 )
