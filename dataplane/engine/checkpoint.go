@@ -421,7 +421,7 @@ func (w *metaWriter) flush() error {
 		Stream: segment.StreamMeta, EntryBytes: uint32(len(c.entries)),
 		PayloadBytes: uint32(segment.RoundUp(c.payload, segment.Sector)),
 	}
-	img := c.image()
+	img := c.image(e.super.Salt)
 	off := e.space.off(o.id) + o.used
 	o.footer.Add(uint32(o.used), img[:c.head.HeaderBytes()])
 	o.used += int64(len(img))

@@ -318,7 +318,7 @@ func (c *cleaner) flush() error {
 		e.maint.out[c.stream] = o
 	}
 	out.head.Sequence = o.seq
-	img := out.image()
+	img := out.image(e.super.Salt)
 	off := e.space.off(o.id) + o.used
 	o.footer.Add(uint32(o.used), img[:header])
 	o.used += int64(len(img))
@@ -327,13 +327,13 @@ func (c *cleaner) flush() error {
 	}
 	base := uint64(off+int64(out.head.HeaderBytes())) / segment.Unit
 	for _, m := range c.moves {
-		e.swap(m, base)
+		swap(m, base)
 	}
 	return nil
 }
 
 // swap points a block at its moved copy if nobody wrote it meanwhile.
-func (e *Engine) swap(m move, base uint64) {
+func swap(m move, base uint64) {
 	l := m.vol.lane(m.block)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -401,3 +401,60 @@ func (s *script) snapshot(t *testing.T, e *Engine, touched map[uint64]bool) stat
 	}
 	return st
 }
+
+// TestForgedChunk proves that a host cannot write a block that recovery takes for a chunk: behind a
+// torn chunk it scans what hosts wrote. The forger knows everything but the device's salt: format,
+// sequence, LSN, and how the chain goes on.
+func TestForgedChunk(t *testing.T) {
+	for _, knows := range []bool{false, true} {
+		dev := crashDevice(t, 40, 1)
+		e := open(t, dev)
+		v := create(t, e, 16*domain.MiB)
+		if err := put(v, data(0, 1, 1)); err != nil {
+			t.Fatal(err)
+		}
+		l := e.lanes[v.lane(0).no]
+		real := logged(t, e, l.no)
+		last := real[len(real)-1]
+		salt := uint32(0)
+		if knows {
+			salt = e.super.Salt
+		}
+		forged := &Record{Kind: segment.KindData, Block: 8, Count: 4, Data: forge(last, v.id, salt)}
+		if err := put(v, forged); err != nil {
+			t.Fatal(err)
+		}
+		real = logged(t, e, l.no)
+		e.Abandon()
+		// The chunk that carried the forgery is torn: its header sector is gone, its payload is not.
+		clearAt(t, dev, real[len(real)-1].off, segment.Sector)
+		e = open(t, dev)
+		got := backends.AlignedBuffer(segment.BlockSize)
+		if err := mustVolume(t, e).Read(0, 1, got); err != nil {
+			t.Fatal(err)
+		}
+		believed := binary.LittleEndian.Uint64(got) != 1
+		e.Abandon()
+		if believed != knows {
+			t.Errorf("knowing the salt: %v; the forged chunk was believed: %v", knows, believed)
+		}
+	}
+}
+
+// forge gives four blocks of payload: a chunk that goes on behind the last one and unmaps block 0,
+// and three blocks of anything.
+func forge(last placed, branch, salt uint32) []byte {
+	p := fill(4, 77)
+	clear(p[:segment.Sector])
+	en := segment.Entry{
+		Branch: branch, Count: 1, Kind: segment.KindUnmap, Range: 1, LSN: last.h.LSN + 1,
+	}
+	n := en.Encode(p[segment.ChunkHeader:], nil)
+	c := segment.Chunk{
+		Incarnation: last.h.Incarnation, Sequence: last.h.Sequence, LSN: last.h.LSN + 1,
+		PrevLSN: last.h.LSN, FlushMark: last.h.LSN + 1, Entries: 1, Stream: segment.StreamLog,
+		Lane: last.h.Lane, EntryBytes: uint32(n),
+	}
+	c.Encode(p, salt)
+	return p
+}

@@ -21,8 +21,10 @@ func translate(err error, op, ref string) error {
 		err  error
 		kind domain.Kind
 	}{
-		{backends.ErrRange, domain.OutOfRange}, {backends.ErrAlign, domain.Internal},
-		{backends.ErrLocked, domain.Locked}, {backends.ErrNoSpace, domain.NoSpace},
+		{backends.ErrRange, domain.OutOfRange},
+		{backends.ErrAlign, domain.Internal},
+		{backends.ErrLocked, domain.Locked},
+		{backends.ErrNoSpace, domain.NoSpace},
 		{backends.ErrNotPresent, domain.NotFound},
 	} {
 		if errors.Is(err, k.err) {

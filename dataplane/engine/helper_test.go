@@ -175,6 +175,16 @@ func clearAt(t testing.TB, dev backends.Device, off, n int64) {
 	}
 }
 
+// saltOf reads a device's salt from its superblock.
+func saltOf(t testing.TB, dev backends.Device) uint32 {
+	t.Helper()
+	sb, err := readSuper(dev)
+	if err != nil || sb == nil {
+		t.Fatalf("no superblock: %v", err)
+	}
+	return sb.Salt
+}
+
 // restamp writes a chunk's header again with a change, so that it verifies.
 func restamp(t testing.TB, dev backends.Device, p placed, change func(c *segment.Chunk)) {
 	t.Helper()
@@ -182,12 +192,12 @@ func restamp(t testing.TB, dev backends.Device, p placed, change func(c *segment
 	if err := dev.ReadAt(b, p.off); err != nil {
 		t.Fatal(err)
 	}
-	c, _, err := segment.DecodeChunk(b)
+	c, _, err := segment.DecodeChunk(b, saltOf(t, dev))
 	if err != nil {
 		t.Fatal(err)
 	}
 	change(c)
-	c.Encode(b)
+	c.Encode(b, saltOf(t, dev))
 	if err := dev.WriteAt(b, p.off, true); err != nil {
 		t.Fatal(err)
 	}

@@ -117,14 +117,14 @@ func (c *chunk) fits(n, limit int) bool {
 }
 
 // image lays the header before the payload and gives the bytes to write.
-func (c *chunk) image() []byte {
+func (c *chunk) image(salt uint32) []byte {
 	h := c.head.HeaderBytes()
 	start := segment.HeaderMax - h
 	b := c.buf[start : segment.HeaderMax+int(c.head.PayloadBytes)]
 	used := segment.ChunkHeader + copy(b[segment.ChunkHeader:], c.entries)
 	clear(b[used:h])
 	clear(c.buf[segment.HeaderMax+c.payload : segment.HeaderMax+int(c.head.PayloadBytes)])
-	c.head.Encode(b)
+	c.head.Encode(b, salt)
 	return b
 }
 
@@ -329,7 +329,7 @@ func (l *lane) place(c *chunk) error {
 	l.open.mu.Lock()
 	l.open.inflight++
 	l.open.mu.Unlock()
-	img := c.image()
+	img := c.image(l.e.super.Salt)
 	h := c.head.HeaderBytes()
 	l.open.footer.Add(uint32(l.open.used), img[:min(h, header)])
 	l.open.used += n
@@ -463,7 +463,7 @@ func (l *lane) apply(c *chunk) {
 	base := uint64(c.off)/segment.Unit + uint64(c.head.HeaderBytes())/segment.Unit
 	for i := range c.recs {
 		p := &c.recs[i]
-		switch p.kind {
+		switch p.kind { //nolint:exhaustive // the other kinds change no index
 		case segment.KindData:
 			l.setData(p, base, c.crcs[p.crc:p.crc+p.count])
 		case segment.KindZero:

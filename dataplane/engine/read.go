@@ -95,7 +95,7 @@ func (rd *reader) lookup(v *Volume, block uint64, count int) error {
 func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
 	for i := 0; i < rd.count; {
 		n := 1
-		switch rd.loc[i].Kind() {
+		switch rd.loc[i].Kind() { //nolint:exhaustive // anything else is lost
 		case segment.Flash:
 			for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash &&
 				rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {

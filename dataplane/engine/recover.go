@@ -3,6 +3,8 @@ package engine
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -108,7 +110,7 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 		Node: o.Node, Device: o.Device, Size: uint64(g.Size), LogicalBlock: uint32(g.LogicalBlock),
 		AtomicUnit: uint32(g.AtomicUnit), SegmentSize: uint32(size),
 		Segments: uint32(min(count, 1<<31)), FirstOff: segment.DataOff, Lanes: uint16(lanes),
-		Tier: 2, Generation: 1,
+		Tier: 2, Generation: 1, Salt: newSalt(),
 	}
 	b := make([]byte, segment.Sector)
 	sb.Encode(b)
@@ -116,6 +118,13 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 		return nil, domain.Errorf(domain.Invalid, "%s: %v", g.Path, err)
 	}
 	return sb, nil
+}
+
+// newSalt draws a device's salt.
+func newSalt() uint32 {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails: it ends the process instead
+	return binary.LittleEndian.Uint32(b[:])
 }
 
 // readSuper gives the newest valid superblock, or nil.
@@ -334,8 +343,10 @@ func (e *Engine) loadLeaves() error {
 		}
 		block := uint64(id.extent) * segment.LeafBlocks
 		if err != nil {
-			e.report(Fact{What: "corrupt", Volume: v.volume, Block: block,
-				Detail: fmt.Sprintf("index of extent %d: %v", id.extent, err)})
+			e.report(Fact{
+				What: "corrupt", Volume: v.volume, Block: block,
+				Detail: fmt.Sprintf("index of extent %d: %v", id.extent, err),
+			})
 			lf.Leaf = segment.Leaf{Branch: id.branch, Extent: id.extent}
 			for i := range lf.Loc {
 				lf.Loc[i] = lostLoc
@@ -359,7 +370,7 @@ func (e *Engine) adopt(v *Volume, lf *leaf) {
 		if loc == 0 {
 			continue
 		}
-		switch loc.Kind() {
+		switch loc.Kind() { //nolint:exhaustive // holes and lost blocks stand nowhere
 		case segment.Zero:
 		case segment.Flash:
 			if !e.space.valid(loc.Off(), segment.BlockSize) {
@@ -428,7 +439,8 @@ func (e *Engine) header(id uint32, b []byte, a *segment.Anchor) (*segment.Header
 			continue
 		}
 		e.report(Fact{What: "corrupt", Detail: fmt.Sprintf(
-			"header of segment %d is not that of its life %d", id, c.Sequence)})
+			"header of segment %d is not that of its life %d", id, c.Sequence,
+		)})
 		return &segment.Header{
 			Segment: id, Sequence: c.Sequence, Stream: c.Stream, Lane: c.Lane,
 			Incarnation: c.Incarnation, Device: e.super.Device,
@@ -455,7 +467,7 @@ func (e *Engine) life(id uint32, at int64, b []byte, h *segment.Header, a *segme
 	if err := e.dev.ReadAt(whole, e.space.off(id)+at); err != nil {
 		return nil, e.device(err, "engine.recover")
 	}
-	if c, _, bad = segment.DecodeChunk(whole); bad != nil {
+	if c, _, bad = segment.DecodeChunk(whole, e.super.Salt); bad != nil {
 		return nil, nil
 	}
 	return c, nil

@@ -41,7 +41,7 @@ func (e *Engine) readChunks(id uint32, seq uint64,
 		return false, e.scan(id, seq, fn)
 	}
 	var fault error
-	bad := t.Each(body, func(off uint32, h *segment.Chunk, entries []byte) error {
+	bad := t.Each(body, e.super.Salt, func(off uint32, h *segment.Chunk, entries []byte) error {
 		if h.Sequence != seq {
 			return segment.ErrBad
 		}
@@ -98,7 +98,7 @@ func (e *Engine) scan(id uint32, seq uint64,
 		if b, err = s.bytes(at, h.HeaderBytes()); err != nil {
 			return err
 		}
-		h, entries, bad := segment.DecodeChunk(b)
+		h, entries, bad := segment.DecodeChunk(b, e.super.Salt)
 		if bad != nil {
 			at += segment.Sector
 			continue

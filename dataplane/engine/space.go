@@ -202,7 +202,7 @@ func (s *space) short() bool { return s.freeCount() < s.lowWater+s.needed() }
 
 // reserve gives the free segments that a stream may not touch. Metadata takes the last one.
 func (s *space) reserve(stream segment.Stream) int {
-	switch stream {
+	switch stream { //nolint:exhaustive // metadata may take the last one
 	case segment.StreamLog:
 		return s.reserveUser + s.needed()
 	case segment.StreamGen1, segment.StreamGen2:

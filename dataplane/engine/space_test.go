@@ -400,8 +400,10 @@ func TestExtents(t *testing.T) {
 	}
 	got, err := v.Extents(0, 8, nil)
 	want := []domain.Extent{
-		{Off: 0, Len: 8192, Hole: true, Zero: true}, {Off: 8192, Len: 4096},
-		{Off: 12288, Len: 4096, Hole: true, Zero: true}, {Off: 16384, Len: 8192, Zero: true},
+		{Off: 0, Len: 8192, Hole: true, Zero: true},
+		{Off: 8192, Len: 4096},
+		{Off: 12288, Len: 4096, Hole: true, Zero: true},
+		{Off: 16384, Len: 8192, Zero: true},
 		{Off: 24576, Len: 8192, Hole: true, Zero: true},
 	}
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {

@@ -71,7 +71,7 @@ func (v *Volume) append(r *Record, own *Hold) {
 	}
 	r.kind = r.Kind
 	if r.Kind == segment.KindData {
-		v.sum(r)
+		sum(r)
 	}
 	if err := v.enqueue(r, own); err != nil {
 		r.To.Appended(r, err)
@@ -79,7 +79,7 @@ func (v *Volume) append(r *Record, own *Hold) {
 }
 
 // sum computes the checksums outside of any lock and turns a record of zeros into a range of them.
-func (v *Volume) sum(r *Record) {
+func sum(r *Record) {
 	zero := true
 	for i := range r.Count {
 		r.crc[i] = segment.Checksum(r.Data[i*segment.BlockSize : (i+1)*segment.BlockSize])
@@ -191,6 +191,9 @@ func (v *Volume) newBytes(l *lane, r *Record) int64 {
 func (e *Engine) RecordBlocks() int {
 	return min(segment.RecordBlocks, e.payloadMax()/segment.BlockSize)
 }
+
+// RecordBlocks gives the most blocks of one record of data: the largest atomic write.
+func (v *Volume) RecordBlocks() int { return v.e.RecordBlocks() }
 
 // payloadMax gives the most payload of one chunk of this device.
 func (e *Engine) payloadMax() int { return chunkPayload(e.space.size) }
@@ -480,8 +483,10 @@ func (e *Engine) logBranch(ctx context.Context, br segment.Branch) error {
 	case err := <-w:
 		return err
 	case <-ctx.Done():
-		return &domain.Error{Op: "engine.logBranch", Kind: domain.Aborted, Err: ctx.Err(),
-			Msg: fmt.Sprintf("outcome of branch %d unknown", br.ID)}
+		return &domain.Error{
+			Op: "engine.logBranch", Kind: domain.Aborted, Err: ctx.Err(),
+			Msg: fmt.Sprintf("outcome of branch %d unknown", br.ID),
+		}
 	}
 }
 

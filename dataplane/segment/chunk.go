@@ -93,7 +93,7 @@ func (c *Chunk) Bytes() int { return c.HeaderBytes() + int(c.PayloadBytes) }
 
 // Encode writes the fixed part before the entries, which stand in b[ChunkHeader:] already, and
 // computes CRC over both. b holds at least HeaderBytes; the padding is the caller's to clear.
-func (c *Chunk) Encode(b []byte) {
+func (c *Chunk) Encode(b []byte, salt uint32) {
 	le.PutUint32(b[0:], chunkMagic)
 	le.PutUint32(b[4:], c.Incarnation)
 	le.PutUint64(b[8:], c.Sequence)
@@ -106,13 +106,14 @@ func (c *Chunk) Encode(b []byte) {
 	le.PutUint32(b[48:], c.EntryBytes)
 	le.PutUint32(b[52:], c.PayloadBytes)
 	le.PutUint32(b[60:], 0)
-	c.CRC = chunkCRC(b, int(c.EntryBytes))
+	c.CRC = chunkCRC(b, int(c.EntryBytes), salt)
 	le.PutUint32(b[56:], c.CRC)
 }
 
-// chunkCRC covers the fixed part but for the CRC itself, and the entries.
-func chunkCRC(b []byte, entryBytes int) uint32 {
-	crc := Checksum(b[:56])
+// chunkCRC covers the fixed part but for the CRC itself, and the entries, and begins with the
+// device's salt.
+func chunkCRC(b []byte, entryBytes int, salt uint32) uint32 {
+	crc := crcUpdate(salt, b[:56])
 	return crcUpdate(crc, b[60:ChunkHeader+entryBytes])
 }
 
@@ -151,7 +152,7 @@ func DecodeChunkFixed(b []byte) (*Chunk, error) {
 }
 
 // DecodeChunk reads a whole header with its entries and checks the CRC. entries is a view of b.
-func DecodeChunk(b []byte) (c *Chunk, entries []byte, err error) {
+func DecodeChunk(b []byte, salt uint32) (c *Chunk, entries []byte, err error) {
 	if c, err = DecodeChunkFixed(b); err != nil {
 		return nil, nil, err
 	}
@@ -159,7 +160,7 @@ func DecodeChunk(b []byte) (c *Chunk, entries []byte, err error) {
 	if len(b) < end {
 		return nil, nil, fmt.Errorf("chunk: header cut short: %w", ErrBad)
 	}
-	if chunkCRC(b, int(c.EntryBytes)) != c.CRC {
+	if chunkCRC(b, int(c.EntryBytes), salt) != c.CRC {
 		return nil, nil, fmt.Errorf("chunk: header checksum: %w", ErrBad)
 	}
 	return c, b[ChunkHeader:end], nil

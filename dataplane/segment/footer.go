@@ -83,7 +83,9 @@ func DecodeTrailer(b []byte) (*Trailer, error) {
 }
 
 // Each calls fn with every chunk of a footer's body, which must match the trailer.
-func (t *Trailer) Each(body []byte, fn func(off uint32, c *Chunk, entries []byte) error) error {
+func (t *Trailer) Each(body []byte, salt uint32,
+	fn func(off uint32, c *Chunk, entries []byte) error,
+) error {
 	if len(body) < int(t.Bytes) || Checksum(body[:t.Bytes]) != t.CRC {
 		return fmt.Errorf("footer: checksum: %w", ErrBad)
 	}
@@ -97,7 +99,7 @@ func (t *Trailer) Each(body []byte, fn func(off uint32, c *Chunk, entries []byte
 		if uint64(n) > uint64(len(body)) {
 			return fmt.Errorf("footer: cut short: %w", ErrBad)
 		}
-		c, entries, err := DecodeChunk(body[:n])
+		c, entries, err := DecodeChunk(body[:n], salt)
 		if err != nil {
 			return err
 		}

@@ -110,15 +110,15 @@ func FuzzChunk(f *testing.F) {
 	f.Add(b[:ChunkHeader])
 	f.Fuzz(func(t *testing.T, in []byte) {
 		b := bytes.Clone(in)
-		_, _, err := DecodeChunk(b)
+		_, _, err := DecodeChunk(b, goldenSalt)
 		judge(t, err)
 		if c, err := DecodeChunkFixed(b); err == nil && len(b) >= ChunkHeader+int(c.EntryBytes) {
 			if c.Bytes() > ChunkMax {
 				t.Fatalf("a chunk of %d B", c.Bytes())
 			}
-			le.PutUint32(b[56:], chunkCRC(b, int(c.EntryBytes)))
+			le.PutUint32(b[56:], chunkCRC(b, int(c.EntryBytes), goldenSalt))
 		}
-		c, entries, err := DecodeChunk(b)
+		c, entries, err := DecodeChunk(b, goldenSalt)
 		judge(t, err)
 		if err != nil {
 			return

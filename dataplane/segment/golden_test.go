@@ -37,7 +37,7 @@ func goldenSuper() *Superblock {
 		Version: 1, Incompat: IncompatBase, Compat: 0x8000, Cluster: domain.ClusterID{UUID: uuid(1)},
 		Node: domain.NodeID{UUID: uuid(0x21)}, Device: domain.DeviceID{UUID: uuid(0x41)},
 		Size: 1 << 30, LogicalBlock: 512, AtomicUnit: 4096, SegmentSize: 4 << 20, Segments: 255,
-		FirstOff: DataOff, Lanes: 3, Tier: 2, Generation: 0x0102030405060708,
+		FirstOff: DataOff, Lanes: 3, Tier: 2, Generation: 0x0102030405060708, Salt: 0x61626364,
 	}
 }
 
@@ -95,9 +95,12 @@ func goldenChunk() (Chunk, []byte) {
 		Entries: uint16(len(entries)), Stream: StreamLog, Lane: 2, PrevCRC: 0x21222324,
 		EntryBytes: uint32(at - ChunkHeader), PayloadBytes: 8 * Sector,
 	}
-	c.Encode(b)
+	c.Encode(b, goldenSalt)
 	return c, b
 }
+
+// goldenSalt is the salt of the device whose bytes are kept.
+const goldenSalt = 0x51525354
 
 func goldenLeaf(dense bool) *Leaf {
 	l := &Leaf{Branch: 7, Extent: 0x01020304, Complete: 0x1112131415161718}
@@ -159,7 +162,7 @@ func decodeFooter(b []byte) (any, error) {
 		return nil, err
 	}
 	p := &footerParts{Trailer: *t}
-	err = t.Each(body, func(off uint32, c *Chunk, _ []byte) error {
+	err = t.Each(body, goldenSalt, func(off uint32, c *Chunk, _ []byte) error {
 		p.Offs, p.Chunks = append(p.Offs, off), append(p.Chunks, *c)
 		return nil
 	})
@@ -173,7 +176,8 @@ func goldenFooter() *footerParts {
 	f.Add(12*Sector, b[:ChunkHeader+int(c.EntryBytes)])
 	return &footerParts{
 		Trailer{2, c.Sequence, c.Incarnation, uint32(len(f.body)), Checksum(f.body)},
-		[]uint32{Sector, 12 * Sector}, []Chunk{c, c},
+		[]uint32{Sector, 12 * Sector},
+		[]Chunk{c, c},
 	}
 }
 
@@ -200,7 +204,7 @@ func codecs() []codec {
 		{
 			"chunk", &chunk, func() []byte { return chunkBytes },
 			func(b []byte) (any, error) {
-				c, _, err := DecodeChunk(b)
+				c, _, err := DecodeChunk(b, goldenSalt)
 				return c, err
 			},
 		},
@@ -217,7 +221,8 @@ func codecs() []codec {
 			func(b []byte) (any, error) { return DecodeRoot(b) },
 		},
 		{
-			"pieces", []Piece{{1, 2, 3}, {1 << 40, 1 << 20, 0xffffffff}},
+			"pieces",
+			[]Piece{{1, 2, 3}, {1 << 40, 1 << 20, 0xffffffff}},
 			func() []byte { return EncodePieces([]Piece{{1, 2, 3}, {1 << 40, 1 << 20, 0xffffffff}}) },
 			func(b []byte) (any, error) { return DecodePieces(b) },
 		},

@@ -35,8 +35,10 @@ func TestArithmetic(t *testing.T) {
 		{"anchors hold their lanes and window", 64+LanesMax*32+windowMax*4 <= Sector-4},
 		{"the ring of anchors ends before the data", AnchorOff+AnchorSlots*Sector <= DataOff},
 		{"copies divide the ring", AnchorSlots%AnchorCopies == 0},
-		{"the last anchor stays in the ring",
-			AnchorPlace(1<<64-1)+AnchorCopies*Sector <= AnchorOff+AnchorSlots*Sector},
+		{
+			"the last anchor stays in the ring",
+			AnchorPlace(1<<64-1)+AnchorCopies*Sector <= AnchorOff+AnchorSlots*Sector,
+		},
 		{"the largest device has addresses for all", uint64(1)<<49/Unit <= addrMax},
 		{"zeros have no place and are not a hole", ZeroLoc().Kind() == Zero && ZeroLoc() != 0},
 	} {
@@ -123,7 +125,7 @@ func TestEntryLSN(t *testing.T) {
 // checksums included.
 func TestEntriesRoundTrip(t *testing.T) {
 	c, b := goldenChunk()
-	_, entries, err := DecodeChunk(b)
+	_, entries, err := DecodeChunk(b, goldenSalt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +309,7 @@ func TestBoundedAllocation(t *testing.T) {
 	chunk := make([]byte, Sector)
 	c := Chunk{Stream: StreamLog, EntryBytes: 0xffffffff, PayloadBytes: 0xffffffff}
 	c.EntryBytes = 0
-	c.Encode(chunk)
+	c.Encode(chunk, goldenSalt)
 	le.PutUint32(chunk[48:], 0xffffffff)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

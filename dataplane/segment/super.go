@@ -51,6 +51,10 @@ type Superblock struct {
 	Lanes        uint16
 	Tier         uint8  // 1 nvram, 2 flash, 3 hdd
 	Generation   uint64 // raised by each write; the newest valid copy wins
+	// Salt begins the checksum of every chunk of the device. It is drawn when the device is
+	// formatted and never leaves it, so that no host can write a block that recovery, scanning a
+	// torn segment, would take for a chunk.
+	Salt uint32
 }
 
 // SuperOffsets gives the places of the three copies on a device of that size.
@@ -78,6 +82,7 @@ func (s *Superblock) Encode(b []byte) {
 	le.PutUint16(b[120:], s.Lanes)
 	b[122] = s.Tier
 	le.PutUint64(b[124:], s.Generation)
+	le.PutUint32(b[132:], s.Salt)
 	le.PutUint32(b[Sector-4:], Checksum(b[:Sector-4]))
 }
 
@@ -94,7 +99,7 @@ func DecodeSuperblock(b []byte) (*Superblock, error) {
 		Compat: le.Uint64(b[32:]), Size: le.Uint64(b[88:]), LogicalBlock: le.Uint32(b[96:]),
 		AtomicUnit: le.Uint32(b[100:]), SegmentSize: le.Uint32(b[104:]),
 		Segments: le.Uint32(b[108:]), FirstOff: le.Uint64(b[112:]), Lanes: le.Uint16(b[120:]),
-		Tier: b[122], Generation: le.Uint64(b[124:]),
+		Tier: b[122], Generation: le.Uint64(b[124:]), Salt: le.Uint32(b[132:]),
 	}
 	copy(s.Cluster.UUID[:], b[40:])
 	copy(s.Node.UUID[:], b[56:])

@@ -30,6 +30,8 @@ type Volume interface {
 	Read(block uint64, count int, dst []byte) error
 	Extents(block uint64, count int, dst []domain.Extent) ([]domain.Extent, error)
 	Hold(block uint64, count int) (*engine.Hold, error)
+	// RecordBlocks is the most blocks of one record of data; it does not change.
+	RecordBlocks() int
 }
 
 // Config describes a disk. Pool and Volume are required.
@@ -52,6 +54,7 @@ type Config struct {
 type Disk struct {
 	cfg     Config
 	info    domain.DiskInfo
+	record  int64 // most bytes of one record
 	counter atomic.Uint64
 	reading atomic.Int32
 	ops     sync.Pool
@@ -77,7 +80,7 @@ func New(cfg Config) (*Disk, error) {
 	if cfg.Volatile && cfg.Flush == nil {
 		return nil, domain.Errorf(domain.Internal, "a volatile disk needs a flush")
 	}
-	d := &Disk{cfg: cfg}
+	d := &Disk{cfg: cfg, record: int64(cfg.Volume.RecordBlocks()) * segment.BlockSize}
 	d.info = domain.DiskInfo{
 		ID: cfg.Volume.ID(), Name: cfg.Name, LogicalBlock: cfg.LogicalBlock,
 		PhysicalBlock: segment.BlockSize, ReadOnly: cfg.ReadOnly, Rotational: cfg.Rotational,
@@ -280,7 +283,7 @@ func (d *Disk) write(io *domain.IO) {
 	o.left.Store(1)
 	off, p := io.Off, io.Buf[:io.Len]
 	for {
-		n := cut(off, int64(len(p)), int64(domain.RecordMax))
+		n := cut(off, int64(len(p)), d.record)
 		r := &o.rec
 		if last := int(n) == len(p); !last {
 			r = &engine.Record{}

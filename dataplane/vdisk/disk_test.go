@@ -41,7 +41,8 @@ func build(t testing.TB, tune ...func(*Config, *engine.Config)) *Disk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Volume, err = e.Create(context.Background(), domain.VolumeID{UUID: domain.UUID{3}}, diskSize, 1)
+	id := domain.VolumeID{UUID: domain.UUID{3}}
+	cfg.Volume, err = e.Create(context.Background(), id, diskSize, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,9 +121,23 @@ func TestAnyRange(t *testing.T) {
 	}
 }
 
-// TestTwoHostsOneBlock proves that writers of different sectors of one block never lose each other's
-// data: each counts up its own sector, and every count must be there in the end. One writes whole
-// blocks of another place meanwhile, so that group commits mix.
+// TestSmallRecords proves that a device whose records are smaller than a request takes it in
+// pieces.
+func TestSmallRecords(t *testing.T) {
+	d := build(t)
+	d.record = 16 << 10
+	for _, off := range []int64{0, 512, 4<<20 - 20<<10} {
+		p := pattern(100<<10, byte(off>>9))
+		write(t, d, off, p)
+		if !bytes.Equal(read(t, d, off, int64(len(p))), p) {
+			t.Errorf("at %d: differs", off)
+		}
+	}
+}
+
+// TestTwoHostsOneBlock proves that writers of different sectors of one block never lose each
+// other's data: each counts up its own sector, and every count must be there in the end. One writes
+// whole blocks of another place meanwhile, so that group commits mix.
 func TestTwoHostsOneBlock(t *testing.T) {
 	d := build(t)
 	var wg sync.WaitGroup
@@ -231,7 +246,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestExtents proves that the allocation map says hole, zero and data as they are, cut to the range.
+// TestExtents proves that the allocation map says hole, zero and data as they are, cut to the
+// range.
 func TestExtents(t *testing.T) {
 	d := build(t)
 	write(t, d, 4096, pattern(8192, 1))
@@ -260,8 +276,8 @@ func TestExtents(t *testing.T) {
 	}
 }
 
-// TestVolatileFlush proves that a disk whose acknowledgements are volatile says so, and that FUA and
-// flush reach the device.
+// TestVolatileFlush proves that a disk whose acknowledgements are volatile says so, and that FUA
+// and flush reach the device.
 func TestVolatileFlush(t *testing.T) {
 	flushes := 0
 	d := build(t, func(_ *Config, e *engine.Config) { e.Mode = engine.Process })
@@ -284,8 +300,9 @@ type counter struct{ wg sync.WaitGroup }
 
 func (c *counter) Complete(*domain.IO) { c.wg.Done() }
 
-// TestWriteAllocatesNothing gates the write path: 0 allocations per 4 KiB write, group commit, index
-// and completion included. (The clean-up of a checkpoint may fall into a run; it is a fraction.)
+// TestWriteAllocatesNothing gates the write path: 0 allocations per 4 KiB write, group commit,
+// index and completion included. (The clean-up of a checkpoint may fall into a run; it is a
+// fraction.)
 func TestWriteAllocatesNothing(t *testing.T) {
 	d := build(t, func(_ *Config, e *engine.Config) {
 		// The device in RAM makes its pages when they are first written: let that be now.

@@ -13,13 +13,13 @@ type outcome chan error
 // Appended implements engine.Appender.
 func (c outcome) Appended(_ *engine.Record, err error) { c <- err }
 
-// merge writes a range whose ends may cover blocks in part. Per piece of at most one record it holds
-// the blocks, reads the ends, lays the data over them and writes one record: so the sectors of one
-// command change together, and two hosts that write two sectors of one block both survive.
+// merge writes a range whose ends may cover blocks in part. Per piece of at most one record it
+// holds the blocks, reads the ends, lays the data over them and writes one record: so the sectors
+// of one command change together, and two hosts that write two sectors of one block both survive.
 func (d *Disk) merge(off, n int64, p []byte) error {
 	for n > 0 {
 		start := off / segment.BlockSize * segment.BlockSize
-		piece := cut(off, n, int64(domain.RecordMax)-(off-start))
+		piece := cut(off, n, d.record-(off-start))
 		if err := d.mergePiece(off, p[:piece]); err != nil {
 			return err
 		}
@@ -79,7 +79,8 @@ func (d *Disk) compareWrite(io *domain.IO) error {
 	if io.Len == 0 {
 		return nil
 	}
-	if count > segment.RecordBlocks || first/segment.LeafBlocks != (end-1)/int64(domain.ExtentSize) {
+	oneExtent := first/segment.LeafBlocks == (end-1)/int64(domain.ExtentSize)
+	if int64(count)*segment.BlockSize > d.record || !oneExtent {
 		return domain.Errorf(domain.TooLarge, "compare and write of %d bytes", io.Len)
 	}
 	h, err := d.cfg.Volume.Hold(uint64(first), count)
