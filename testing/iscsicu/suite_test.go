@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -30,6 +31,10 @@ var faulty = map[string]string{
 	"SCSI.Sanitize.Reset": "wants an erasure of more than 4 s, and then sleeps 60 s, " +
 		"over the limit",
 }
+
+// limit is when a test counts as hung. Most take milliseconds; machines are shared and the race
+// detector is slow, so only what never ends may reach it.
+const limit = 5 * time.Minute
 
 const targetName = "iqn.2026-01.example.weft:suite"
 
@@ -89,7 +94,7 @@ func TestLibiscsiSuite(t *testing.T) {
 		urls = start(t, domain.DiskInfo{Name: "suite"})
 	}
 	report, err := iscsicu.Run(t.Context(), iscsicu.Options{
-		URLs: urls, Faulty: faulty, Output: t.Output(),
+		URLs: urls, Faulty: faulty, Output: t.Output(), Limit: limit,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +137,7 @@ func TestLibiscsiReadOnly(t *testing.T) {
 	}
 	urls := start(t, domain.DiskInfo{Name: "snapshot", ReadOnly: true})
 	report, err := iscsicu.Run(t.Context(), iscsicu.Options{
-		URLs: urls[:1], Prefixes: []string{"SCSI.ReadOnly."}, Output: t.Output(),
+		URLs: urls[:1], Prefixes: []string{"SCSI.ReadOnly."}, Output: t.Output(), Limit: limit,
 	})
 	if err != nil {
 		t.Fatal(err)
