@@ -37,7 +37,8 @@ type Device struct {
 		sync.RWMutex
 		closed bool
 	}
-	stats counters
+	reading reading
+	stats   counters
 }
 
 type counters struct {
@@ -52,7 +53,8 @@ var _ backends.Device = (*Device)(nil)
 func (d *Device) Geometry() backends.Geometry { return d.geometry }
 
 // ReadAt reads len(p) bytes from off. Errors: ErrClosed, ErrAlign, ErrRange, ErrMedia,
-// ErrNotPresent when the device is gone.
+// ErrNotPresent when the device is gone. P is memory of the heap or from mmap: the kernel may write
+// to it while the goroutine sleeps.
 func (d *Device) ReadAt(p []byte, off int64) error {
 	d.life.RLock()
 	defer d.life.RUnlock()
@@ -60,18 +62,8 @@ func (d *Device) ReadAt(p []byte, off int64) error {
 		return err
 	}
 	size := int64(len(p))
-	for at := off; len(p) > 0; {
-		n, err := unix.Pread(d.fd, p, at)
-		if err == unix.EINTR {
-			continue
-		}
-		if err == nil && n == 0 {
-			err = errShort // the file was cut off below us
-		}
-		if err != nil {
-			return d.failed("read", off, size, err)
-		}
-		p, at = p[n:], at+int64(n)
+	if err := d.read(p, off); err != nil {
+		return d.failed("read", off, size, err)
 	}
 	d.stats.reads.Add(1)
 	d.stats.readBytes.Add(size)
@@ -92,7 +84,7 @@ func (d *Device) WriteAt(p []byte, off int64, fua bool) error {
 	size := int64(len(p))
 	for at := off; len(p) > 0; {
 		n, err := d.write(p, at, fua)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err == nil && n == 0 {
@@ -202,14 +194,19 @@ func (d *Device) Close() error {
 		return nil
 	}
 	d.life.closed = true
-	if err := d.file.Close(); err != nil {
+	var err error
+	if d.reading.ring != nil { // before the file: it holds the file, and with it the lock
+		err = d.reading.ring.Close()
+	}
+	if err = errors.Join(err, d.file.Close()); err != nil {
 		return fail("close", d.geometry.Path, err)
 	}
 	return nil
 }
 
 func (d *Device) check(what string, off, n int64, p []byte) error {
-	g, block, err := &d.geometry, int64(d.geometry.LogicalBlock), error(nil)
+	g, block := &d.geometry, int64(d.geometry.LogicalBlock)
+	var err error
 	switch {
 	case d.life.closed:
 		err = backends.ErrClosed

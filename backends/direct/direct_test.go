@@ -72,6 +72,7 @@ func created(t testing.TB, dir string, opt Options) *Device {
 
 func shm(t testing.TB) string {
 	t.Helper()
+	//nolint:usetesting // t.TempDir cannot be told to lie on tmpfs
 	dir, err := os.MkdirTemp("/dev/shm", "weft-direct-")
 	if err != nil {
 		t.Skipf("SKIPPED: no shared memory file system: %v", err)

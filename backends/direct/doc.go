@@ -2,8 +2,11 @@
 // the device and not to the page cache, so a completed write means what the device says it means,
 // and memory is not spent twice.
 //
-// Calls block in the system call; a queue depth needs as many goroutines, and GOMAXPROCS of 16 or
-// more, since a goroutine in a system call keeps its processor until the monitor takes it away.
+// Calls block; a queue depth needs as many goroutines. Writes, and reads with few others under
+// way, block in the system call, which needs GOMAXPROCS of 16 or more, since a goroutine in a
+// system call keeps its processor until the monitor takes it away. Reads at depth go through an
+// io_uring of the device, made for the first of them: see ringFrom. Where io_uring is forbidden
+// they are preads too.
 //
 // The lock is flock on the very descriptor which the I/O uses, so it lasts just as long as we can
 // write. A block device is opened O_EXCL besides: the kernel then refuses one that is mounted or

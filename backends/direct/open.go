@@ -26,6 +26,9 @@ type Options struct {
 	Durability *backends.Durability
 	// NoDiscard makes Discard do nothing, as for a file whose blocks must not be given back.
 	NoDiscard bool
+	// NoRing makes every read a pread, also where many are under way and io_uring is to be had. On
+	// tmpfs, and on a file system without O_DIRECT, it is so in any case.
+	NoRing bool
 	// Progress is told by Create how many bytes of how many are written. An error from it stops
 	// Create, which returns it. Open ignores it.
 	Progress func(done, total int64) error
@@ -195,6 +198,10 @@ func newDevice(f *os.File, path string, opt Options) (*Device, error) {
 	g.CanDiscard = g.CanDiscard && !opt.NoDiscard
 	d := &Device{file: f, fd: fd, block: !media.File, geometry: g}
 	d.noDiscard.Store(!g.CanDiscard)
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	// From memory a read is a copy, which one goroutine would make for all who share a ring.
+	cached := media.Memory || err == nil && flags&unix.O_DIRECT == 0
+	d.reading.from, d.reading.off = ringFrom, opt.NoRing || cached
 	return d, nil
 }
 
