@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -137,32 +138,49 @@ func (t *tool) eventsVerify() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "verify", Short: "Read the whole log again and check it", Args: cobra.NoArgs,
 		Long: `Make the node read its whole event log again and check the checksum of every record
-and the chain of hashes. Exit code 4 when a record is not sound.`,
-		Example: "  weft events verify",
+and the chain of hashes. Exit code 4 when a record is not sound. A node whose log is damaged does not
+start: --offline reads the log in its data folder without it.`,
+		Example: "  weft events verify\n  weft events verify --offline --data-dir /srv/weft",
 	}
+	offline := cmd.Flags().Bool("offline", false, "read the data folder of a node that is stopped")
 	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
-	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, _ []string) error {
+	online := t.run(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 		r, err := c.Verify(cmd.Context())
 		if err != nil {
 			return err
 		}
-		v := r.Value
-		switch {
-		case form.value != "text":
-			err = show(cmd.OutOrStdout(), form.value, listing{value: v}, false)
-		case v.Sound:
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the log is sound up to position %s\n", v.Checked)
-		default:
-			_, err = fmt.Fprintf(cmd.OutOrStdout(),
-				"the log is DAMAGED at position %s: %s\nit is sound up to position %s\n",
-				first(v.Bad, "unknown"), oneLine(v.Why), v.Checked)
-		}
-		if err == nil && !v.Sound {
-			err = &degraded{"the event log is damaged"}
-		}
-		return err
+		return showVerdict(cmd, form.value, r.Value)
 	})
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !*offline {
+			return online(cmd, args)
+		}
+		def := client.DefaultDataDir(t.p.Env, os.Getuid())
+		v, err := t.p.VerifyLog(cmd.Context(), first(t.dataDir, client.CurrentDataDir(def)))
+		if err != nil {
+			return err
+		}
+		return showVerdict(cmd, form.value, v)
+	}
 	return cmd
+}
+
+// showVerdict tells what a verification found; damage is an answer and an exit code.
+func showVerdict(cmd *cobra.Command, form string, v client.Verdict) (err error) {
+	switch {
+	case form != "text":
+		err = show(cmd.OutOrStdout(), form, listing{value: v}, false)
+	case v.Sound:
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "the log is sound up to position %s\n", v.Checked)
+	default:
+		_, err = fmt.Fprintf(cmd.OutOrStdout(),
+			"the log is DAMAGED at position %s: %s\nit is sound up to position %s\n",
+			first(v.Bad, "unknown"), oneLine(v.Why), v.Checked)
+	}
+	if err == nil && !v.Sound {
+		err = &degraded{"the event log is damaged"}
+	}
+	return err
 }
 
 // errEnough ends a watch that has shown what was asked for.

@@ -26,6 +26,8 @@ type Programs struct {
 	Demo func(ctx context.Context, o DemoOptions) error
 	// NewToken makes a new administrator's token in a data folder and gives it.
 	NewToken func(dataDir string) (string, error)
+	// VerifyLog reads the event log in the data folder of a stopped node and checks it.
+	VerifyLog func(ctx context.Context, dataDir string) (client.Verdict, error)
 	// Version is this build's.
 	Version string
 	// Env reads the environment: no other place of the command line does. Nil: an empty one.

@@ -55,7 +55,7 @@ func (b *backend) Do(ctx context.Context, r domain.Request) (rest.Result, error)
 	res, err := b.exec.Do(ctx, r)
 	return rest.Result{
 		Stream: res.Stream, Revision: res.Revision, Position: res.Position, Duplicate: res.Duplicate,
-	}, err
+	}, damaged(err)
 }
 
 // Now implements rest.Backend.
@@ -119,7 +119,7 @@ func (b *backend) Events(ctx context.Context, from domain.Position, backward boo
 	var list []rest.Event
 	for r, err := range b.store.ReadAll(ctx, from, dir, f, limit) {
 		if err != nil {
-			return nil, err
+			return nil, damaged(err)
 		}
 		e, err := b.event(r)
 		if err != nil {

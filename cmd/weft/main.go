@@ -11,6 +11,7 @@
 //	devices.go   the devices and their engines
 //	front.go     the NBD and iSCSI portals
 //	api.go       what the API stands on
+//	damage.go    what is said and done about a damaged event log
 package main
 
 import (
@@ -36,6 +37,7 @@ func run() int {
 	// taken for impatience at once; after a while it ends a stop that hangs.
 	context.AfterFunc(ctx, func() { time.AfterFunc(patience, stop) })
 	return cli.Main(ctx, cli.Programs{
-		Serve: serve, Demo: demo, NewToken: newAdminToken, Version: version(), Env: os.Getenv,
+		Serve: serve, Demo: demo, NewToken: newAdminToken, VerifyLog: verifyLog, Version: version(),
+		Env: os.Getenv,
 	}, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }

@@ -116,11 +116,11 @@ func openRunner(ctx context.Context, s eventstore.Store, c *codec.Registry, v *v
 	}
 	if err := r.Start(ctx); err != nil {
 		closeRunner()
-		return nil, nil, err
+		return nil, nil, damaged(err)
 	}
 	if err := r.CaughtUp(ctx); err != nil {
 		closeRunner()
-		return nil, nil, err
+		return nil, nil, damaged(err)
 	}
 	return r, closeRunner, nil
 }
