@@ -138,8 +138,8 @@ func (t *tool) eventsVerify() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "verify", Short: "Read the whole log again and check it", Args: cobra.NoArgs,
 		Long: `Make the node read its whole event log again and check the checksum of every record
-and the chain of hashes. Exit code 4 when a record is not sound. A node whose log is damaged does not
-start: --offline reads the log in its data folder without it.`,
+and the chain of hashes. Exit code 4 when a record is not sound. A node whose log is damaged does
+not start: --offline reads the log in its data folder without it.`,
 		Example: "  weft events verify\n  weft events verify --offline --data-dir /srv/weft",
 	}
 	offline := cmd.Flags().Bool("offline", false, "read the data folder of a node that is stopped")

@@ -12,8 +12,8 @@ import (
 	"weft/domain"
 )
 
-// TestDamagedLog proves that one flipped bit in a stored event is reported with its position, by the
-// start that meets it and by the check of a stopped node, and that the record is never shown.
+// TestDamagedLog proves that one flipped bit in a stored event is reported with its position, by
+// the start that meets it and by the check of a stopped node, and that the record is never shown.
 func TestDamagedLog(t *testing.T) {
 	dir := t.TempDir()
 	n, down := startNode(t, dir)
