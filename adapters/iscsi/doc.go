@@ -4,11 +4,13 @@
 // the target and not to a logical unit.
 //
 // A session has one connection (MaxConnections=1, ErrorRecoveryLevel=0), one reader goroutine and
-// one writer goroutine. The reader takes a PDU's header and then its data segment straight into an
-// aligned buffer of the command it belongs to. A command that has its data is handed to its logical
-// unit; the unit's completion, on any goroutine, appends it to the output queue and wakes the
-// writer, which sends everything queued by one writev. In steady state nothing is allocated per
-// command: commands, buffers and queues are used again.
+// one writer goroutine. The reader takes a PDU's header and then its data segment into an aligned
+// buffer of the command it belongs to. A command that has its data is handed to its logical unit;
+// the unit's completion, on any goroutine, appends it to the output queue. One writev sends
+// everything queued. While the reader has input, nothing is sent: it sends when it has none left.
+// While it waits, whoever completes a command sends; all else, and what the socket does not take at
+// once, is the writer's. In steady state nothing is allocated per command: commands, buffers and
+// queues are used again.
 //
 // Invariants:
 //
@@ -18,6 +20,8 @@
 //	T2 A task management response leaves after the last command it ends can no longer take effect.
 //	T3 Every length taken from the wire is compared with a named limit before it sizes anything.
 //	T4 A muted command, aborted by its own initiator, is never answered.
+//	T5 Whenever the output queue is not empty, the reader is busy, somebody is sending, or the
+//	   writer is roused. Only who holds sending touches the batch, StatSN and the socket's output.
 //
 // Locks: Server.mu guards targets and the registry of sessions, session.mu everything of one
 // session. They are never held together, and neither during a call to a logical unit.

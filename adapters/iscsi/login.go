@@ -356,7 +356,7 @@ func (l *login) finish() *failure {
 func (l *login) begin() {
 	c := l.c
 	c.mu.Lock()
-	c.mu.statSN = l.statSN
+	c.out.statSN = l.statSN
 	c.mu.expCmdSN = c.header.cmdSN()
 	c.mu.maxCmdSN = c.mu.expCmdSN + uint32(c.server.config.Depth) - 1
 	c.mu.Unlock()

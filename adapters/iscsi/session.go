@@ -67,25 +67,49 @@ type session struct {
 		admit   bool // something was freed that waiting commands may use
 		free    *command
 		tags    uint32
+		busy    bool        // the reader has input and will send what is queued, see T5
+		sending bool        // somebody uses out, see T5
+		roused  bool        // the writer has something to send
 		cut     *time.Timer // set by part
 
-		expCmdSN, maxCmdSN, statSN uint32
-		seen                       uint64 // heard at the last tick
-		silent                     int
+		expCmdSN, maxCmdSN uint32
+		seen               uint64 // heard at the last tick
+		silent             int
 	}
 	wake *sync.Cond // of the writer and of the end; on mu
+	out  writer     // belongs to whoever holds mu.sending
 }
 
 func newSession(s *Server, conn net.Conn) *session {
 	c := &session{
-		server: s, conn: conn, in: bufio.NewReaderSize(conn, readAhead),
+		server: s, conn: conn,
 		log: s.log.With("client", conn.RemoteAddr().String()), done: make(chan struct{}),
 		params: defaults(), scratch: make([]byte, scratchSize),
 	}
+	c.in = bufio.NewReaderSize(inlet{c}, readAhead)
+	c.out.c, c.out.arena = c, make([]byte, 0, arenaSize)
+	c.out.wire.open(conn)
 	c.mu.tasks = map[uint32]*command{}
 	c.units.Store(&map[uint16]Nexus{})
 	c.wake = sync.NewCond(&c.mu.Mutex)
 	return c
+}
+
+// inlet reads from the connection, after all that is queued has been sent.
+type inlet struct{ c *session }
+
+// Read implements io.Reader.
+func (i inlet) Read(p []byte) (int, error) {
+	c := i.c
+	c.mu.Lock()
+	c.transmit(false)
+	c.mu.busy = false
+	c.mu.Unlock()
+	n, err := c.conn.Read(p)
+	c.mu.Lock()
+	c.mu.busy = true
+	c.mu.Unlock()
+	return n, err
 }
 
 // run is the life of a connection: login, commands, end.
@@ -105,6 +129,9 @@ func (c *session) run() {
 			c.write()
 		}()
 		err = c.serve()
+		c.mu.Lock()
+		c.transmit(false)
+		c.mu.Unlock()
 		c.kill()
 		<-writer
 		why := "closed"
@@ -137,7 +164,7 @@ func (c *session) end() {
 		n.Close()
 	}
 	c.mu.Lock()
-	for c.mu.running > 0 {
+	for c.mu.running > 0 || c.mu.sending {
 		c.wake.Wait()
 	}
 	c.release()
@@ -163,8 +190,9 @@ func (c *session) drop() {
 	}
 }
 
-// release gives the buffers of queued responses back. c.mu is held and the writer gone.
+// release gives the buffers of unsent responses back. c.mu is held and nobody sends.
 func (c *session) release() {
+	c.out.free()
 	for _, o := range c.mu.out {
 		if o.kind == sendResponse {
 			c.recycle(o.command)

@@ -1,9 +1,6 @@
 package iscsi
 
-import (
-	"encoding/binary"
-	"net"
-)
+import "encoding/binary"
 
 // The kinds of what a writer sends.
 const (
@@ -33,11 +30,15 @@ type packet struct {
 	last   bool // the connection is closed after it
 }
 
-// send queues a packet.
+// send queues a packet. It is called by the reader, which sends itself when many have gathered:
+// what came by one read must not look like an initiator that does not read.
 func (c *session) send(p *packet) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.queue(p)
+	if c.mu.packets >= packetsMax/2 {
+		c.transmit(false)
+	}
 }
 
 // queue is send with c.mu held. An initiator that makes us queue answers without reading them is
@@ -45,10 +46,26 @@ func (c *session) send(p *packet) {
 func (c *session) queue(p *packet) {
 	if c.mu.packets++; c.mu.packets > packetsMax {
 		c.mu.closed = true
+		c.wake.Broadcast()
 		_ = c.conn.Close()
 	}
 	c.mu.out = append(c.mu.out, outgoing{kind: sendPacket, packet: p})
-	c.wake.Broadcast()
+	c.prompt()
+}
+
+// prompt sees to it that somebody sends what was queued (T5). c.mu is held.
+func (c *session) prompt() {
+	if !c.mu.busy && !c.mu.sending {
+		c.rouse()
+	}
+}
+
+// rouse wakes the writer. c.mu is held.
+func (c *session) rouse() {
+	if !c.mu.roused {
+		c.mu.roused = true
+		c.wake.Broadcast()
+	}
 }
 
 // reject queues a Reject of a PDU.
@@ -81,105 +98,143 @@ func (c *session) async(event byte, p1, p2, p3 uint16) {
 	c.queue(p)
 }
 
-// The writer's room: headers, digests and padding of one writev.
+// The room of one writev: headers, digests and padding, and what one PDU may take of it.
 const (
 	arenaSize  = 32 << 10
 	vectorsMax = 512
+	batchMax   = 64 // responses that the reader lets gather
+	pduArena   = headerSize + 2 + senseMax + 16
+	pduVectors = 4
 )
 
-// writer is the state of the writer goroutine.
+// writer turns what is queued into bytes and sends them. It belongs to whoever holds mu.sending.
 type writer struct {
-	c       *session
-	batch   []outgoing
-	arena   []byte
-	vectors net.Buffers
-	view    net.Buffers // what WriteTo consumes of vectors
-	sent    int         // of batch: how much may be given back
-	last    bool
+	c      *session
+	wire   wire
+	arena  []byte
+	batch  []outgoing
+	at     int    // batch[at] is encoded next
+	off    int    // of its data: what was encoded
+	dataSN uint32 // of its next Data-In
+	last   bool   // the connection is closed behind the batch
+
+	statSN, expCmdSN, maxCmdSN uint32
 }
 
-// write sends what is queued until the session closes, and starts commands that waited for bytes.
+// write is the writer goroutine: it sends what nobody else can or does, and starts commands that
+// waited for bytes.
 func (c *session) write() {
-	w := &writer{c: c, arena: make([]byte, 0, arenaSize)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for {
-		c.mu.Lock()
-		for len(c.mu.out) == 0 && !c.mu.admit && !c.mu.closed {
+		for !c.mu.roused && !c.mu.admit && !c.mu.closed {
 			c.wake.Wait()
 		}
 		if c.mu.closed {
-			c.mu.Unlock()
 			return
 		}
+		c.mu.roused = false
 		if c.mu.admit {
 			c.mu.admit = false
 			c.admitWaiting()
 		}
-		w.batch, c.mu.out = c.mu.out, w.batch[:0]
-		c.mu.Unlock()
-		err := w.run()
-		if err != nil || w.last {
-			c.kill()
-			w.abandon()
-			return
-		}
+		c.transmit(true)
 	}
 }
 
-// run sends one batch.
-func (w *writer) run() error {
-	w.sent = 0
-	for i := range w.batch {
-		if err := w.encode(&w.batch[i]); err != nil {
-			return err
+// transmit sends until nothing is queued. Without wait it leaves to the writer what the socket does
+// not take at once. c.mu is held, but not while sending.
+func (c *session) transmit(wait bool) {
+	if c.mu.sending {
+		return // and whoever does will look at the queue again
+	}
+	w := &c.out
+	c.mu.sending = true
+	for !c.mu.closed && (len(c.mu.out) > 0 || len(w.batch) > 0) {
+		if len(w.batch) == 0 {
+			w.cut()
 		}
-		if len(w.vectors) > vectorsMax/2 || cap(w.arena)-len(w.arena) < arenaSize/2 {
-			if err := w.flush(i + 1); err != nil {
-				return err
+		c.mu.Unlock()
+		done, err := w.run(wait)
+		c.mu.Lock()
+		if err != nil || done && w.last {
+			c.mu.closed = true
+			_ = c.conn.Close()
+			break
+		}
+		if !done {
+			c.rouse()
+			break
+		}
+		w.free()
+	}
+	c.mu.sending = false
+	if c.mu.closed {
+		c.wake.Broadcast()
+	}
+}
+
+// cut takes what is queued as the next batch, with the sequence numbers of all of it. Its commands
+// leave the tasks, so that the window in their answers is open for their successors. c.mu is held.
+func (w *writer) cut() {
+	c := w.c
+	w.batch, c.mu.out = c.mu.out, w.batch
+	w.at, w.off, w.dataSN = 0, 0, 0
+	for i := range w.batch {
+		if t := w.batch[i].command; t != nil {
+			delete(c.mu.tasks, t.tag)
+		}
+	}
+	w.expCmdSN, w.maxCmdSN = c.mu.expCmdSN, c.window()
+}
+
+// run encodes and writes the batch, as far as the socket takes it.
+func (w *writer) run(wait bool) (done bool, err error) {
+	for {
+		if w.wire.n == 0 {
+			w.arena = w.arena[:0]
+			for w.at < len(w.batch) && w.room() {
+				w.encode(&w.batch[w.at])
 			}
 		}
-	}
-	return w.flush(len(w.batch))
-}
-
-// flush writes what was encoded and frees the commands of the batch below upTo.
-func (w *writer) flush(upTo int) error {
-	if len(w.vectors) > 0 {
-		w.view = w.vectors
-		if _, err := w.view.WriteTo(w.c.conn); err != nil {
-			return err
+		if done, err := w.wire.flush(wait); err != nil || !done {
+			return false, err
 		}
-		clear(w.vectors)
-		w.vectors, w.arena = w.vectors[:0], w.arena[:0]
+		if w.at == len(w.batch) {
+			return true, nil
+		}
 	}
-	w.free(upTo)
-	return nil
 }
 
-func (w *writer) free(upTo int) {
-	c := w.c
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for ; w.sent < upTo; w.sent++ {
-		o := &w.batch[w.sent]
+// room tells whether one more PDU can be encoded.
+func (w *writer) room() bool {
+	return cap(w.arena)-len(w.arena) >= pduArena && vectorsMax-w.wire.n >= pduVectors
+}
+
+// free gives the batch back. c.mu is held.
+func (w *writer) free() {
+	for i := range w.batch {
+		o := &w.batch[i]
 		switch o.kind {
 		case sendResponse:
-			c.recycle(o.command)
+			w.c.recycle(o.command)
 		case sendPacket:
-			c.mu.packets--
+			w.c.mu.packets--
 		}
 		*o = outgoing{}
 	}
+	w.batch = w.batch[:0]
 }
 
-// abandon frees what could not be sent.
-func (w *writer) abandon() { w.free(len(w.batch)) }
-
-func (w *writer) encode(o *outgoing) error {
-	switch o.kind {
-	case sendResponse:
-		return w.response(o.command)
-	case sendR2T:
-		h := w.header()
+// encode encodes the next PDU of the batch.
+func (w *writer) encode(o *outgoing) {
+	if o.kind == sendResponse {
+		w.response(o.command)
+		return
+	}
+	w.at++
+	h := w.header()
+	if o.kind == sendR2T {
 		h[0], h[1] = opR2T, flagFinal
 		copy(h[8:16], o.lun[:])
 		h.put(16, o.tag)
@@ -189,14 +244,12 @@ func (w *writer) encode(o *outgoing) error {
 		h.put(44, o.length)
 		w.numbers(h, false)
 		w.finish(h, nil)
-		return nil
+		return
 	}
-	h := w.header()
 	*h = o.packet.header
 	w.numbers(h, o.packet.status)
 	w.last = w.last || o.packet.last
 	w.finish(h, o.packet.data)
-	return nil
 }
 
 // header makes room for a header, and its digest, in the arena.
@@ -208,18 +261,15 @@ func (w *writer) header() *header {
 	return h
 }
 
-// numbers fills in StatSN, ExpCmdSN and MaxCmdSN. Only the writer advances StatSN.
+// numbers fills in StatSN, ExpCmdSN and MaxCmdSN.
 func (w *writer) numbers(h *header, status bool) {
-	c := w.c
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	// A ping, R2T and reject carry StatSN too; they just do not advance it.
-	h.put(24, c.mu.statSN)
+	h.put(24, w.statSN)
 	if status {
-		c.mu.statSN++
+		w.statSN++
 	}
-	h.put(28, c.mu.expCmdSN)
-	h.put(32, c.window())
+	h.put(28, w.expCmdSN)
+	h.put(32, w.maxCmdSN)
 }
 
 // window gives MaxCmdSN: it moves on as commands are answered and never goes back. c.mu is held.
@@ -239,11 +289,11 @@ func (w *writer) finish(h *header, data []byte) {
 		d := digest(h[:])
 		w.arena = append(w.arena, d[:]...)
 	}
-	w.vectors = append(w.vectors, w.arena[start:])
+	w.wire.add(w.arena[start:])
 	if len(data) == 0 {
 		return
 	}
-	w.vectors = append(w.vectors, data)
+	w.wire.add(data)
 	tail := len(w.arena)
 	w.arena = append(w.arena, "\x00\x00\x00"[:padding(len(data))]...)
 	if w.c.params.dataDigest {
@@ -251,7 +301,7 @@ func (w *writer) finish(h *header, data []byte) {
 		w.arena = append(w.arena, d[:]...)
 	}
 	if len(w.arena) > tail {
-		w.vectors = append(w.vectors, w.arena[tail:])
+		w.wire.add(w.arena[tail:])
 	}
 }
 
@@ -270,9 +320,8 @@ func (t *command) residual() (flags byte, count uint32) {
 	return 0, 0
 }
 
-// response encodes the data and the status of a command.
-func (w *writer) response(t *command) error {
-	w.retire(t)
+// response encodes the next PDU that answers a command.
+func (w *writer) response(t *command) {
 	sent := 0
 	if t.read {
 		sent = min(t.n, t.expected)
@@ -281,9 +330,10 @@ func (w *writer) response(t *command) error {
 		w.c.server.count.checks.Add(1)
 	}
 	if sent > 0 {
-		w.c.server.count.read.Add(uint64(sent))
-		return w.dataIn(t, sent)
+		w.dataIn(t, sent)
+		return
 	}
+	w.at++
 	flags, residual := t.residual()
 	h := w.header()
 	h[0], h[1], h[3] = opResponse, flagFinal|flags, t.status
@@ -293,13 +343,12 @@ func (w *writer) response(t *command) error {
 	w.numbers(h, true)
 	if t.senseLen == 0 {
 		w.finish(h, nil)
-		return nil
+		return
 	}
 	n := len(w.arena)
 	w.arena = append(w.arena, byte(t.senseLen>>8), byte(t.senseLen))
 	w.arena = append(w.arena, t.sense[:t.senseLen]...)
 	w.finishAt(h, n)
-	return nil
 }
 
 // finishAt is finish for data that stands in the arena already, right behind its header: the digest
@@ -307,14 +356,14 @@ func (w *writer) response(t *command) error {
 func (w *writer) finishAt(h *header, from int) {
 	data := w.arena[from:len(w.arena):len(w.arena)]
 	h.setDataLen(len(data))
-	w.vectors = append(w.vectors, h[:])
+	w.wire.add(h[:])
 	if w.c.params.headerDigest {
 		d := digest(h[:])
 		n := len(w.arena)
 		w.arena = append(w.arena, d[:]...)
-		w.vectors = append(w.vectors, w.arena[n:])
+		w.wire.add(w.arena[n:])
 	}
-	w.vectors = append(w.vectors, data)
+	w.wire.add(data)
 	tail := len(w.arena)
 	w.arena = append(w.arena, "\x00\x00\x00"[:padding(len(data))]...)
 	if w.c.params.dataDigest {
@@ -322,53 +371,40 @@ func (w *writer) finishAt(h *header, from int) {
 		w.arena = append(w.arena, d[:]...)
 	}
 	if len(w.arena) > tail {
-		w.vectors = append(w.vectors, w.arena[tail:])
+		w.wire.add(w.arena[tail:])
 	}
 }
 
-// retire takes a command that is about to be answered out of the tasks, so that the window in its
-// answer is open for its successor.
-func (w *writer) retire(t *command) {
-	c := w.c
-	c.mu.Lock()
-	delete(c.mu.tasks, t.tag)
-	c.mu.Unlock()
-}
-
-// dataIn encodes n bytes of data in as many PDUs as the initiator's segment length makes; the last
-// one carries the status.
-func (w *writer) dataIn(t *command, n int) error {
+// dataIn encodes the next of the PDUs that n bytes of data make in segments of the initiator's
+// length; the last one carries the status.
+func (w *writer) dataIn(t *command, n int) {
 	p := &w.c.params
-	flags, residual := t.residual()
-	for off, number := 0, uint32(0); off < n; number++ {
-		burstEnd := off - off%p.burst + p.burst
-		size := min(n-off, p.segment, burstEnd-off)
-		h := w.header()
-		h[0] = opDataIn
-		if off+size == burstEnd || off+size == n {
-			h[1] = flagFinal
-		}
-		h.put(16, t.tag)
-		h.put(20, noTag)
-		h.put(36, number)
-		h.put(40, uint32(off))
-		last := off+size == n
-		w.numbers(h, last)
-		if last {
-			h[1] |= flagStatus | flags
-			h[3] = t.status
-			h.put(44, residual)
-		} else {
-			h.put(24, 0)
-		}
-		w.finish(h, t.answer.b[off:off+size])
-		off += size
-		// Small segments make many PDUs: send before the arena is full.
-		if !last && (len(w.vectors) > vectorsMax || cap(w.arena)-len(w.arena) < 4096) {
-			if err := w.flush(w.sent); err != nil {
-				return err
-			}
-		}
+	off := w.off
+	end := min(n, off-off%p.burst+p.burst)
+	size := min(end-off, p.segment)
+	h := w.header()
+	h[0] = opDataIn
+	if off+size == end {
+		h[1] = flagFinal
 	}
-	return nil
+	h.put(16, t.tag)
+	h.put(20, noTag)
+	h.put(36, w.dataSN)
+	h.put(40, uint32(off))
+	last := off+size == n
+	w.numbers(h, last)
+	if last {
+		flags, residual := t.residual()
+		h[1] |= flagStatus | flags
+		h[3] = t.status
+		h.put(44, residual)
+	} else {
+		h.put(24, 0)
+	}
+	w.finish(h, t.answer.b[off:off+size])
+	w.off, w.dataSN = off+size, w.dataSN+1
+	if last {
+		w.c.server.count.read.Add(uint64(n))
+		w.at, w.off, w.dataSN = w.at+1, 0, 0
+	}
 }
