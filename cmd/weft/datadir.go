@@ -30,6 +30,7 @@ import (
 //	client.json   that token and the API's address, for clients of the same user, mode 0600
 //	agent.token   the highest fencing token obeyed
 //	secrets/      CHAP secrets by name, mode 0600
+//	reservations/ persistent reservations, a file a volume
 type dataDir struct {
 	path string
 	lock *os.File

@@ -189,7 +189,9 @@ func (f *front) targets(list []agent.Served) ([]iscsi.Target, map[*vdisk.Disk]*s
 		unit := f.units[s.Disk]
 		if unit == nil {
 			var err error
-			if unit, err = scsi.New(scsi.Config{Disk: s.Disk, Revision: "1"}); err != nil {
+			if unit, err = scsi.New(scsi.Config{
+				Disk: s.Disk, Revision: "1", Store: reservations{f.dir.file("reservations")},
+			}); err != nil {
 				return nil, nil, err
 			}
 		}

@@ -10,6 +10,7 @@
 //	datadir.go   the node's folder
 //	devices.go   the devices and their engines
 //	front.go     the NBD and iSCSI portals
+//	reservations.go  what cluster software fences by, over restarts
 //	api.go       what the API stands on
 //	damage.go    what is said and done about a damaged event log
 package main
