@@ -32,7 +32,7 @@ check: ## what must be green before a commit
 fmt: ## the house's formatting
 	$(GO) tool $(TOOLS) gofumpt -extra -w $$(git ls-files '*.go' | grep -v wire_gen)
 
-lint: ## all linters; the first run builds them
+lint: ## all linters; the first run builds them, for minutes
 	$(GO) tool $(TOOLS) golangci-lint run $(PKGS)
 
 wire: ## the wiring, after a provider changed

@@ -121,8 +121,8 @@ type AddVolume struct {
 	Spec   VolumeSpec
 }
 
-// ResizeVolume changes a volume's wished size; it only grows. From is the size the caller knows: the
-// difference is reserved first, and another size than that is a conflict.
+// ResizeVolume changes a volume's wished size; it only grows. From is the size the caller knows:
+// the difference is reserved first, and another size than that is a conflict.
 type ResizeVolume struct {
 	App    domain.AppID
 	Tenant domain.TenantID
