@@ -1,7 +1,7 @@
-// Package policy is the policy engine, pure: it resolves layers of intent into a policy set in which
-// every field knows its source, and compares wishes with facts into a plan whose every step knows
-// its reason. The same input gives the same plan on every node; with nothing to do it gives an empty
-// one, which is what lets the loop around it converge.
+// Package policy is the policy engine, pure: it resolves layers of intent into a policy set in
+// which every field knows its source, and compares wishes with facts into a plan whose every step
+// knows its reason. The same input gives the same plan on every node; with nothing to do it gives
+// an empty one, which is what lets the loop around it converge.
 package policy
 
 import (
