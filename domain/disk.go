@@ -52,9 +52,6 @@ type IO struct {
 	Mismatch int64 // OpCompareWrite with kind Miscompare: offset of the first byte that differs
 
 	To Completer
-	// Next and Tag are free for whoever holds the IO at the moment.
-	Next *IO
-	Tag  uint64
 }
 
 // Completer is told once that an IO has ended. Complete runs on the disk's goroutine and must not

@@ -235,23 +235,21 @@ func (s *Server) appDoc(v Views, a desired.App, past bool) App {
 func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 	var o policy.Observed
 	v.Topology.Observe(&o)
-	v.Catalog.Observe(&o)
 	out := []Volume{}
 	for i, w := range v.Desired.Wishes(a) {
 		d := Volume{
 			ID: w.Volume.String(), Name: a.Volumes[i].Name, App: a.Name, Tenant: a.TenantName,
 			Size: w.Size, LogicalBlock: max(w.LogicalBlock, 512), LUN: int(a.Volumes[i].LUN),
 			Target: w.Export.Target, State: "placing", ETag: etag(a.Changed, a.Revision),
-			Compliance: Compliance(policy.Check(w, o)),
-		}
-		if w.LogicalBlock == 0 {
-			d.LogicalBlock = 512
+			Compliance: Compliance(policy.Check(w, nil, nil)),
 		}
 		for _, f := range w.Set.Fields {
 			d.Policy = append(d.Policy, PolicyRow{f.Path, f.Value, f.From, f.Overridden})
 		}
 		if f, ok := v.Catalog.Volume(w.Volume); ok {
 			d.fact(f)
+			fact := f.Fact()
+			d.Compliance = Compliance(policy.Check(w, &fact, o.Devices))
 		} else if dec, ok := v.Catalog.Decision(w.Volume); ok && dec.Impossible != nil {
 			d.Compliance = nowhere(dec.Impossible)
 		}

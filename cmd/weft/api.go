@@ -207,29 +207,27 @@ func (b *backend) PutSecret(name, user, pass, ownUser, ownPass string) error {
 
 // Live implements rest.Backend.
 func (b *backend) Live(id domain.VolumeID) (rest.Live, bool) {
-	for _, s := range b.agent.Served() {
-		if s.Disk.Info().ID != id {
-			continue
-		}
-		l := rest.Live{
-			NBD:   b.front.NBDURI(s.Export.NBD),
-			ISCSI: b.front.ISCSIURI(s.Export.Target, s.Export.LUN),
-		}
-		for _, o := range s.Disk.Stats() {
-			if o.Count > 0 {
-				l.Ops = append(l.Ops, rest.LiveOps{
-					Op: o.Op.String(), Count: o.Count, Bytes: o.Bytes, Errors: o.Errors,
-				})
-			}
-		}
-		for _, e := range b.devices.engines {
-			if v, ok := e.Volume(id); ok {
-				l.Durability, l.Used = e.Mode().String(), v.Info().Mapped
-			}
-		}
-		return l, true
+	s, ok := b.agent.Find(id)
+	if !ok {
+		return rest.Live{}, false
 	}
-	return rest.Live{}, false
+	l := rest.Live{
+		NBD:   b.front.NBDURI(s.Export.NBD),
+		ISCSI: b.front.ISCSIURI(s.Export.Target, s.Export.LUN),
+	}
+	for _, o := range s.Disk.Stats() {
+		if o.Count > 0 {
+			l.Ops = append(l.Ops, rest.LiveOps{
+				Op: o.Op.String(), Count: o.Count, Bytes: o.Bytes, Errors: o.Errors,
+			})
+		}
+	}
+	for _, e := range b.devices.engines {
+		if v, ok := e.Volume(id); ok {
+			l.Durability, l.Used = e.Mode().String(), v.Info().Mapped
+		}
+	}
+	return l, true
 }
 
 // LiveDevice implements rest.Backend.

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
@@ -172,24 +173,29 @@ func (a *Agent) unexport(id domain.VolumeID) error {
 
 // push hands the front the whole list, in a fixed order.
 func (a *Agent) push() error {
-	list := make([]Served, 0, len(a.mu.served))
-	for _, s := range a.mu.served {
-		list = append(list, s)
-	}
-	slices.SortFunc(list, func(x, y Served) int { return cmp.Compare(x.Export.Name, y.Export.Name) })
-	return a.cfg.Front.Serve(list)
+	return a.cfg.Front.Serve(a.list())
+}
+
+// list gives what is served by name; mu is held.
+func (a *Agent) list() []Served {
+	return slices.SortedFunc(maps.Values(a.mu.served), func(x, y Served) int {
+		return cmp.Compare(x.Export.Name, y.Export.Name)
+	})
 }
 
 // Served lists what hosts reach now.
 func (a *Agent) Served() []Served {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	list := make([]Served, 0, len(a.mu.served))
-	for _, s := range a.mu.served {
-		list = append(list, s)
-	}
-	slices.SortFunc(list, func(x, y Served) int { return cmp.Compare(x.Export.Name, y.Export.Name) })
-	return list
+	return a.list()
+}
+
+// Find gives what hosts reach of one volume.
+func (a *Agent) Find(id domain.VolumeID) (Served, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, ok := a.mu.served[id]
+	return s, ok
 }
 
 // Stop makes everything unreachable. The volumes stay.

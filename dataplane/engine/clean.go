@@ -343,6 +343,6 @@ func swap(m move, base uint64) {
 		return
 	}
 	to := segment.MakeLoc(segment.Flash, base+uint64(m.unit), segment.BlockUnits, m.crc)
-	l.point(lf, i, to, m.crc)
+	l.point(m.vol, lf, i, to, m.crc)
 	l.touch(lf, m.vol, m.block)
 }

@@ -92,10 +92,12 @@ func recount(t testing.TB, e *Engine) {
 	live := make([]int64, len(e.space.mu.segs))
 	total, leaves, index, dirty := int64(0), make([]int64, len(e.lanes)), int64(0), int64(0)
 	for _, v := range e.Volumes() {
+		mapped := int64(0)
 		for i, l := range e.lanes {
 			l.mu.Lock()
 			for ext, lf := range v.leaves[i] {
 				leaves[i]++
+				mapped += int64(lf.mapped)
 				if int(ext) != int(lf.Extent) || lf.Branch != v.id {
 					t.Errorf("extent %d of branch %d is filed as %d of %d", lf.Extent, lf.Branch, ext, v.id)
 				}
@@ -114,6 +116,9 @@ func recount(t testing.TB, e *Engine) {
 				}
 			}
 			l.mu.Unlock()
+		}
+		if got := v.mapped.Load(); got != mapped {
+			t.Errorf("volume %s: %d blocks mapped, counted %d", v.volume, mapped, got)
 		}
 	}
 	for i, sg := range e.space.mu.segs {

@@ -487,7 +487,8 @@ func (l *lane) setData(p *pending, base uint64, crcs []uint32) {
 	first := int(p.block % segment.LeafBlocks)
 	for i, crc := range crcs {
 		addr := base + uint64(p.unit) + uint64(i)*segment.BlockUnits
-		l.point(lf, first+i, segment.MakeLoc(segment.Flash, addr, segment.BlockUnits, crc), crc)
+		loc := segment.MakeLoc(segment.Flash, addr, segment.BlockUnits, crc)
+		l.point(p.vol, lf, first+i, loc, crc)
 	}
 	l.touch(lf, p.vol, p.block)
 }
@@ -500,13 +501,13 @@ func (l *lane) setRange(p *pending, loc segment.Loc) {
 	}
 	first := int(p.block % segment.LeafBlocks)
 	for i := range p.count {
-		l.point(lf, first+i, loc, 0)
+		l.point(p.vol, lf, first+i, loc, 0)
 	}
 	l.touch(lf, p.vol, p.block)
 }
 
 // point replaces one block's place and keeps the live counts.
-func (l *lane) point(lf *leaf, i int, loc segment.Loc, crc uint32) {
+func (l *lane) point(v *Volume, lf *leaf, i int, loc segment.Loc, crc uint32) {
 	old := lf.Loc[i]
 	if old.Kind() == segment.Flash {
 		l.e.space.at(old.Off()).live.Add(-segment.BlockSize)
@@ -520,8 +521,10 @@ func (l *lane) point(lf *leaf, i int, loc segment.Loc, crc uint32) {
 		was := imageBytes(lf.mapped)
 		if loc == 0 {
 			lf.mapped--
+			v.mapped.Add(-1)
 		} else {
 			lf.mapped++
+			v.mapped.Add(1)
 		}
 		if more := imageBytes(lf.mapped) - was; more != 0 {
 			l.e.space.index.Add(more)

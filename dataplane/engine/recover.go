@@ -380,7 +380,7 @@ func (e *Engine) adopt(v *Volume, lf *leaf) {
 			loc = lostLoc // a kind of a later format would have come with an incompatible feature
 		}
 		lf.Loc[i] = 0
-		l.point(lf, i, loc, lf.CRC[i])
+		l.point(v, lf, i, loc, lf.CRC[i])
 	}
 }
 

@@ -21,6 +21,7 @@ type Volume struct {
 	gen    uint32
 	size   atomic.Int64
 	gone   atomic.Bool
+	mapped atomic.Int64 // blocks that are no holes, counted by the lanes
 	// leaves holds the index by lane, each map guarded by its lane's mutex; nil once buried.
 	leaves [segment.LanesMax]map[uint32]*leaf
 }
@@ -328,17 +329,11 @@ func (e *Engine) Volumes() []*Volume {
 	return list
 }
 
-// Info counts what a volume holds.
+// Info tells what a volume holds. It takes no lock: it is asked for every volume of a list.
 func (v *Volume) Info() VolumeInfo {
-	i := VolumeInfo{ID: v.volume, Size: v.Size()}
-	for _, l := range v.e.lanes {
-		l.mu.Lock()
-		for _, lf := range v.leaves[l.no] {
-			i.Mapped += domain.Bytes(lf.mapped) * segment.BlockSize
-		}
-		l.mu.Unlock()
+	return VolumeInfo{
+		ID: v.volume, Size: v.Size(), Mapped: domain.Bytes(v.mapped.Load()) * segment.BlockSize,
 	}
-	return i
 }
 
 // Create makes a volume of a size, a multiple of the extent. Creating the same volume again is a
@@ -428,7 +423,7 @@ func (l *lane) bury(v *Volume) {
 	for ext, lf := range v.leaves[l.no] {
 		for i, loc := range lf.Loc {
 			if loc != 0 {
-				l.point(lf, i, 0, 0)
+				l.point(v, lf, i, 0, 0)
 			}
 		}
 		l.touch(lf, v, uint64(ext)*segment.LeafBlocks)

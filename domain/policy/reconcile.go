@@ -126,7 +126,7 @@ type Plan struct {
 // Reconcile compares wishes with facts. It is pure: the same input, the same plan. Where all wishes
 // are facts the plan is empty.
 func Reconcile(d Desired, o Observed) Plan {
-	p := &planner{o: o, plan: Plan{Base: o.Position}, promised: map[domain.DeviceID]domain.Bytes{}}
+	p := newPlanner(o)
 	wanted := map[domain.VolumeID]bool{}
 	for _, v := range o.Volumes {
 		p.promised[v.Device] += v.Size
@@ -155,6 +155,7 @@ func Reconcile(d Desired, o Observed) Plan {
 // planner gathers the steps of one plan.
 type planner struct {
 	o        Observed
+	facts    map[domain.VolumeID]*Volume // into o, so that a plan costs the sum of wishes and facts
 	plan     Plan
 	promised map[domain.DeviceID]domain.Bytes // to volumes, this plan's included
 }
@@ -165,13 +166,15 @@ func (p *planner) add(s Step) {
 	}
 }
 
-func (p *planner) fact(id domain.VolumeID) *Volume {
-	for i := range p.o.Volumes {
-		if p.o.Volumes[i].Volume == id {
-			return &p.o.Volumes[i]
-		}
+func newPlanner(o Observed) *planner {
+	p := &planner{
+		o: o, plan: Plan{Base: o.Position}, promised: map[domain.DeviceID]domain.Bytes{},
+		facts: make(map[domain.VolumeID]*Volume, len(o.Volumes)),
 	}
-	return nil
+	for i := range o.Volumes {
+		p.facts[o.Volumes[i].Volume] = &o.Volumes[i]
+	}
+	return p
 }
 
 func (p *planner) node(id domain.NodeID) *Node {
@@ -188,7 +191,7 @@ func (p *planner) volume(w *Wish) {
 	if len(p.plan.Steps) >= StepsMax {
 		return
 	}
-	f := p.fact(w.Volume)
+	f := p.facts[w.Volume]
 	if f == nil {
 		p.place(w)
 		return
@@ -321,10 +324,9 @@ type Compliance struct {
 	Reason string
 }
 
-// Check judges one volume. A demand that no hardware can meet yet is converging, with the reason.
-func Check(w Wish, o Observed) Compliance {
-	p := planner{o: o}
-	f := p.fact(w.Volume)
+// Check judges one volume by its fact, nil when it has none. A demand that no hardware can meet yet
+// is converging, with the reason.
+func Check(w Wish, f *Volume, devices []Device) Compliance {
 	switch {
 	case f == nil:
 		return Compliance{"converging", "not placed yet"}
@@ -333,7 +335,7 @@ func Check(w Wish, o Observed) Compliance {
 	case f.Size < w.Size:
 		return Compliance{"converging", "growing"}
 	}
-	for _, d := range o.Devices {
+	for _, d := range devices {
 		if d.Device == f.Device && d.Failed {
 			return Compliance{"violated", "its device failed"}
 		}

@@ -169,10 +169,15 @@ func (v *View) Plans() []Plan {
 // Observe adds the volumes to what the planner sees.
 func (v *View) Observe(o *policy.Observed) {
 	for _, x := range v.Volumes() {
-		o.Volumes = append(o.Volumes, policy.Volume{
-			Volume: x.Volume, App: x.App, Tenant: x.Tenant, Name: x.Name, Size: x.Size,
-			Node: x.Node, Device: x.Device, Epoch: x.Epoch, ServedBy: x.Online.Node,
-			Incarnation: x.Online.Incarnation, Export: x.Online.Export,
-		})
+		o.Volumes = append(o.Volumes, x.Fact())
+	}
+}
+
+// Fact gives the volume as the planner sees it.
+func (x Volume) Fact() policy.Volume {
+	return policy.Volume{
+		Volume: x.Volume, App: x.App, Tenant: x.Tenant, Name: x.Name, Size: x.Size,
+		Node: x.Node, Device: x.Device, Epoch: x.Epoch, ServedBy: x.Online.Node,
+		Incarnation: x.Online.Incarnation, Export: x.Online.Export,
 	}
 }
