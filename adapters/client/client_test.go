@@ -109,7 +109,10 @@ func TestRequestSaysAllOfIt(t *testing.T) {
 func TestLostReplyMakesOne(t *testing.T) {
 	made := map[string]int{}
 	tries := 0
+	var mu sync.Mutex // a broken connection orders its handler before nothing
 	c, k := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
 		made[r.Header.Get("Idempotency-Key")]++
 		if tries++; tries == 1 {
 			panic(http.ErrAbortHandler) // the connection breaks
