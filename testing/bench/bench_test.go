@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -81,6 +82,23 @@ func TestParseFioRefuses(t *testing.T) {
 	}
 	if s, err := parseFio([]byte(report), row("4k-randread-qd1")); err == nil {
 		t.Errorf("writes taken for reads: %+v", s)
+	}
+}
+
+// TestParseInitiator proves that a count and a time become a rate, and that a run without a time is
+// an error.
+func TestParseInitiator(t *testing.T) {
+	l := row("4k-initiator-write-qd32")
+	const text = "Sending 1000 write requests, 4096 bytes each, 32 in parallel\n" +
+		"Run completed in 0.250 seconds.\n"
+	s, err := parseInitiator([]byte(text), l, 1000)
+	if want := (sample{Count: 1000, IOPS: 4000, MBps: 16.384}); err != nil || s != want {
+		t.Errorf("%+v, %v; want %+v", s, err, want)
+	}
+	for _, bad := range []string{"", "qemu-img: Could not open", strings.Replace(text, "0.250", "0", 1)} {
+		if s, err := parseInitiator([]byte(bad), l, 1000); err == nil {
+			t.Errorf("%q: %+v", bad, s)
+		}
 	}
 }
 
@@ -185,11 +203,13 @@ func TestRatio(t *testing.T) {
 // TestTargets proves which figures are judged, that each is judged in the right direction at its
 // bound, and that a target without a figure fails unless it was left out on purpose.
 func TestTargets(t *testing.T) {
-	l := row("4k-randwrite-qd32")
+	l, direct := row("4k-randwrite-qd32"), row("4k-initiator-write-qd32")
 	r := filled(l, 41, map[string][]float64{
-		nbdDurable: {99}, nbdProcess: {100}, qemuNBD: {100}, iscsiDurable: {149},
-		iscsiProcess: {150}, tgt: {100},
+		nbdDurable: {99}, nbdProcess: {100}, qemuNBD: {100}, iscsiDurable: {1}, tgt: {100},
 	})
+	maps.Copy(r.samples, filled(direct, 99, map[string][]float64{
+		iscsiDurable: {149}, iscsiProcess: {150}, tgt: {100},
+	}).samples)
 	verdicts := map[string]bool{}
 	all := r.targets()
 	for _, g := range all {
@@ -200,7 +220,7 @@ func TestTargets(t *testing.T) {
 	head := l.Name + ": "
 	want := map[string]bool{
 		head + "nbd-process / qemu-nbd": true, head + "nbd / qemu-nbd": false,
-		head + "iscsi-process / tgt": true, head + "iscsi / tgt": false,
+		direct.Name + ": iscsi-process / tgt": true, direct.Name + ": iscsi / tgt": false,
 		head + "CPU per I/O of the node, nbd-process": true,
 		head + "CPU per I/O of the node, nbd":         true,
 	}
@@ -235,7 +255,7 @@ func TestTargetCount(t *testing.T) {
 // those columns alone that promise durability, and that -only and missing programs take cells out.
 func TestCells(t *testing.T) {
 	all := cells(nil, nil)
-	if n := len(all); n != 4*10+4*7+2*3 {
+	if n := len(all); n != 4*10+4*7+2*3+3+2 {
 		t.Errorf("%d cells", n)
 	}
 	for _, c := range all {
@@ -268,9 +288,9 @@ func TestTable(t *testing.T) {
 		"row               column    IOPS    min..max  MB/s  p50 us  p99 us  CPU us/IO  x raw" +
 			"    min..max",
 		"",
-		"4k-randwrite-qd1  raw       1500  1000..2000  0.00    0.00    0.00       7.50   1.00" +
+		"4k-randwrite-qd1  raw       1500  1000..2000  0.00       -       -       7.50   1.00" +
 			"  1.00..1.00",
-		"4k-randwrite-qd1  nbd        550    500..600  0.00    0.00    0.00       7.50   0.40" +
+		"4k-randwrite-qd1  nbd        550    500..600  0.00       -       -       7.50   0.40" +
 			"  0.30..0.50",
 		"4k-randwrite-qd1  tgt     failed",
 		"\n",

@@ -9,6 +9,9 @@
 //	qemu-nbd         fio's NBD client over TCP -> qemu-nbd, cache=none, on the raw file
 //	tgt              fio's NBD client -> bridge -> tgtd with O_DIRECT, on the raw file
 //
+// The bridge is a second server before the target, and takes more CPU than the targets do. So the
+// rows named initiator reach the targets by libiscsi in the client itself, and these are judged.
+//
 // Our columns come twice for writes. The plain ones acknowledge only what a power cut cannot take;
 // those with -process acknowledge what a crash of the process cannot take, which is all that the
 // peers promise, for neither of them flushes. Durable rows compare the engine with fio that calls

@@ -100,12 +100,12 @@ const tgtName = "iqn.2026-01.org.weft:bench-tgt"
 // needs lists, by column, the programs that it cannot do without, and the package of each.
 var needs = map[string][]string{
 	raw: {"fio"}, nbdDurable: {"fio"}, nbdProcess: {"fio"}, nbdUnix: {"fio"},
-	iscsiDurable: {"fio", "qemu-nbd"}, iscsiProcess: {"fio", "qemu-nbd"},
-	qemuNBD: {"fio", "qemu-nbd"}, tgt: {"fio", "qemu-nbd", "tgtd", "tgtadm"},
+	iscsiDurable: {"fio", "qemu-nbd", "qemu-img"}, iscsiProcess: {"fio", "qemu-nbd", "qemu-img"},
+	qemuNBD: {"fio", "qemu-nbd"}, tgt: {"fio", "qemu-nbd", "qemu-img", "tgtd", "tgtadm"},
 }
 
 var packageOf = map[string]string{
-	"fio": "fio", "qemu-nbd": "qemu-utils (and qemu-block-extra)", "tgtd": "tgt", "tgtadm": "tgt",
+	"fio": "fio", "qemu-nbd": "qemu-utils (and qemu-block-extra)", "qemu-img": "qemu-utils", "tgtd": "tgt", "tgtadm": "tgt",
 }
 
 // missing tells which columns cannot be measured here, and why.

@@ -70,7 +70,7 @@ func (r *results) line(row load, column string) []string {
 	ratio := r.ratio(row, column, raw)
 	return []string{
 		row.Name, column, digits(io.Median), bounds(io), digits(r.of(c, mbps).Median),
-		digits(r.of(c, p50).Median), digits(r.of(c, p99).Median), digits(r.of(c, cpu).Median),
+		latency(r.of(c, p50)), latency(r.of(c, p99)), digits(r.of(c, cpu).Median),
 		factor(ratio), bounds(ratio),
 	}
 }
@@ -84,6 +84,14 @@ func digits(v float64) string {
 		return fmt.Sprintf("%.1f", v)
 	}
 	return fmt.Sprintf("%.2f", v)
+}
+
+// latency is digits, or a dash for a client that tells none.
+func latency(s spread) string {
+	if s.Median == 0 {
+		return "-"
+	}
+	return digits(s.Median)
 }
 
 func factor(s spread) string {
@@ -180,6 +188,8 @@ by mode and are measured once. raw does not flush, but in the rows named durable
 psync, one job per place in the queue, fdatasync after each write; its latency is the sum of both.
 CPU is that of the server's process, cleaning and checkpoints included; the client and the bridge
 of iscsi and tgt are not in it. raw: fio itself. engine: server and driver in one process.
+Rows named initiator go without the bridge, which costs more than either target: there the client
+is qemu-img bench with libiscsi inside, in strides over the disk, and tells no latencies.
 Rows run from top to bottom: 1m-read follows 1m-write, so it reads what was written in order; the
 random reads before it find blocks where random writes have left them.
 `

@@ -58,9 +58,10 @@ func (o options) validate() error {
 
 // subject is a column that is ready to be measured.
 type subject struct {
-	pid  int      // whose CPU counts; 0: what the run itself tells
-	node *node    // ours: whose log to account for
-	fio  []string // arguments that name the disk; nil: the node drives itself
+	pid   int      // whose CPU counts; 0: what the run itself tells
+	node  *node    // ours: whose log to account for
+	fio   []string // arguments that name the disk; nil: the node drives itself
+	iscsi string   // URI of the logical unit, for rows without the bridge
 }
 
 // bench is one run of the whole program.
@@ -181,12 +182,13 @@ func nbdArgs(uri string) []string { return []string{"--ioengine=nbd", "--uri=" +
 
 // bridged puts a bridge before an iSCSI target.
 func (b *bench) bridged(ctx context.Context, column, uri string, s subject) (subject, error) {
-	c, uri, err := bridge(ctx, b.work, "bridge-"+column, uri)
+	c, exported, err := bridge(ctx, b.work, "bridge-"+column, uri)
 	if err != nil {
 		return subject{}, err
 	}
 	b.children = append(b.children, c)
-	s.fio = nbdArgs(uri)
+	s.fio = nbdArgs(exported)
+	s.iscsi = uri
 	return s, nil
 }
 
@@ -266,6 +268,9 @@ func (b *bench) run(ctx context.Context, c cell) (sample, error) {
 
 // load lets the client of a column run.
 func (b *bench) load(ctx context.Context, subj subject, c cell) (sample, error) {
+	if c.Row.Initiator {
+		return initiate(ctx, subj.iscsi, c.Row, b.runtime)
+	}
 	if subj.fio == nil {
 		a, err := subj.node.obey(ctx, order{Load: &c.Row, Time: b.runtime}, overrun)
 		return a.Sample, err

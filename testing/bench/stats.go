@@ -112,9 +112,8 @@ func (r *results) targets() []target {
 		}
 	}
 	for _, row := range loads() {
-		deep := row.Block == 4*kib && row.Depth == 32 && !row.Synced
 		for _, column := range []string{iscsiProcess, iscsiDurable} {
-			if deep && measured(row, column) {
+			if row.Initiator && measured(row, column) {
 				ratio(row, column, tgt, 1.5)
 			}
 		}
@@ -123,6 +122,7 @@ func (r *results) targets() []target {
 		switch {
 		case row.Synced:
 			ratio(row, engineDurable, raw, 1)
+		case row.Initiator:
 		case row.Block == 4*kib && row.Depth == 32 && row.writes():
 			most(row, nbdProcess, 41)
 			most(row, nbdDurable, 41)
