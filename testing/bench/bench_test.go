@@ -95,7 +95,9 @@ func TestParseInitiator(t *testing.T) {
 	if want := (sample{Count: 1000, IOPS: 4000, MBps: 16.384}); err != nil || s != want {
 		t.Errorf("%+v, %v; want %+v", s, err, want)
 	}
-	for _, bad := range []string{"", "qemu-img: Could not open", strings.Replace(text, "0.250", "0", 1)} {
+	for _, bad := range []string{
+		"", "qemu-img: Could not open", strings.Replace(text, "0.250", "0", 1),
+	} {
 		if s, err := parseInitiator([]byte(bad), l, 1000); err == nil {
 			t.Errorf("%q: %+v", bad, s)
 		}

@@ -105,7 +105,8 @@ var needs = map[string][]string{
 }
 
 var packageOf = map[string]string{
-	"fio": "fio", "qemu-nbd": "qemu-utils (and qemu-block-extra)", "qemu-img": "qemu-utils", "tgtd": "tgt", "tgtadm": "tgt",
+	"fio": "fio", "qemu-nbd": "qemu-utils (and qemu-block-extra)",
+	"qemu-img": "qemu-utils (and qemu-block-extra)", "tgtd": "tgt", "tgtadm": "tgt",
 }
 
 // missing tells which columns cannot be measured here, and why.
