@@ -140,8 +140,8 @@ func TestLibiscsiSlowErasure(t *testing.T) {
 		return held, nil
 	})
 	report, err := iscsicu.Run(t.Context(), iscsicu.Options{
-		URLs: startDisk(t, disk, patience)[:1], Prefixes: []string{"SCSI.Sanitize.Reset"}, Output: t.Output(),
-		Limit: limit,
+		URLs: startDisk(t, disk, patience)[:1], Prefixes: []string{"SCSI.Sanitize.Reset"},
+		Output: t.Output(), Limit: limit,
 	})
 	if err != nil {
 		t.Fatal(err)
