@@ -206,6 +206,43 @@ func TestRebuiltEqualsLive(t *testing.T) {
 	}
 }
 
+// A replay follows from the log alone: at each position its hash is that of a view folded there
+// from kept states, two replays agree, and another position gives another hash (P4).
+func TestReplay(t *testing.T) {
+	b := newBench(t, 50, newKeeping())
+	b.add(t, 300)
+	b.start(t)
+	if err := b.r.Wait(t.Context(), 300); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[[32]byte]domain.Position{}
+	for _, p := range []domain.Position{0, 1, 49, 50, 51, 299, 300} {
+		once, err := projections.Replay(t.Context(), b.r, p, newKeeping())
+		if err != nil {
+			t.Fatal(err)
+		}
+		twice, err := projections.Replay(t.Context(), b.r, p, newKeeping())
+		if err != nil || once != twice || once.Events != uint64(p) {
+			t.Errorf("position %s: %+v, %+v, %v", p, once, twice, err)
+		}
+		past, _, err := projections.At(t.Context(), b.r, p, newKeeping)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum, _ := projections.StateHash(past); sum != once.Hash {
+			t.Errorf("position %s: the view of the past has another hash", p)
+		}
+		if q, ok := seen[once.Hash]; ok {
+			t.Errorf("positions %s and %s have one hash", p, q)
+		}
+		seen[once.Hash] = p
+	}
+	if _, err := projections.Replay(t.Context(), b.r, 301, newKeeping()); !domain.IsKind(err,
+		domain.OutOfRange) {
+		t.Errorf("beyond the head: %v", err)
+	}
+}
+
 // Read-your-writes: Wait returns when the views are there, not before, and gives up after its
 // bound.
 func TestWait(t *testing.T) {

@@ -271,7 +271,7 @@ func shortTime(at time.Time) string { return at.Local().Format("2006-01-02 15:04
 
 // getCommand is `weft get`.
 func (t *tool) getCommand() *cobra.Command {
-	var at positionFlag
+	var at momentFlag
 	var names []string
 	for _, k := range kinds() {
 		names = append(names, k.many)
@@ -281,12 +281,14 @@ func (t *tool) getCommand() *cobra.Command {
 		Short: "Show objects, as they are or as they were",
 		Long: `Show objects of a kind: ` + strings.Join(names, ", ") + `.
 
-With --at POSITION you see the state as it was at that position of the event log; weft
-events list shows the positions. What only the running node knows (addresses, bytes used)
+With --at WHEN you see the state as it was then. WHEN is a position of the event log, which weft
+events list shows; a time, such as 2026-11-25T12:00:00Z or "2026-11-25 12:00" of your own clock; or
+how long ago, such as 90m. What only the running node knows (addresses, bytes used)
 is not part of the past and is left out there.`,
 		Example: `  weft get volumes
   weft get volumes -o wide
   weft get volumes --at 12
+  weft get volumes --at 2h
   weft get apps web -o yaml
   weft get devices -o json`,
 		Args: cobra.RangeArgs(1, 2),
@@ -305,12 +307,12 @@ is not part of the past and is left out there.`,
 		},
 	}
 	form := choose(cmd, "output", "o", "form of the answer", "table", "wide", "json", "yaml", "name")
-	cmd.Flags().Var(&at, "at", "show the state at this position of the event log")
+	atFlag(cmd, &at)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		for _, k := range kinds() {
 			if k.many == args[0] {
 				return t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
-					return t.get(cmd, c, k, args[1:], at.p, form.value)
+					return t.get(cmd, c, k, args[1:], at.text, form.value)
 				})(cmd, args)
 			}
 		}
@@ -322,9 +324,9 @@ is not part of the past and is left out there.`,
 }
 
 func (t *tool) get(cmd *cobra.Command, c *client.Client, k kind, args []string,
-	at *domain.Position, form string,
+	at, form string,
 ) error {
-	if at != nil && k.many == "events" {
+	if at != "" && k.many == "events" {
 		return domain.Errorf(domain.Invalid, "events have no past: use weft events list --since")
 	}
 	when := client.At{Tenant: t.tenant, At: at}
@@ -346,13 +348,15 @@ func (t *tool) get(cmd *cobra.Command, c *client.Client, k kind, args []string,
 func (t *tool) listCommand(k kind) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List " + k.many, Args: cobra.NoArgs,
-		Long: "List " + k.many + ". The same as: weft get " + k.many + ", which also shows the past.",
+		Long: "List " + k.many + ". The same as: weft get " + k.many + ".",
 		Example: "  weft " + k.one + " list\n  weft " + k.one + " list -o wide\n  weft " + k.one +
 			" list -o json",
 	}
 	form := choose(cmd, "output", "o", "form of the answer", "table", "wide", "json", "yaml", "name")
+	var at momentFlag
+	atFlag(cmd, &at)
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-		return t.get(cmd, c, k, nil, nil, form.value)
+		return t.get(cmd, c, k, nil, at.text, form.value)
 	})
 	return cmd
 }
@@ -366,8 +370,12 @@ func (t *tool) showCommand(k kind) *cobra.Command {
 		ValidArgsFunction: t.names(k),
 	}
 	form := choose(cmd, "output", "o", "form of the answer", "yaml", "json", "table", "wide", "name")
+	var at momentFlag
+	if k.many != "events" {
+		atFlag(cmd, &at)
+	}
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
-		return t.get(cmd, c, k, args, nil, form.value)
+		return t.get(cmd, c, k, args, at.text, form.value)
 	})
 	return cmd
 }

@@ -102,7 +102,14 @@ func (t *tool) putVolume(ctx context.Context, c *client.Client, app, template st
 
 // volume finds a volume by what a person calls it.
 func (t *tool) volume(ctx context.Context, c *client.Client, name string) (client.Volume, error) {
-	r, err := c.Volumes(ctx, client.At{Tenant: t.tenant})
+	return t.volumeAt(ctx, c, name, "")
+}
+
+// volumeAt finds a volume as it was.
+func (t *tool) volumeAt(ctx context.Context, c *client.Client, name, at string) (
+	client.Volume, error,
+) {
+	r, err := c.Volumes(ctx, client.At{Tenant: t.tenant, At: at})
 	if err != nil {
 		return client.Volume{}, err
 	}
@@ -328,8 +335,9 @@ func (t *tool) whyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "why volume/NAME", Short: "Say why a volume is where it is, or nowhere",
 		Long: `Say what was decided about a volume and why: the devices that were looked at, what
-excluded some of them, how the others compared, and what would help if none was left.`,
-		Example: "  weft why volume/disk1\n  weft why volume/web/disk1 -o json",
+excluded some of them, how the others compared, and what would help if none was left. --at shows
+the decision that held then, also of volumes that are gone.`,
+		Example: "  weft why volume/disk1\n  weft why volume/web/disk1 --at 20 -o json",
 		Args:    cobra.ExactArgs(1),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string,
 			cobra.ShellCompDirective,
@@ -344,17 +352,19 @@ excluded some of them, how the others compared, and what would help if none was 
 		},
 	}
 	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
+	var at momentFlag
+	atFlag(cmd, &at)
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
 		if !strings.HasPrefix(args[0], "volume/") {
 			return &usage{
 				fmt.Errorf("say which volume: weft why volume/%s", args[0]), cmd.CommandPath(),
 			}
 		}
-		v, err := t.volume(cmd.Context(), c, args[0])
+		v, err := t.volumeAt(cmd.Context(), c, args[0], at.text)
 		if err != nil {
 			return err
 		}
-		d, err := c.WhyVolume(cmd.Context(), v.ID, client.At{Tenant: t.tenant})
+		d, err := c.WhyVolume(cmd.Context(), v.ID, client.At{Tenant: t.tenant, At: at.text})
 		if err != nil {
 			return err
 		}

@@ -101,9 +101,9 @@ type Reply[T any] struct {
 
 // At says at which state of the log a reading looks. The zero value is the present.
 type At struct {
-	Tenant string           // empty: default
-	At     *domain.Position // the state as it was there
-	Min    domain.Position  // not before the views hold it
+	Tenant string          // empty: default
+	At     string          // the state as it was there: a position, or an RFC 3339 time
+	Min    domain.Position // not before the views hold it
 }
 
 func (a At) query() url.Values {
@@ -111,8 +111,8 @@ func (a At) query() url.Values {
 	if a.Tenant != "" {
 		q.Set("tenant", a.Tenant)
 	}
-	if a.At != nil {
-		q.Set("at_position", a.At.String())
+	if a.At != "" {
+		q.Set("at_position", a.At)
 	}
 	if a.Min != 0 {
 		q.Set("min_position", a.Min.String())

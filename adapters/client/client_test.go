@@ -96,7 +96,7 @@ func TestRequestSaysAllOfIt(t *testing.T) {
 		t.Errorf("query %q, body %q", got.URL.RawQuery, body)
 	}
 	at := domain.Position(0)
-	if _, err := c.Apps(t.Context(), At{At: &at, Min: 5}); err != nil {
+	if _, err := c.Apps(t.Context(), At{At: at.String(), Min: 5}); err != nil {
 		t.Fatal(err)
 	}
 	if got.URL.RawQuery != "at_position=0&min_position=5" || got.Header.Get("Idempotency-Key") != "" {

@@ -276,6 +276,21 @@ type Event struct {
 	Data        json.RawMessage `json:"data,omitempty"`
 }
 
+// Replay is what a replay of the log came to.
+type Replay struct {
+	Position string         `json:"position"`
+	Views    []ReplayedView `json:"views"`
+}
+
+// ReplayedView is what the replay of one view came to.
+type ReplayedView struct {
+	View    string  `json:"view"`
+	Version uint16  `json:"version"`
+	Events  uint64  `json:"events"`
+	Hash    string  `json:"hash"`
+	Seconds float64 `json:"seconds"`
+}
+
 // Verdict is the answer of a verification of the log.
 type Verdict struct {
 	Sound   bool   `json:"sound"`

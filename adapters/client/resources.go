@@ -192,6 +192,18 @@ func (c *Client) Event(ctx context.Context, p domain.Position) (Reply[Event], er
 	return get[Event](ctx, c, "/v1/events/"+p.String(), nil)
 }
 
+// Replay makes the node fold every view anew, up to a position or an RFC 3339 time; empty: to the
+// end of the log.
+func (c *Client) Replay(ctx context.Context, to string) (Reply[Replay], error) {
+	q := url.Values{}
+	if to != "" {
+		q.Set("to", to)
+	}
+	return call[Replay](ctx, c, request{
+		method: "POST", path: "/v1/events:replay", query: q, slow: true,
+	})
+}
+
 // Verify makes the node read its whole log again and check it.
 func (c *Client) Verify(ctx context.Context) (Reply[Verdict], error) {
 	return call[Verdict](ctx, c, request{method: "POST", path: "/v1/events:verify", slow: true})

@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"weft/domain"
 	"weft/projections/audit"
@@ -65,6 +66,15 @@ type Verdict struct {
 	Why     string
 }
 
+// Replayed is what the replay of one view came to.
+type Replayed struct {
+	View    string
+	Version uint16
+	Events  uint64
+	Hash    [32]byte // SHA-256 of the whole state in one encoding
+	Took    time.Duration
+}
+
 // Backend is what the API stands on; cmd joins it with the event store and the node.
 type Backend interface {
 	Do(ctx context.Context, r domain.Request) (Result, error)
@@ -80,6 +90,11 @@ type Backend interface {
 	// fn gets nil at every pause, so that it can keep the connection alive.
 	Watch(ctx context.Context, after domain.Position, f domain.Filter, fn func(*Event) error) error
 	Verify(ctx context.Context) (Verdict, error)
+	// Until gives the position of the last event that was made up to a time, 0 before all of them.
+	Until(ctx context.Context, t time.Time) (domain.Position, error)
+	// Replay folds every view anew from the first event up to a position and keeps none of them.
+	// Busy when too many views of the past are being built.
+	Replay(ctx context.Context, p domain.Position) ([]Replayed, error)
 	// Admin tells whether a bearer token is the administrator's.
 	Admin(token string) bool
 	PutSecret(name, user, pass, ownUser, ownPass string) error

@@ -45,6 +45,8 @@ func (s *Server) eventRoutes() {
 	register(s, "GET", "/v1/events/{position}", "get-event", "Show an event", 200, s.getEvent)
 	register(s, "POST", "/v1/events:verify", "verify-events",
 		"Read the whole log again and check every record and the chain", 200, s.verify)
+	register(s, "POST", "/v1/events:replay", "replay-events",
+		"Fold every view anew from the first event, and tell what it comes to", 200, s.replay)
 	register(s, "GET", "/v1/audit", "list-audit", "Who did what, newest first", 200, s.listAudit)
 	huma.Register(s.api, huma.Operation{
 		OperationID: "watch-events", Method: "GET", Path: "/v1/watch",
@@ -109,6 +111,46 @@ func (s *Server) verify(ctx context.Context, _ *struct{}) (*Got[VerdictDoc], err
 		d.Bad = v.Bad.String()
 	}
 	return &Got[VerdictDoc]{Body: d}, nil
+}
+
+// ReplayDoc is what a replay came to.
+type ReplayDoc struct {
+	Position string      `json:"position" doc:"up to which the log was folded"`
+	Views    []ReplayOne `json:"views"`
+}
+
+// ReplayOne is what the replay of one view came to.
+type ReplayOne struct {
+	View    string  `json:"view"`
+	Version uint16  `json:"version" doc:"of the fold"`
+	Events  uint64  `json:"events"`
+	Hash    string  `json:"hash" doc:"SHA-256 of the view's whole state; equal states, equal hashes"`
+	Seconds float64 `json:"seconds"`
+}
+
+func (s *Server) replay(ctx context.Context, in *struct {
+	To string `query:"to" doc:"a position or an RFC 3339 time; empty: the end of the log"`
+},
+) (*Got[ReplayDoc], error) {
+	p := s.b.Now().Position
+	if in.To != "" {
+		var err error
+		if p, err = s.place(ctx, in.To); err != nil {
+			return nil, err
+		}
+	}
+	list, err := s.b.Replay(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	d := ReplayDoc{Position: p.String(), Views: []ReplayOne{}}
+	for _, r := range list {
+		d.Views = append(d.Views, ReplayOne{
+			View: r.View, Version: r.Version, Events: r.Events, Hash: hexOf(r.Hash[:]),
+			Seconds: r.Took.Seconds(),
+		})
+	}
+	return &Got[ReplayDoc]{Position: p.String(), Body: d}, nil
 }
 
 // AuditDoc says who did what.

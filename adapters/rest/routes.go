@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -18,7 +19,7 @@ func hexOf(b []byte) string { return hex.EncodeToString(b) }
 
 // At is what every GET takes.
 type At struct {
-	AtPosition  string `query:"at_position" doc:"show the state at this position of the log"`
+	AtPosition  string `query:"at_position" doc:"show the state at this position or RFC 3339 time"`
 	MinPosition string `query:"min_position" doc:"wait until the views hold this position"`
 	Tenant      string `query:"tenant" default:"default"`
 }
@@ -64,12 +65,25 @@ func (s *Server) views(ctx context.Context, at At) (v Views, past bool, err erro
 	if at.AtPosition == "" {
 		return s.b.Now(), false, nil
 	}
-	p, err := domain.ParsePosition(at.AtPosition)
+	p, err := s.place(ctx, at.AtPosition)
 	if err != nil {
 		return v, false, err
 	}
 	v, err = s.b.At(ctx, p)
 	return v, true, err
+}
+
+// place reads a position, or a time, which is where the last event up to it stands.
+func (s *Server) place(ctx context.Context, text string) (domain.Position, error) {
+	p, err := domain.ParsePosition(text)
+	if err == nil {
+		return p, nil
+	}
+	t, bad := time.Parse(time.RFC3339Nano, text)
+	if bad != nil {
+		return 0, domain.Errorf(domain.Invalid, "%q is neither a position nor an RFC 3339 time", text)
+	}
+	return s.b.Until(ctx, t)
 }
 
 // tenant finds a tenant by name in the present: who may see what is never read from the past.

@@ -185,6 +185,41 @@ func (b *backend) Watch(ctx context.Context, after domain.Position, f domain.Fil
 	}
 }
 
+// Until implements rest.Backend. Clocks of nodes differ a little, so times are not quite in order;
+// the last event that is not younger decides.
+func (b *backend) Until(ctx context.Context, t time.Time) (domain.Position, error) {
+	from := b.runner.Position()
+	if from == 0 {
+		return 0, nil
+	}
+	for r, err := range b.store.ReadAll(ctx, from, eventstore.Backward, domain.Filter{},
+		eventstore.NoLimit) {
+		if err != nil {
+			return 0, damaged(err)
+		}
+		if !r.Created.After(t) {
+			return r.Position, nil
+		}
+	}
+	return 0, nil
+}
+
+// Replay implements rest.Backend.
+func (b *backend) Replay(ctx context.Context, p domain.Position) ([]rest.Replayed, error) {
+	var out []rest.Replayed
+	for _, v := range []projections.View{topology.New(), desired.New(), catalog.New(), audit.New()} {
+		begin := time.Now()
+		r, err := projections.Replay(ctx, b.runner, p, v)
+		if err != nil {
+			return nil, damaged(err)
+		}
+		out = append(out, rest.Replayed{
+			View: r.View, Version: r.Version, Events: r.Events, Hash: r.Hash, Took: time.Since(begin),
+		})
+	}
+	return out, nil
+}
+
 // Verify implements rest.Backend. What is found is the answer, not an error of the call.
 func (b *backend) Verify(ctx context.Context) (rest.Verdict, error) {
 	var v rest.Verdict
