@@ -55,9 +55,9 @@ type Replayed struct {
 	Hash    [32]byte // the view's StateHash
 }
 
-// Replay folds a fresh, empty view from the first event up to a position, 0 being before it. No kept
-// state is used, so what comes out follows from the log alone: two replays of one log, on whatever
-// node, give equal hashes. The view is the caller's. It counts as one build.
+// Replay folds a fresh, empty view from the first event up to a position, 0 being before it. No
+// kept state is used, so what comes out follows from the log alone: two replays of one log, on
+// whatever node, give equal hashes. The view is the caller's. It counts as one build.
 //
 // Errors: OutOfRange beyond the head; Busy as for At; a TimelineError for a lost history.
 func Replay(ctx context.Context, r *Runner, p domain.Position, fresh View) (Replayed, error) {

@@ -348,8 +348,8 @@ func follow(t *testing.T, sub *client.Subscription, n int) []*client.RecordedEve
 }
 
 // TestSubscribeWhileWritten proves the hand-over from history to live: while another writes, every
-// reader gets each event once and in order, from wherever it begins, and what it resumes from is not
-// delivered again.
+// reader gets each event once and in order, from wherever it begins, and never again what it
+// resumes from.
 func TestSubscribeWhileWritten(t *testing.T) {
 	r := serve(t, nil)
 	r.fill(300)
