@@ -28,6 +28,7 @@ type Programs struct {
 	NewToken func(dataDir string) (string, error)
 	// VerifyLog reads the event log in the data folder of a stopped node and checks it.
 	VerifyLog func(ctx context.Context, dataDir string) (client.Verdict, error)
+	BackupPrograms
 	// Version is this build's.
 	Version string
 	// Env reads the environment: no other place of the command line does. Nil: an empty one.
@@ -87,7 +88,7 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 	add(root, groupState, t.templateCommand(), t.appCommand(), t.volumeCommand(), t.applyCommand(),
 		t.deleteCommand(), t.secretCommand())
 	add(root, groupSee, t.getCommand(), t.describeCommand(), t.whyCommand(), t.statusCommand(),
-		t.nodeCommand(), t.deviceCommand(), t.eventsCommand())
+		t.nodeCommand(), t.deviceCommand(), t.eventsCommand(), t.backupCommand())
 	root.AddCommand(t.versionCommand())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usage{err, cmd.CommandPath()}

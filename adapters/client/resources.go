@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"io"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -190,6 +192,29 @@ func (c *Client) Events(ctx context.Context, s Selection) (Reply[List[Event]], e
 // Event gives the event at a position.
 func (c *Client) Event(ctx context.Context, p domain.Position) (Reply[Event], error) {
 	return get[Event](ctx, c, "/v1/events/"+p.String(), nil)
+}
+
+// Export gives the records of the log after a position as the node stores them, and behind them the
+// end that the API's description draws; the caller closes it. One without the end is not whole.
+func (c *Client) Export(ctx context.Context, since domain.Position) (io.ReadCloser, error) {
+	q := url.Values{"since": {since.String()}}
+	req, err := c.newRequest(ctx, request{method: "GET", path: "/v1/events:export", query: q}, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.cfg.HTTP.Do(req)
+	if err != nil {
+		return nil, c.broken(ctx, err).err
+	}
+	if res.StatusCode == http.StatusOK {
+		return res.Body, nil
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(res.Body, answerMax))
+	if err != nil {
+		return nil, c.broken(ctx, err).err
+	}
+	return nil, refused(res, body).err
 }
 
 // Replay makes the node fold every view anew, up to a position or an RFC 3339 time; empty: to the

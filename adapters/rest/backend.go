@@ -90,6 +90,10 @@ type Backend interface {
 	// fn gets nil at every pause, so that it can keep the connection alive.
 	Watch(ctx context.Context, after domain.Position, f domain.Filter, fn func(*Event) error) error
 	Verify(ctx context.Context) (Verdict, error)
+	// Export calls fn with every record after a position, in the bytes that are stored, and gives the
+	// position of the last. fn does not keep them.
+	Export(ctx context.Context, after domain.Position, fn func(record []byte) error) (
+		domain.Position, error)
 	// Until gives the position of the last event that was made up to a time, 0 before all of them.
 	Until(ctx context.Context, t time.Time) (domain.Position, error)
 	// Replay folds every view anew from the first event up to a position and keeps none of them.

@@ -1,8 +1,11 @@
 package rest
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -48,6 +51,12 @@ func (s *Server) eventRoutes() {
 	register(s, "POST", "/v1/events:replay", "replay-events",
 		"Fold every view anew from the first event, and tell what it comes to", 200, s.replay)
 	register(s, "GET", "/v1/audit", "list-audit", "Who did what, newest first", 200, s.listAudit)
+	huma.Register(s.api, huma.Operation{
+		OperationID: "export-events", Method: "GET", Path: "/v1/events:export",
+		Summary: "The records of the log as they are stored, for a backup",
+		Description: "Records (eventstore/FORMAT.md), one behind the other, and then the end: " +
+			"\"WEND\", the u32 16, and the position u64 of the last record.",
+	}, s.export)
 	huma.Register(s.api, huma.Operation{
 		OperationID: "watch-events", Method: "GET", Path: "/v1/watch",
 		Summary: "Follow the log as server-sent events; id is the position",
@@ -112,6 +121,42 @@ func (s *Server) verify(ctx context.Context, _ *struct{}) (*Got[VerdictDoc], err
 	}
 	return &Got[VerdictDoc]{Body: d}, nil
 }
+
+// export streams records. An answer without the end is not whole: the log was damaged, or the node
+// stopped.
+func (s *Server) export(ctx context.Context, in *struct {
+	Since string `query:"since" doc:"only records after this position"`
+},
+) (*huma.StreamResponse, error) {
+	after := domain.Position(0)
+	if in.Since != "" {
+		p, err := domain.ParsePosition(in.Since)
+		if err != nil {
+			return nil, problem(ctx, err)
+		}
+		after = p
+	}
+	return &huma.StreamResponse{Body: func(hc huma.Context) {
+		hc.SetHeader("Content-Type", "application/octet-stream")
+		hc.SetHeader("Cache-Control", "no-store")
+		w := bufio.NewWriterSize(hc.BodyWriter(), exportBuffer)
+		last, err := s.b.Export(hc.Context(), after, func(record []byte) error {
+			_, err := w.Write(record)
+			return err
+		})
+		if err == nil {
+			end := append([]byte("WEND"), 16, 0, 0, 0)
+			_, err = w.Write(binary.LittleEndian.AppendUint64(end, uint64(last)))
+		}
+		err = errors.Join(err, w.Flush())
+		if err != nil && hc.Context().Err() == nil {
+			loggerOf(hc.Context()).Warn("export", "err", err)
+		}
+	}}, nil
+}
+
+// exportBuffer gathers records into writes, bytes.
+const exportBuffer = 256 << 10
 
 // ReplayDoc is what a replay came to.
 type ReplayDoc struct {

@@ -185,6 +185,26 @@ func (b *backend) Watch(ctx context.Context, after domain.Position, f domain.Fil
 	}
 }
 
+// Export implements rest.Backend. It ends at the last record that was there when it began.
+func (b *backend) Export(
+	ctx context.Context, after domain.Position, fn func(record []byte) error,
+) (domain.Position, error) {
+	var buf []byte
+	last := after
+	for r, err := range b.store.ReadAll(ctx, after, eventstore.Forward, domain.Filter{},
+		eventstore.NoLimit) {
+		if err != nil {
+			return last, damaged(err)
+		}
+		buf = eventstore.AppendRecord(buf[:0], &r)
+		if err := fn(buf); err != nil {
+			return last, err
+		}
+		last = r.Position
+	}
+	return last, nil
+}
+
 // Until implements rest.Backend. Clocks of nodes differ a little, so times are not quite in order;
 // the last event that is not younger decides.
 func (b *backend) Until(ctx context.Context, t time.Time) (domain.Position, error) {

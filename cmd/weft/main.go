@@ -39,6 +39,7 @@ func run() int {
 	context.AfterFunc(ctx, func() { time.AfterFunc(patience, stop) })
 	return cli.Main(ctx, cli.Programs{
 		Serve: serve, Demo: demo, NewToken: newAdminToken, VerifyLog: verifyLog, Version: version(),
-		Env: os.Getenv,
+		BackupPrograms: cli.BackupPrograms{Backup: backup, VerifyBackup: verifyBackup},
+		Env:            os.Getenv,
 	}, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }

@@ -61,7 +61,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": startCmd, "stop": stopCmd, "exits": exitsCmd,
+			"start": startCmd, "stop": stopCmd, "exits": exitsCmd, "rot": rotCmd,
 			"golden": func(ts *testscript.TestScript, _ bool, args []string) {
 				goldenCmd(ts, filepath.Join(golden, args[0]))
 			},
@@ -153,6 +153,15 @@ func stopCmd(ts *testscript.TestScript, _ bool, args []string) {
 	if c.err != nil && sig == syscall.SIGTERM {
 		ts.Fatalf("the node ended with %v\n%s", c.err, ts.ReadFile(args[0]+".stderr"))
 	}
+}
+
+// rotCmd is `rot FILE`: it turns a bit in the middle of a file.
+func rotCmd(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.WriteFile(path, b, 0o600))
 }
 
 // exitsCmd is `exits CODE COMMAND ARGS...`.

@@ -316,5 +316,5 @@ func (f Folder) Verify(ctx context.Context) (domain.UUID, eventstore.Head, error
 
 // inFile names the file that an error is about.
 func inFile(file string, err error) error {
-	return &domain.Error{Op: "archive", Kind: domain.KindOf(err), Ref: file, Err: err}
+	return &domain.Error{Kind: domain.KindOf(err), Ref: file, Err: err}
 }

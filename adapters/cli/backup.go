@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"weft/adapters/client"
+	"weft/domain"
+)
+
+// Backup says what a folder of event segments holds.
+type Backup struct {
+	Dir      string `json:"dir"`
+	Cluster  string `json:"cluster"`
+	Position string `json:"position"` // of the last event
+	Hash     string `json:"hash"`     // of the last event: it stands for the whole history
+	Events   int    `json:"events"`   // written now, or found by --check
+	Written  int    `json:"segments_written,omitempty"`
+	Kept     int    `json:"segments_kept,omitempty"`
+	Damage   string `json:"damage,omitempty"` // found by --check: what and where
+}
+
+// backupCommand is `weft backup`.
+func (t *tool) backupCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "backup DIR", Short: "Save the event log in a folder", Args: cobra.ExactArgs(1),
+		Long: `Save the event log of a running cluster in a folder, while it runs. Every record and
+the chain of hashes are checked on the way. The folder holds segments of 50,000 events; full ones
+are kept when you back up into it again, so that costs what is new.
+
+It is the history of the cluster: intents, placement, every decision. It holds no data of volumes,
+no secrets and no keys.
+
+--check reads a folder again and checks every record; it needs no node. Exit code 4 when the folder
+is damaged.`,
+		Example: `  weft backup /mnt/backup/weft
+  weft backup /mnt/backup/weft --check
+  weft backup /mnt/backup/weft -o json`,
+	}
+	check := cmd.Flags().Bool("check", false, "read the folder again and write nothing")
+	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
+	online := t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		progress := func(p domain.Position) {
+			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "saved up to position %s\n", p)
+		}
+		if !terminal(cmd.ErrOrStderr()) {
+			progress = nil
+		}
+		b, err := t.p.Backup(cmd.Context(), c, args[0], progress)
+		if err != nil {
+			return err
+		}
+		return showBackup(cmd, form.value, "saved", b)
+	})
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !*check {
+			return online(cmd, args)
+		}
+		b, err := t.p.VerifyBackup(cmd.Context(), args[0])
+		if domain.IsKind(err, domain.Corrupt) || domain.IsKind(err, domain.Mismatch) {
+			b.Dir, b.Damage, err = args[0], err.Error(), nil
+		}
+		if err != nil {
+			return err
+		}
+		return showBackup(cmd, form.value, "checked", b)
+	}
+	return cmd
+}
+
+// showBackup tells what a folder holds; damage is an answer and an exit code.
+func showBackup(cmd *cobra.Command, form, did string, b Backup) (err error) {
+	switch {
+	case form != "text":
+		err = show(cmd.OutOrStdout(), form, listing{value: b}, false)
+	case b.Damage != "":
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "the backup in %s is DAMAGED: %s\n", b.Dir,
+			oneLine(b.Damage))
+	default:
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %d events in %s, up to position %s\nhash %s\n", did,
+			b.Events, b.Dir, b.Position, b.Hash)
+	}
+	if err == nil && b.Damage != "" {
+		err = &degraded{"the backup is damaged"}
+	}
+	return err
+}
+
+// BackupPrograms are the parts of Programs that save and check the log.
+type BackupPrograms struct {
+	// Backup brings a folder up to a node's log; progress, when not nil, hears the position.
+	Backup func(ctx context.Context, c *client.Client, dir string, progress func(domain.Position)) (
+		Backup, error)
+	// VerifyBackup reads a folder and checks it.
+	VerifyBackup func(ctx context.Context, dir string) (Backup, error)
+}
