@@ -108,6 +108,11 @@ func reportOf(err error) reported {
 		if !errors.As(e, &d) {
 			break
 		}
+		// An error of a type of its own, such as one that names a damaged place, says more than the
+		// general one that it stands for.
+		if last != nil && d != e && d.Ref == "" && d.Err == nil { //nolint:errorlint // this very one
+			break
+		}
 		r.Ref, r.Remedy, last = first(d.Ref, r.Ref), first(r.Remedy, d.Remedy), d
 		e = d.Err
 	}
