@@ -12,6 +12,8 @@ const (
 	bufferMaxShift = 25 // requestMax
 	bufferClasses  = bufferMaxShift - bufferMinShift + 1
 	bufferAlign    = 4096
+	slabMin        = 64 << 10 // from this size on buffers are cut from memory of Config.Memory
+	slabSize       = 4 << 20  // what it is asked for at least
 )
 
 // buffer is memory for the data of a request: its address is a multiple of 4096 and its size a
@@ -32,11 +34,21 @@ func classOf(n int64) int {
 
 func classSize(class int) int64 { return 1 << (class + bufferMinShift) }
 
-func newBuffer(class int) *buffer {
+// newBuffer makes a buffer, and others of its class in passing where they come out of one piece of
+// memory: those are left in the server's pool.
+func newBuffer(srv *Server, class int) *buffer {
 	n := int(classSize(class))
-	raw := make([]byte, n+bufferAlign)
-	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(raw)))) & (bufferAlign - 1)
-	return &buffer{data: raw[skip : skip+n : skip+n], class: class}
+	memory := srv.cfg.Memory
+	if memory == nil || n < slabMin {
+		raw := make([]byte, n+bufferAlign)
+		skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(raw)))) & (bufferAlign - 1)
+		return &buffer{data: raw[skip : skip+n : skip+n], class: class}
+	}
+	slab := memory(max(n, slabSize))
+	for rest := slab[n:]; len(rest) >= n; rest = rest[n:] {
+		srv.pools[class].Put(&buffer{data: rest[:n:n], class: class})
+	}
+	return &buffer{data: slab[:n:n], class: class}
 }
 
 // request is one request in flight. It belongs to the reader until Submit, to the disk until
@@ -85,7 +97,7 @@ func (s *stock) buffer(srv *Server, class int) *buffer {
 	if b, ok := srv.pools[class].Get().(*buffer); ok {
 		return b
 	}
-	return newBuffer(class)
+	return newBuffer(srv, class)
 }
 
 // put takes back a request and its buffer.

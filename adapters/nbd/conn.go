@@ -52,7 +52,8 @@ type conn struct {
 		asked      bool  // closing, and it is our doing
 		dead       error // the socket is of no use: replies are dropped
 	}
-	out sender // belongs to whoever holds mu.sending
+	in  receiver // belongs to the reader
+	out sender   // belongs to whoever holds mu.sending
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
@@ -62,6 +63,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 		ended: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	c.room.L = &c.mu.Mutex
+	c.in.open(nc)
 	c.out.open(nc)
 	return c
 }
@@ -247,13 +249,14 @@ func (c *conn) recycle() {
 	}
 }
 
-// read reads from the socket, after all replies there are have been sent.
-func (c *conn) read(p []byte) (int, error) {
+// read reads from the socket, into p and what is ahead of it, after all replies there are have been
+// sent.
+func (c *conn) read(p, ahead []byte) (int, error) {
 	c.mu.Lock()
 	c.send(false)
 	c.mu.busy = false
 	c.mu.Unlock()
-	n, err := c.nc.Read(p)
+	n, err := c.in.read(p, ahead)
 	c.mu.Lock()
 	c.mu.busy = true
 	c.mu.Unlock()

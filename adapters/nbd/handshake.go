@@ -147,6 +147,7 @@ func (c *conn) startTLS(data []byte) error {
 	c.mu.Lock() // shut may be looking
 	c.nc = nc
 	c.mu.Unlock()
+	c.in.open(nc)
 	c.out.open(nc)
 	c.secure, c.structured, c.meta0, c.metaName = true, false, false, ""
 	return nil
@@ -312,7 +313,7 @@ func (c *conn) fill(n int) error {
 			c.rdEnd = copy(c.rd, c.rd[c.rdAt:c.rdEnd])
 			c.rdAt = 0
 		}
-		k, err := c.read(c.rd[c.rdEnd:])
+		k, err := c.read(c.rd[c.rdEnd:], nil)
 		c.rdEnd += k
 		if errors.Is(err, io.EOF) && c.rdEnd > c.rdAt {
 			err = io.ErrUnexpectedEOF
@@ -324,13 +325,20 @@ func (c *conn) fill(n int) error {
 	return nil
 }
 
-// fillFull reads all of p past the buffer.
+// fillFull reads all of p past the buffer, and into the buffer what follows at once: behind a large
+// payload no more than the next request, whose own payload shall go to its place without a copy.
 func (c *conn) fillFull(p []byte) error {
 	k := copy(p, c.rd[c.rdAt:c.rdEnd])
 	c.rdAt += k
 	for k < len(p) {
-		n, err := c.read(p[k:])
-		k += n
+		c.rdAt, c.rdEnd = 0, 0
+		ahead := c.rd
+		if len(p) >= largeMin {
+			ahead = ahead[:requestLen]
+		}
+		n, err := c.read(p[k:], ahead)
+		c.rdEnd = max(0, n-(len(p)-k))
+		k += n - c.rdEnd
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}

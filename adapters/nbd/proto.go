@@ -22,6 +22,7 @@ const (
 	batchMax       = 64       // replies sent by one system call
 	holeMin        = 64 << 10 // a read of so much is searched for zeros; below it costs more
 	keepMax        = 1 << 20  // buffers kept by an idle connection
+	largeMin       = 16 << 10 // a payload of so much is not read through the connection's buffer
 )
 
 // Magic numbers.

@@ -51,6 +51,10 @@ type Config struct {
 	TLS *tls.Config
 	// RequireTLS refuses everything before STARTTLS, also by unix sockets. It needs TLS.
 	RequireTLS bool
+	// Memory gives n zero bytes at an address that is a multiple of 4096, n from 4 MiB on, for the
+	// data of large requests: memory in one piece below is read and written by devices at less
+	// cost. The memory is the collector's. nil: the heap.
+	Memory func(n int) []byte
 }
 
 // closeGrace is how long a client may take to read its last replies when we close.

@@ -13,6 +13,7 @@ import (
 	"weft/adapters/iscsi"
 	"weft/adapters/nbd"
 	"weft/adapters/scsi"
+	"weft/backends"
 	"weft/dataplane/agent"
 	"weft/dataplane/vdisk"
 	"weft/domain"
@@ -38,7 +39,7 @@ type front struct {
 func openFront(o Options, d *dataDir, log *slog.Logger) (*front, func(), error) {
 	f := &front{dir: d, log: log, units: map[*vdisk.Disk]*scsi.Unit{}}
 	var err error
-	if f.nbd, err = nbd.New(nbd.Config{Log: log}); err != nil {
+	if f.nbd, err = nbd.New(nbd.Config{Log: log, Memory: backends.HugeBuffer}); err != nil {
 		return nil, nil, err
 	}
 	l, err := listen("tcp", o.ISCSI, "--iscsi")

@@ -18,6 +18,7 @@ import (
 	"weft/adapters/iscsi"
 	"weft/adapters/nbd"
 	"weft/adapters/scsi"
+	"weft/backends"
 	"weft/backends/direct"
 	"weft/dataplane/engine"
 	"weft/dataplane/vdisk"
@@ -177,7 +178,8 @@ func (s *server) openDisk(ctx context.Context, f serveFlags) error {
 // openFront offers the disk by NBD and iSCSI on the loopback interface.
 func (s *server) openFront(f serveFlags) error {
 	var err error
-	if s.nbd, err = nbd.New(nbd.Config{Log: slog.Default()}); err != nil {
+	cfg := nbd.Config{Log: slog.Default(), Memory: backends.HugeBuffer}
+	if s.nbd, err = nbd.New(cfg); err != nil {
 		return err
 	}
 	if err := s.nbd.SetExports([]nbd.Export{{Name: exportName, Disk: s.disk}}); err != nil {
