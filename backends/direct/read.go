@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"weft/backends"
 	"weft/backends/uring"
 )
 
@@ -46,7 +47,7 @@ type reading struct {
 	off    bool         // no ring is wanted, or none would help
 
 	once sync.Once
-	ring *uring.Ring // nil is none to be had
+	ring *uring.Ring // nil is none to be had; read behind once
 }
 
 // read fills p from off, and ends early only with an error.
@@ -97,4 +98,86 @@ func (d *Device) pread(p []byte, off int64) error {
 		p, off = p[n:], off+int64(n)
 	}
 	return nil
+}
+
+// started is a backends.Read on its way through the ring; pooled.
+type started struct {
+	d *Device
+	r *backends.Read
+	q uring.Request
+}
+
+var startedPool = sync.Pool{New: func() any { return new(started) }}
+
+// StartRead implements backends.ReadStarter. It gives false where there is no ring to be had.
+func (d *Device) StartRead(r *backends.Read, more bool) bool {
+	if d.reading.off {
+		return false
+	}
+	d.reading.once.Do(d.makeRing)
+	if d.reading.ring == nil {
+		return false
+	}
+	// The lock is held until the read has ended. Close waits for those started before, so they must
+	// not be kept back while we wait for Close.
+	if !d.life.TryRLock() {
+		d.reading.ring.Kick()
+		d.life.RLock()
+	}
+	if err := d.check("read", r.Off, int64(len(r.P)), r.P); err != nil {
+		d.life.RUnlock()
+		r.To.ReadDone(r, err)
+		return true
+	}
+	d.reading.flight.Add(1)
+	s := startedPool.Get().(*started) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	s.d, s.r = d, r
+	s.q.FD, s.q.P, s.q.Off, s.q.To = d.fd, r.P, r.Off, s
+	if err := d.reading.ring.Start(&s.q, more); err != nil {
+		s.ReadDone(&s.q, err)
+	}
+	return true
+}
+
+// KickReads implements backends.ReadStarter.
+func (d *Device) KickReads() {
+	if d.reading.off {
+		return
+	}
+	d.reading.once.Do(d.makeRing)
+	if d.reading.ring != nil {
+		d.reading.ring.Kick()
+	}
+}
+
+// ReadDone implements uring.Done.
+func (s *started) ReadDone(_ *uring.Request, err error) {
+	if errors.Is(err, unix.ENOMEM) { // for the request, before it was begun
+		go s.instead()
+		return
+	}
+	s.finish(err)
+}
+
+// instead reads by system calls what the ring had no memory for.
+func (s *started) instead() { s.finish(s.d.pread(s.r.P, s.r.Off)) }
+
+// finish counts, gives the device's lock back, and then tells.
+func (s *started) finish(err error) {
+	d, r := s.d, s.r
+	s.d, s.r, s.q = nil, nil, uring.Request{}
+	startedPool.Put(s)
+	d.reading.flight.Add(-1)
+	switch {
+	case errors.Is(err, io.EOF):
+		err = errShort
+		fallthrough
+	case err != nil:
+		err = d.failed("read", r.Off, int64(len(r.P)), err)
+	default:
+		d.stats.reads.Add(1)
+		d.stats.readBytes.Add(int64(len(r.P)))
+	}
+	d.life.RUnlock()
+	r.To.ReadDone(r, err)
 }

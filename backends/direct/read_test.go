@@ -33,11 +33,35 @@ func TestWays(t *testing.T) {
 			return ringed(t, created(t, t.TempDir(), Options{}))
 		})
 	})
+	t.Run("started", func(t *testing.T) {
+		devicetest.Run(t, func(t *testing.T) backends.Device {
+			return &starting{ringed(t, created(t, t.TempDir(), Options{}))}
+		})
+	})
 	t.Run("pread", func(t *testing.T) {
 		devicetest.Run(t, func(t *testing.T) backends.Device {
 			return created(t, t.TempDir(), Options{NoRing: true})
 		})
 	})
+}
+
+// starting is a device whose every read is started and waited for.
+type starting struct{ *Device }
+
+// ended tells who waits of the end of a started read.
+type ended chan error
+
+// ReadDone implements backends.ReadDone.
+func (e ended) ReadDone(_ *backends.Read, err error) { e <- err }
+
+// ReadAt reads by starting, and kicks what was kept back.
+func (s *starting) ReadAt(p []byte, off int64) error {
+	e := make(ended, 1)
+	if len(p) == 0 || !s.StartRead(&backends.Read{P: p, Off: off, To: e}, true) {
+		return s.Device.ReadAt(p, off)
+	}
+	s.KickReads()
+	return <-e
 }
 
 // ringed makes every read of d go through the ring, or skips the test where there is none.

@@ -42,12 +42,12 @@ type Device struct {
 	// lock, to know which calls overlap.
 	recorded atomic.Int64
 
+	kept kept
+
 	reads, writes, flushes, discards    atomic.Int64
 	readBytes, writeBytes, discardBytes atomic.Int64
 	errors                              atomic.Int64
 }
-
-var _ backends.Device = (*Device)(nil)
 
 // New makes a device that reads zero. A Size or LogicalBlock that makes no device is an error that
 // wraps backends.ErrAlign.

@@ -43,6 +43,7 @@ type Ring struct {
 	line struct {
 		sync.Mutex
 		submitting bool // someone is, and will take along what is added
+		closed     bool // the ring is not mapped any more
 	}
 
 	slots []slot
@@ -65,6 +66,9 @@ type slot struct {
 	index uint32
 	p     []byte     // keeps the buffer alive while the kernel writes to it
 	done  chan int32 // the result; of capacity 1, so that the reaper never waits
+	// q is what was started; nil when a goroutine waits at done. It is atomic so that the reaper, whom
+	// the kernel wakes, sees all of it.
+	q atomic.Pointer[Request]
 }
 
 // New makes a ring for so many reads at a time, 1 to 4096, rounded up to a power of two. Errors:
@@ -88,7 +92,7 @@ func New(entries int) (*Ring, error) {
 	r.slots = make([]slot, p.sqEntries)
 	r.free = make(chan *slot, p.sqEntries)
 	for i := range r.slots {
-		r.slots[i] = slot{index: uint32(i), done: make(chan int32, 1)}
+		r.slots[i].index, r.slots[i].done = uint32(i), make(chan int32, 1)
 		r.free <- &r.slots[i]
 	}
 	r.reaper.Go(r.reap)
@@ -196,26 +200,8 @@ func passing(errno unix.Errno) bool {
 
 // readOnce does one request and gives the kernel's result.
 func (r *Ring) readOnce(s *slot, fd int, p []byte, off int64) int32 {
-	s.p = p
-	q := &r.sq.requests[s.index] // the kernel has copied what stood here
-	*q = sqe{
-		opcode: opRead, fd: int32(fd), off: uint64(off), userData: uint64(s.index),
-		addr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))),
-		len:  uint32(min(len(p), maxRead)),
-	}
-	if fd == r.fixed {
-		q.flags, q.fd = sqeFixedFile, 0
-	}
-	r.line.Lock()
-	tail := *r.sq.tail
-	r.sq.order[tail&r.sq.mask] = s.index
-	atomic.StoreUint32(r.sq.tail, tail+1)
-	if r.line.submitting {
-		r.line.Unlock()
-	} else {
-		r.line.submitting = true
-		r.submit() // unlocks
-	}
+	r.put(s, nil, fd, p, off)
+	r.Kick()
 	res := <-s.done
 	runtime.KeepAlive(p)
 	s.p = nil
@@ -252,7 +238,12 @@ func (r *Ring) submit() {
 func (r *Ring) takeBack(errno unix.Errno) {
 	head, tail := atomic.LoadUint32(r.sq.head), *r.sq.tail
 	for at := head; at != tail; at++ {
-		r.slots[r.sq.order[at&r.sq.mask]].done <- -int32(errno)
+		s := &r.slots[r.sq.order[at&r.sq.mask]]
+		if s.q.Load() != nil {
+			go r.end(s, errno) // not here: who is told may want this lock
+			continue
+		}
+		s.done <- -int32(errno)
 	}
 	atomic.StoreUint32(r.sq.tail, head)
 }
@@ -284,12 +275,20 @@ func (r *Ring) reap() {
 // collect ends the reads whose results are there and counts them.
 func (r *Ring) collect() int64 {
 	head, tail := *r.cq.head, atomic.LoadUint32(r.cq.tail)
-	n := tail - head
+	n, again := tail-head, false
 	for ; head != tail; head++ {
 		c := &r.cq.results[head&r.cq.mask]
-		r.slots[c.userData].done <- c.res
+		s := &r.slots[c.userData]
+		if s.q.Load() == nil {
+			s.done <- c.res
+			continue
+		}
+		again = r.result(s, c.res) || again
 	}
 	atomic.StoreUint32(r.cq.head, head)
+	if again {
+		r.Kick() // before the results are counted: flight must not reach zero meanwhile
+	}
 	return int64(n)
 }
 
@@ -298,6 +297,7 @@ func (r *Ring) collect() int64 {
 // its descriptor really closes it and frees its locks. Closing twice is no error.
 func (r *Ring) Close() error {
 	r.closing.Do(func() {
+		r.Kick()
 		for range r.slots {
 			<-r.free
 		}
@@ -309,6 +309,9 @@ func (r *Ring) Close() error {
 		if err := register(r.fd, unregisterFiles, nil, 0); err != nil && r.fixed >= 0 {
 			r.errOnce = fmt.Errorf("uring: close: %w", err)
 		}
+		r.line.Lock()
+		r.line.closed = true
+		r.line.Unlock()
 		r.errOnce = errors.Join(r.errOnce, r.release())
 	})
 	return r.errOnce

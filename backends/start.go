@@ -1,0 +1,28 @@
+package backends
+
+// Read is a read that no goroutine waits for. From StartRead until To.ReadDone ran it and P belong
+// to the device.
+type Read struct {
+	P   []byte // not empty; as for ReadAt
+	Off int64  // bytes
+	To  ReadDone
+}
+
+// ReadDone is told once of the end of a Read, with an error as ReadAt gives it. It may run on the
+// goroutine that all reads of the device wait for, or inside StartRead: it must not block, and must
+// not call the device.
+type ReadDone interface {
+	ReadDone(r *Read, err error)
+}
+
+// ReadStarter is a Device that can read without holding a goroutine. Not all can, and not always.
+type ReadStarter interface {
+	Device
+	// StartRead starts a read, or gives false: then nothing was begun, and ReadAt does it. With
+	// more the device may keep the read back to hand several over at once; the caller promises
+	// another StartRead or KickReads before it waits for anything. It waits for others' reads to
+	// end while too many are under way.
+	StartRead(r *Read, more bool) bool
+	// KickReads hands over what StartRead kept back.
+	KickReads()
+}

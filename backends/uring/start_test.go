@@ -1,0 +1,110 @@
+//go:build linux
+
+package uring
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// asked is a started read that tells the test of its end.
+type asked struct {
+	Request
+	ends chan *asked
+	err  error
+	told int
+}
+
+// ReadDone implements Done.
+func (a *asked) ReadDone(_ *Request, err error) {
+	a.err = err
+	a.told++
+	a.ends <- a
+}
+
+// TestStarted keeps many started reads under way from several goroutines beside blocking ones, in
+// batches of all sizes, with fewer slots than reads and with enough, and looks at every byte.
+func TestStarted(t *testing.T) {
+	f, want := filled(t, 1<<20)
+	for _, entries := range []int{1, 8, 128} {
+		r := opened(t, entries)
+		var wg sync.WaitGroup
+		for w := range 8 {
+			wg.Go(func() {
+				rnd := rand.New(rand.NewPCG(uint64(w), 11))
+				ends, buf := make(chan *asked, 32), make([]byte, 8192)
+				for range 20 {
+					n := 1 + rnd.IntN(cap(ends))
+					for i := range n {
+						off := rnd.IntN(len(want) - 16384)
+						a := &asked{ends: ends}
+						a.FD, a.P, a.Off, a.To = int(f.Fd()), make([]byte, 1+rnd.IntN(16384)), int64(off), a
+						if err := r.Start(&a.Request, i < n-1 || w%2 == 0); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+					r.Kick()
+					if k, err := r.Read(int(f.Fd()), buf, 0); k != len(buf) || err != nil {
+						t.Errorf("beside them: %d, %v", k, err)
+					}
+					for range n {
+						a := <-ends
+						if a.err != nil || a.told != 1 || !bytes.Equal(a.P, want[a.Off:][:len(a.P)]) {
+							t.Errorf("%d bytes at %d: %v, told %d times", len(a.P), a.Off, a.err, a.told)
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+// TestStartedErrors proves what a started read is told that cannot be served, and that its slot
+// comes back.
+func TestStartedErrors(t *testing.T) {
+	f, want := filled(t, 10_000)
+	r := opened(t, 1)
+	start := func(fd int, off int64) *asked {
+		a := &asked{ends: make(chan *asked, 1)}
+		a.FD, a.P, a.Off, a.To = fd, make([]byte, 8192), off, a
+		if err := r.Start(&a.Request, false); err != nil {
+			t.Fatal(err)
+		}
+		return <-a.ends
+	}
+	for range 3 {
+		if a := start(int(f.Fd()), 5000); !errors.Is(a.err, io.EOF) ||
+			!bytes.Equal(a.P[:5000], want[5000:]) {
+			t.Errorf("over the end: %v", a.err)
+		}
+		if a := start(int(f.Fd()), 10_000); !errors.Is(a.err, io.EOF) {
+			t.Errorf("behind the end: %v", a.err)
+		}
+		if a := start(1<<20, 0); !errors.Is(a.err, unix.EBADF) {
+			t.Errorf("no such descriptor: %v", a.err)
+		}
+	}
+	kept := &asked{ends: make(chan *asked, 1)}
+	kept.FD, kept.P, kept.To = int(f.Fd()), make([]byte, 512), kept
+	if err := r.Start(&kept.Request, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if a := <-kept.ends; a.err != nil {
+		t.Errorf("kept back when the ring was closed: %v", a.err)
+	}
+	if err := r.Start(&kept.Request, false); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
