@@ -43,10 +43,13 @@ type IO struct {
 	FUA     bool // durable before completion even where the disk acknowledges volatile writes
 	NoUnmap bool // OpZero: keep the space allocated
 	More    bool // hint: further requests of this caller are already waiting
-	Off     int64
-	Len     int64
-	Buf     []byte
-	Cmp     []byte
+	// Gather lets the disk keep a read back, to start several at once. The caller promises to call
+	// the disk's Kick before it waits for anything or submits something else.
+	Gather bool
+	Off    int64
+	Len    int64
+	Buf    []byte
+	Cmp    []byte
 
 	Err      error // outcome; nil is success, else an *Error with a Kind
 	Mismatch int64 // OpCompareWrite with kind Miscompare: offset of the first byte that differs

@@ -31,6 +31,8 @@ type conn struct {
 	meta0       bool // base:allocation is negotiated
 	metaName    string
 	disk        Disk
+	kicker      kicker // the disk, if it may keep reads back
+	kept        bool   // N6: it may have
 	name        string
 	info0       domain.DiskInfo
 	readOnly    bool
@@ -132,6 +134,7 @@ func (c *conn) shut() {
 // drain waits for all that is in flight and for its replies to be sent or dropped. Afterwards
 // nobody completes, so wake can be closed.
 func (c *conn) drain() {
+	c.kick()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.mu.closing { // the client went: it may still read, but not for ever
@@ -252,6 +255,7 @@ func (c *conn) recycle() {
 // read reads from the socket, into p and what is ahead of it, after all replies there are have been
 // sent.
 func (c *conn) read(p, ahead []byte) (int, error) {
+	c.kick()
 	c.mu.Lock()
 	c.send(false)
 	c.mu.busy = false
@@ -261,6 +265,14 @@ func (c *conn) read(p, ahead []byte) (int, error) {
 	c.mu.busy = true
 	c.mu.Unlock()
 	return n, err
+}
+
+// kick lets the disk start what it may have kept back (N6).
+func (c *conn) kick() {
+	if c.kept {
+		c.kept = false
+		c.kicker.Kick()
+	}
 }
 
 // admit gives a request its place in flight, with a buffer for n bytes if n is not 0. It waits at
@@ -273,6 +285,11 @@ func (c *conn) admit(n int64) *request {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.mu.inFlight >= flightMax || c.mu.inFlight > 0 && c.mu.bytes+size > flightBytesMax {
+		c.mu.Unlock()
+		c.kick()
+		c.mu.Lock()
+	}
 	if c.mu.queued >= batchMax {
 		c.send(false)
 	}

@@ -19,6 +19,8 @@
 //	    writer's. A client that sends without reading cannot lock us, only fill its own limits.
 //	N5  A request holds its place and its bytes of flightMax and flightBytesMax from before its
 //	    payload is read until its reply is sent. At the limit the socket is not read.
+//	N6  Reads whose successor is in the reader's buffer are gathered by the disk. The reader kicks
+//	    the disk before it waits for anything, and before a request that is no read.
 //
 // A reply allocates nothing: requests and buffers come from the connection and go back to it.
 //

@@ -260,6 +260,7 @@ func (c *conn) meta(option uint32, data []byte) error {
 // enter notes what the connection needs of its export.
 func (c *conn) enter(e Export) {
 	c.disk, c.name, c.info0 = e.Disk, e.Name, e.Disk.Info()
+	c.kicker, _ = e.Disk.(kicker)
 	c.readOnly = e.ReadOnly || c.info0.ReadOnly
 	if c.info0.LogicalBlock <= 0 {
 		c.info0.LogicalBlock = 512

@@ -29,6 +29,10 @@ type Disk interface {
 	Extents(off, n int64, dst []domain.Extent) ([]domain.Extent, error)
 }
 
+// kicker is a Disk that keeps reads back where domain.IO.Gather allows it, until Kick or a request
+// without it. It is for a Disk to have or not.
+type kicker interface{ Kick() }
+
 // Export is a disk under a name.
 type Export struct {
 	Name        string // at most 1 KiB; what the client asks for

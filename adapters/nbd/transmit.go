@@ -80,8 +80,13 @@ func (c *conn) submit(r *request) {
 	io.Off = r.off
 	io.FUA = r.flags&cmdFUA != 0
 	io.More = c.rdEnd-c.rdAt >= requestLen
+	if r.cmd != cmdRead {
+		c.kick()
+	}
 	switch r.cmd {
 	case cmdRead, cmdCache: // a cache hint is a read whose data stays here
+		io.Gather = io.More && r.cmd == cmdRead && c.kicker != nil
+		c.kept = c.kept || io.Gather
 		io.Op, io.FUA = domain.OpRead, false
 		io.Buf = r.buf.data[:io.Len]
 	case cmdWrite:

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"weft/backends"
 	"weft/dataplane/segment"
@@ -26,7 +27,7 @@ func (v *Volume) Read(block uint64, count int, dst []byte) error {
 	v.e.stats.reads.Add(1)
 	v.e.stats.readBytes.Add(int64(len(dst)))
 	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
-	defer readers.Put(rd)
+	defer rd.release()
 	rd.again = false // a read that ended early may have left it
 	var err error
 	for range readTries {
@@ -62,9 +63,24 @@ type reader struct {
 	again  bool
 	badLoc segment.Loc
 	bounce []byte
+
+	pieces []backends.Read // what is to be read from the device, each in one go
+	first  []int           // block with which each begins
+	left   atomic.Int32    // pieces under way, and one until all are started
+	fail   atomic.Pointer[error]
+	owner  *Reading      // told when the last piece is there; nil when a goroutine waits at done
+	done   chan struct{} // of capacity 1, made when it is needed
+
+	// most reads are of few pieces
+	few      [4]backends.Read
+	fewFirst [4]int
 }
 
-var readers = sync.Pool{New: func() any { return &reader{} }}
+var readers = sync.Pool{New: func() any {
+	rd := &reader{}
+	rd.pieces, rd.first = rd.few[:0], rd.fewFirst[:0]
+	return rd
+}}
 
 // lookup copies the places of the blocks under the lane's mutex.
 func (rd *reader) lookup(v *Volume, block uint64, count int) error {
@@ -91,8 +107,33 @@ func (rd *reader) lookup(v *Volume, block uint64, count int) error {
 	return nil
 }
 
-// run reads the blocks, neighbours on the device in one go, and verifies each.
+// run reads the blocks, all pieces at once where the device can, and verifies each.
 func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
+	if lost := rd.plan(dst); lost >= 0 {
+		return v.corrupt(block, lost)
+	}
+	starter, ok := v.e.dev.(backends.ReadStarter)
+	if ok && len(rd.pieces) > 1 && backends.Aligned(dst, backends.Align) {
+		if rd.owner = nil; rd.done == nil {
+			rd.done = make(chan struct{}, 1)
+		}
+		if rd.start(starter, false) {
+			<-rd.done
+			return rd.check(v)
+		}
+	}
+	for i := range rd.pieces {
+		if err := rd.fetch(v.e, rd.pieces[i].Off, rd.pieces[i].P); err != nil {
+			return v.e.device(err, "engine.Read")
+		}
+	}
+	return rd.check(v)
+}
+
+// plan lists the pieces to be read, neighbours on the device as one, and clears what is nowhere. It
+// gives a block that is lost, or -1.
+func (rd *reader) plan(dst []byte) (lost int) {
+	rd.pieces, rd.first = rd.pieces[:0], rd.first[:0]
 	for i := 0; i < rd.count; {
 		n := 1
 		switch rd.loc[i].Kind() { //nolint:exhaustive // anything else is lost
@@ -101,22 +142,40 @@ func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
 				rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {
 				n++
 			}
-			p := dst[i*segment.BlockSize : (i+n)*segment.BlockSize]
-			if err := rd.fetch(v.e, rd.loc[i].Off(), p); err != nil {
-				return v.e.device(err, "engine.Read")
-			}
-			if bad := rd.verify(p, i, n); bad >= 0 {
-				rd.bad, rd.badLoc, rd.again = bad, rd.loc[bad], true
-				return errStale
-			}
+			rd.pieces = append(rd.pieces, backends.Read{
+				P: dst[i*segment.BlockSize : (i+n)*segment.BlockSize], Off: rd.loc[i].Off(), To: rd,
+			})
+			rd.first = append(rd.first, i)
 		case segment.Hole, segment.Zero:
 			clear(dst[i*segment.BlockSize : (i+1)*segment.BlockSize])
 		default:
-			return v.corrupt(block, i)
+			return i
 		}
 		i += n
 	}
+	return -1
+}
+
+// check gives the error of a device, or errStale with the first block that does not match.
+func (rd *reader) check(v *Volume) error {
+	if err := rd.fail.Swap(nil); err != nil {
+		return v.e.device(*err, "engine.Read")
+	}
+	for k := range rd.pieces {
+		p, i := rd.pieces[k].P, rd.first[k]
+		if bad := rd.verify(p, i, len(p)/segment.BlockSize); bad >= 0 {
+			rd.bad, rd.badLoc, rd.again = bad, rd.loc[bad], true
+			return errStale
+		}
+	}
 	return nil
+}
+
+// release gives the reader back without what belongs to others.
+func (rd *reader) release() {
+	clear(rd.pieces)
+	rd.pieces, rd.owner = rd.pieces[:0], nil
+	readers.Put(rd)
 }
 
 // fetch reads from the device, through a buffer of ours when the caller's is not aligned.

@@ -6,9 +6,9 @@
 // at all, and no reader sees half of it. Larger requests are cut, and complete when their last
 // record has.
 //
-// Reads run on the caller's goroutine while nothing else is read, and on a bounded pool of readers
-// otherwise: at depth one a hop costs more than the read, at depth a blocking read in the caller
-// would be the only one.
+// Reads run on the caller's goroutine while nothing else is read: at depth one a hop costs more
+// than the read. At depth they hold no goroutine where the volume can start them, and one of a
+// bounded pool of readers where it cannot.
 package vdisk
 
 import (
@@ -58,6 +58,8 @@ type Disk struct {
 	counter atomic.Uint64
 	reading atomic.Int32
 	ops     sync.Pool
+	reads   sync.Pool
+	starter starter // nil: the volume's reads hold a goroutine each
 	stats   [domain.OpCompareWrite + 1]opStats
 }
 
@@ -87,6 +89,8 @@ func New(cfg Config) (*Disk, error) {
 		Volatile: cfg.Volatile,
 	}
 	d.ops.New = func() any { return &op{disk: d} }
+	d.reads.New = func() any { return &readOp{disk: d} }
+	d.starter, _ = cfg.Volume.(starter)
 	return d, nil
 }
 
@@ -216,13 +220,15 @@ func (d *Disk) fua(io *domain.IO, err error) error {
 	return d.cfg.Flush(context.Background())
 }
 
-// read runs in the caller when it is the only read, else on the pool.
+// read runs in the caller when it is the only read, without a goroutine where the volume can, else
+// on the pool.
 func (d *Disk) read(io *domain.IO) {
-	if d.reading.Add(1) == 1 && !io.More {
+	switch alone := d.reading.Add(1) == 1; {
+	case alone && !io.More && io.Len <= inlineMax:
 		d.readNow(io)
-		return
+	case !d.start(io):
+		d.later(io)
 	}
-	d.later(io)
 }
 
 func (d *Disk) readNow(io *domain.IO) {

@@ -10,6 +10,7 @@ import (
 type job struct {
 	disk *Disk
 	io   *domain.IO
+	read *readOp // one that has arrived and is to be verified, instead of a request
 }
 
 // Pool runs the requests of all disks of a node that may block: reads at depth, merges, ranges. Its
@@ -30,6 +31,10 @@ func NewPool(n int) *Pool {
 		go func() {
 			defer p.wg.Done()
 			for j := range p.jobs {
+				if j.read != nil {
+					j.read.finish()
+					continue
+				}
 				j.disk.serve(j.io)
 			}
 		}()
@@ -38,7 +43,17 @@ func NewPool(n int) *Pool {
 }
 
 // run hands a request over; when everybody is busy the caller waits.
-func (p *Pool) run(d *Disk, io *domain.IO) { p.jobs <- job{d, io} }
+func (p *Pool) run(d *Disk, io *domain.IO) { p.jobs <- job{disk: d, io: io} }
+
+// try hands a job over if there is room; it does not wait.
+func (p *Pool) try(j job) bool {
+	select {
+	case p.jobs <- j:
+		return true
+	default:
+		return false
+	}
+}
 
 // Close ends the goroutines once all requests are served. No disk may be in use any more.
 func (p *Pool) Close() {

@@ -1,0 +1,112 @@
+package engine
+
+import (
+	"weft/backends"
+	"weft/dataplane/segment"
+)
+
+// Reading is a read that no goroutine waits for: Count blocks from Block on, all inside one extent,
+// into Dst, which is aligned to backends.Align. From Start until To.Arrived it and Dst belong to
+// the engine. Then its receiver calls Check once, and what Check says.
+type Reading struct {
+	Block uint64
+	Count int
+	Dst   []byte // Count blocks
+	To    Arrival
+
+	vol *Volume
+	rd  *reader
+}
+
+// Arrival is told once that all bytes of a Reading that will come are there. It may run inside
+// Start, or on the goroutine that all reads of the device wait for: it must not block, nor read.
+type Arrival interface{ Arrived(r *Reading) }
+
+// Start starts a read, or gives false: then nothing was begun and Read serves it, also where the
+// answer is an error. The blocks are one view of the index, as for Read. With more the device may
+// keep it back; the caller promises another Start or Kick before it waits for anything.
+func (v *Volume) Start(r *Reading, more bool) bool {
+	dev, ok := v.e.dev.(backends.ReadStarter)
+	if !ok || v.inside(r.Block, r.Count) != nil || len(r.Dst) != r.Count*segment.BlockSize ||
+		!backends.Aligned(r.Dst, backends.Align) {
+		return false
+	}
+	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	rd.again = false
+	if rd.lookup(v, r.Block, r.Count) != nil || rd.plan(r.Dst) >= 0 {
+		rd.release()
+		return false
+	}
+	r.vol, r.rd, rd.owner = v, rd, r
+	size := len(r.Dst) // once started, r may have ended and be in other use
+	if !rd.start(dev, more) {
+		r.rd = nil
+		rd.release()
+		return false
+	}
+	v.e.stats.reads.Add(1)
+	v.e.stats.readBytes.Add(int64(size))
+	return true
+}
+
+// Kick hands to the device what Start kept back.
+func (v *Volume) Kick() {
+	if dev, ok := v.e.dev.(backends.ReadStarter); ok {
+		dev.KickReads()
+	}
+}
+
+// Check verifies what has arrived and gives the outcome, as Read does. It does not block. When it
+// gives false, bytes and index did not agree, because the cleaner moved a block or because it is
+// corrupt: then Again has to be called, where waiting is allowed.
+func (r *Reading) Check() (ended bool, err error) {
+	rd := r.rd
+	r.rd = nil
+	err = rd.check(r.vol)
+	rd.release()
+	return err != errStale, err //nolint:errorlint // check gives it bare
+}
+
+// Again reads once more, waiting, and gives the outcome.
+func (r *Reading) Again() error { return r.vol.Read(r.Block, r.Count, r.Dst) }
+
+// start starts all pieces, the last with more; false when the device cannot.
+func (rd *reader) start(dev backends.ReadStarter, more bool) bool {
+	n := len(rd.pieces)
+	rd.left.Store(int32(n) + 1)
+	for i := range rd.pieces {
+		p := &rd.pieces[i]
+		if dev.StartRead(p, more || i < n-1) {
+			continue
+		}
+		if i == 0 {
+			return false
+		}
+		rd.ReadDone(p, dev.ReadAt(p.P, p.Off))
+	}
+	rd.arrive()
+	return true
+}
+
+// ReadDone implements backends.ReadDone for the pieces.
+func (rd *reader) ReadDone(_ *backends.Read, err error) {
+	if err != nil {
+		rd.failed(err)
+	}
+	rd.arrive()
+}
+
+// failed keeps the first error. It is apart so that success allocates nothing.
+func (rd *reader) failed(err error) { rd.fail.CompareAndSwap(nil, &err) }
+
+// arrive counts a piece; the last one tells who waits.
+func (rd *reader) arrive() {
+	if rd.left.Add(-1) > 0 {
+		return
+	}
+	if rd.owner == nil {
+		rd.done <- struct{}{}
+		return
+	}
+	rd.owner.To.Arrived(rd.owner)
+}

@@ -1,0 +1,83 @@
+package vdisk
+
+import (
+	"weft/dataplane/engine"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+const (
+	// inlineMax is up to how many bytes a lone read runs in its caller, who does nothing else
+	// meanwhile.
+	inlineMax = 64 << 10
+	// aloneMax is up to how many bytes a read is verified where it arrives, on the goroutine that
+	// all reads wait for: 128 KiB take some 15 us.
+	aloneMax = 128 << 10
+)
+
+// starter is a Volume that can read without holding a goroutine.
+type starter interface {
+	Start(r *engine.Reading, more bool) bool
+	Kick()
+}
+
+// readOp is a started read. It owns the request until it completes.
+type readOp struct {
+	disk *Disk
+	io   *domain.IO
+	r    engine.Reading
+}
+
+// start starts a read of whole blocks of one extent; false when it has to be done otherwise.
+func (d *Disk) start(io *domain.IO) bool {
+	if d.starter == nil || io.Len == 0 || !aligned(io.Off) || !aligned(io.Len) ||
+		io.Off/int64(domain.ExtentSize) != (io.Off+io.Len-1)/int64(domain.ExtentSize) {
+		return false
+	}
+	o := d.reads.Get().(*readOp) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	o.io = io
+	o.r.Block, o.r.Count = uint64(io.Off/segment.BlockSize), int(io.Len/segment.BlockSize)
+	o.r.Dst, o.r.To = io.Buf[:io.Len], o
+	if d.starter.Start(&o.r, io.Gather) {
+		return true
+	}
+	o.put()
+	return false
+}
+
+// Kick starts the reads that were kept back.
+func (d *Disk) Kick() {
+	if d.starter != nil {
+		d.starter.Kick()
+	}
+}
+
+// Arrived implements engine.Arrival. A long read is verified on the pool if somebody there is free.
+func (o *readOp) Arrived(*engine.Reading) {
+	if o.io.Len > aloneMax && o.disk.cfg.Pool.try(job{read: o}) {
+		return
+	}
+	o.finish()
+}
+
+// finish ends the read, or reads once more on a goroutine of its own: that is rare.
+func (o *readOp) finish() {
+	ended, err := o.r.Check()
+	if !ended {
+		go func() { o.end(o.r.Again()) }()
+		return
+	}
+	o.end(err)
+}
+
+func (o *readOp) end(err error) {
+	d, io := o.disk, o.io
+	o.put()
+	d.reading.Add(-1)
+	d.complete(io, err)
+}
+
+func (o *readOp) put() {
+	o.io, o.r.Dst = nil, nil
+	o.disk.reads.Put(o)
+}
