@@ -298,7 +298,7 @@ func TestCrashEnumeration(t *testing.T) {
 		s.e.Abandon()
 		total += s.enumerate(images() / 8)
 	}
-	long := newScript(t, 64, 1, 9, spread(4, 12, 10))
+	long := newScript(t, 56, 1, 9, spread(4, 24, 10))
 	long.dev.StartHistory()
 	long.run(700, 8)
 	if st := long.e.Stats(); st.Cleaned == 0 || st.Checkpoints < 3 {

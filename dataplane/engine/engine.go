@@ -79,8 +79,9 @@ type Engine struct {
 	}
 	control sync.Mutex // serialises Create, Resize and Delete
 
-	maint maintenance
-	stats counters
+	maint   maintenance
+	windows [2]*window // of the cleaner
+	stats   counters
 }
 
 // counters are the engine's own statistics.

@@ -346,7 +346,11 @@ func TestCleanerMeetsBadSector(t *testing.T) {
 	l.mu.Unlock()
 	dev.Add(faulty.Rule{On: faulty.Read, Off: at, Len: segment.Sector, Err: backends.ErrMedia})
 	for i := range uint64(4000) {
-		if err := put(v, data(10+i*7%60, 1, i)); err != nil {
+		block := 10 + i*7%60
+		if i%40 == 0 {
+			block = 200 + i/40 // stays, so that segments do not die by themselves
+		}
+		if err := put(v, data(block, 1, i)); err != nil {
 			t.Fatalf("after %d: %v", i, err)
 		}
 	}

@@ -43,6 +43,7 @@ type space struct {
 	reserveUser int
 	reserveMeta int
 	lowWater    int // the cleaner starts below this many free segments
+	round       int // segments that it wins beyond what is missing
 
 	live     atomic.Int64 // bytes of live blocks on the device
 	admitted atomic.Int64 // bytes of new blocks on their way into the index
@@ -81,6 +82,7 @@ func newSpace(sb *segment.Superblock) *space {
 	s.reserveMeta = max(2, usable/100)
 	s.reserveUser = s.reserveMeta + max(4, usable/50)
 	s.lowWater = s.reserveUser + max(3, usable/20)
+	s.round = max(2, usable/32)
 	data := usable - s.lowWater - int(sb.Lanes) - 1
 	s.usable.Store(max(0, int64(data)) * s.packed / 100 * fillMax)
 	return s
@@ -197,8 +199,48 @@ func (s *space) needed() int {
 	return 1 + int((s.dirty.Load()+s.index.Load()/roots+full-1)/full)
 }
 
-// short tells whether the cleaner should run.
-func (s *space) short() bool { return s.freeCount() < s.lowWater+s.needed() }
+// short tells whether something has to be done for free segments. While those that died by
+// themselves are enough it lets more of them die, until half of what lies between the cleaner's
+// start and the hosts' reserve is used up: so one checkpoint frees many.
+func (s *space) short() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	free, low := len(s.mu.free), s.lowWater+s.needed()
+	if free >= low {
+		return false
+	}
+	return free <= low-(s.lowWater-s.reserveUser)/2 || s.dead() < low-free
+}
+
+// dead counts the sealed segments that hold nothing any more; mu is held.
+func (s *space) dead() int {
+	n := 0
+	for _, sg := range s.mu.segs {
+		if sg.state == segSealed && sg.live.Load() == 0 && sg.meta == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// deadCount is dead without the lock held.
+func (s *space) deadCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dead()
+}
+
+// condemn leaves a sealed segment alone for good; false when that is so already.
+func (s *space) condemn(id uint32) bool {
+	s.mu.Lock()
+	sg := s.mu.segs[id]
+	already := sg.state == segBad
+	s.mu.Unlock()
+	if !already {
+		s.set(sg, segBad)
+	}
+	return !already
+}
 
 // reserve gives the free segments that a stream may not touch. Metadata takes the last one.
 func (s *space) reserve(stream segment.Stream) int {
