@@ -26,3 +26,12 @@ type ReadStarter interface {
 	// KickReads hands over what StartRead kept back.
 	KickReads()
 }
+
+// VectorWriter is a Device that writes several buffers as one. Not all can.
+type VectorWriter interface {
+	Device
+	// WriteVAt writes the buffers one behind the other from off on, as WriteAt writes their
+	// concatenation, and with its errors. Each is aligned and a multiple of LogicalBlock long, and
+	// none is empty. The slice is the device's to change during the call; the buffers are only read.
+	WriteVAt(bufs [][]byte, off int64, fua bool) error
+}

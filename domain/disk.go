@@ -46,10 +46,13 @@ type IO struct {
 	// Gather lets the disk keep a read back, to start several at once. The caller promises to call
 	// the disk's Kick before it waits for anything or submits something else.
 	Gather bool
-	Off    int64
-	Len    int64
-	Buf    []byte
-	Cmp    []byte
+	// Lent says that Buf stays as it is until Complete whatever the host does, and is memory that a
+	// device reads well: large writes may then be made from it.
+	Lent bool
+	Off  int64
+	Len  int64
+	Buf  []byte
+	Cmp  []byte
 
 	Err      error // outcome; nil is success, else an *Error with a Kind
 	Mismatch int64 // OpCompareWrite with kind Miscompare: offset of the first byte that differs
@@ -57,8 +60,8 @@ type IO struct {
 	To Completer
 }
 
-// Completer is told once that an IO has ended. Complete runs on the disk's goroutine and must not
-// block.
+// Completer is told once that an IO has ended. Complete runs on the disk's goroutine, which others'
+// I/O may be waiting for: it must not block, nor submit to a disk.
 type Completer interface{ Complete(io *IO) }
 
 // DiskInfo is what a host may know of a disk. All sizes are bytes.

@@ -106,4 +106,13 @@ func TestMemory(t *testing.T) {
 		held = held[1:]
 		c.answer(n)
 	}
+	for size, lent := range map[uint32]bool{n: true, block: false} {
+		c.request(0, cmdWrite, 0, size, filled(int(size), 5))
+		io := <-disk.hold
+		if io.Lent != lent {
+			t.Errorf("a write of %d bytes: lent is %v", size, io.Lent)
+		}
+		disk.do(io)
+		c.answer(0)
+	}
 }

@@ -91,6 +91,7 @@ func (c *conn) submit(r *request) {
 		io.Buf = r.buf.data[:io.Len]
 	case cmdWrite:
 		io.Op = domain.OpWrite
+		io.Lent = c.server.cfg.Memory != nil && len(r.buf.data) >= slabMin
 		io.Buf = r.buf.data[:io.Len]
 	case cmdWriteZeroes:
 		io.Op, io.NoUnmap = domain.OpZero, r.flags&cmdNoHole != 0

@@ -38,6 +38,11 @@ func TestWays(t *testing.T) {
 			return &starting{ringed(t, created(t, t.TempDir(), Options{}))}
 		})
 	})
+	t.Run("vector", func(t *testing.T) {
+		devicetest.Run(t, func(t *testing.T) backends.Device {
+			return devicetest.Vectored(created(t, t.TempDir(), Options{}))
+		})
+	})
 	t.Run("pread", func(t *testing.T) {
 		devicetest.Run(t, func(t *testing.T) backends.Device {
 			return created(t, t.TempDir(), Options{NoRing: true})

@@ -1,13 +1,17 @@
 package mem
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 
 	"weft/backends"
 )
 
-var _ backends.ReadStarter = (*Device)(nil)
+var (
+	_ backends.ReadStarter  = (*Device)(nil)
+	_ backends.VectorWriter = (*Device)(nil)
+)
 
 // kept holds the started reads that were kept back.
 type kept struct {
@@ -42,4 +46,24 @@ func (d *Device) KickReads() {
 			r.To.ReadDone(r, d.ReadAt(r.P, r.Off))
 		}
 	}()
+}
+
+// WriteVAt implements backends.VectorWriter. The buffers are taken when the call ends, not before:
+// one that is used again meanwhile is found out.
+func (d *Device) WriteVAt(bufs [][]byte, off int64, fua bool) error {
+	for _, b := range bufs {
+		if len(b)%d.geometry.LogicalBlock != 0 || !backends.Aligned(b, d.geometry.MemoryAlign) {
+			return d.check("write", off, 1, b)
+		}
+	}
+	runtime.Gosched()
+	size := 0
+	for _, b := range bufs {
+		size += len(b)
+	}
+	whole, n := backends.AlignedBuffer(size), 0
+	for _, b := range bufs {
+		n += copy(whole[n:], b)
+	}
+	return d.WriteAt(whole, off, fua)
 }

@@ -84,11 +84,14 @@ func (s *script) run(rounds, width int) {
 			s.mu.Unlock()
 			r := &Record{Kind: sc.kind, Block: sc.block, Count: sc.count}
 			if sc.kind == segment.KindData {
-				r.Data = fill(sc.count, sc.n)
+				r.Data, r.Lent = fill(sc.count, sc.n), true
 			}
 			wg.Add(1)
 			r.To = acker(func(err error) {
 				defer wg.Done()
+				for i := range r.Data { // it was lent, and is ours again
+					r.Data[i] = 0xAA
+				}
 				if err != nil {
 					s.t.Errorf("record %d: %v", sc.n, err)
 				}
@@ -279,6 +282,7 @@ func newScript(t *testing.T, segments, lanes int, seed uint64, spots []uint64) *
 	s := &script{t: t, dev: crashDevice(t, segments, lanes), spots: spots}
 	s.rnd = rand.New(rand.NewPCG(seed, 1))
 	s.e = open(t, s.dev)
+	s.e.lendFrom = segment.BlockSize // chunks are too small here for what is worth it
 	s.v = create(t, s.e, 16*domain.MiB)
 	return s
 }

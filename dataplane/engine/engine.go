@@ -57,13 +57,15 @@ type Fact struct {
 
 // Engine is the store of one device. All methods may be called from many goroutines.
 type Engine struct {
-	cfg   Config
-	dev   backends.Device
-	super *segment.Superblock
-	fua   bool
-	lanes []*lane
-	space *space
-	cache chunkPool
+	cfg Config
+	dev backends.Device
+	// lendFrom overrules partMin in tests; 0 does not.
+	lendFrom int
+	super    *segment.Superblock
+	fua      bool
+	lanes    []*lane
+	space    *space
+	cache    chunkPool
 
 	incarnation uint32
 	versionSeq  atomic.Uint64 // the last version seq given out

@@ -50,6 +50,8 @@ type chunk struct {
 	entries []byte // encoded entries
 	crcs    []uint32
 	recs    []pending
+	parts   []part   // of the payload, in order, that stand elsewhere
+	vector  [][]byte // what is written, where there are parts
 	payload int
 	room    int // most bytes of entries
 	full    bool
@@ -105,6 +107,8 @@ func (p *chunkPool) put(c *chunk) {
 
 func (c *chunk) reset() {
 	clear(c.recs)
+	clear(c.parts)
+	c.parts = c.parts[:0]
 	c.entries, c.crcs, c.recs = c.entries[:0], c.crcs[:0], c.recs[:0]
 	c.payload, c.full, c.done, c.err, c.next, c.seg = 0, false, false, nil, nil, nil
 }
@@ -351,18 +355,6 @@ func (l *lane) setOpen(o *openSegment) {
 // fits tells whether a chunk of n bytes with so many header bytes leaves room for the footer.
 func (o *openSegment) fits(n int64, header int, size int64) bool {
 	return o.used+n+int64(o.footer.Size(header)) <= size
-}
-
-// write puts the sealed chunk on the device.
-func (l *lane) write(c *chunk) error {
-	if c.err != nil {
-		return c.err
-	}
-	b := c.buf[segment.HeaderMax-c.head.HeaderBytes():][:c.head.Bytes()]
-	l.e.stats.chunks.Add(1)
-	l.e.stats.logBytes.Add(int64(len(b)))
-	l.e.maint.note(int64(len(b)))
-	return l.e.dev.WriteAt(b, c.off, l.e.fua)
 }
 
 // again writes a chunk whose write failed once more, in another segment; the first one is bad and

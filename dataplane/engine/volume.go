@@ -27,13 +27,16 @@ type Volume struct {
 }
 
 // Record is one write of 1 to RecordBlocks blocks inside one extent. The caller owns it again, and
-// its Data, once To.Appended ran; Data may be reused as soon as Append returned. Pool Records:
-// they are over a kilobyte.
+// its Data, once To.Appended ran; Data that is not Lent may be reused as soon as Append returned.
+// Pool Records: they are over a kilobyte.
 type Record struct {
-	Kind    segment.Kind // KindData, KindZero or KindUnmap
-	Block   uint64
-	Count   int    // KindData: up to Engine.RecordBlocks; the others: up to a whole extent
-	Data    []byte // KindData: Count blocks
+	Kind  segment.Kind // KindData, KindZero or KindUnmap
+	Block uint64
+	Count int    // KindData: up to Engine.RecordBlocks; the others: up to a whole extent
+	Data  []byte // KindData: Count blocks
+	// Lent allows the device to read Data itself until To.Appended: the caller must not change it
+	// before, or what is written will not match its checksum and read as corrupt.
+	Lent    bool
 	Request domain.RequestID
 	Version domain.Version // set by Append: the record's place in the order of writes
 	To      Appender
@@ -216,8 +219,7 @@ func (l *lane) add(v *Volume, r *Record, newly int64) {
 	}
 	if r.kind == segment.KindData {
 		n := r.Count * segment.BlockSize
-		copy(c.buf[segment.HeaderMax+c.payload:], r.Data[:n])
-		c.payload += n
+		l.e.fill(c, r, n)
 		c.crcs = append(c.crcs, r.crc[:r.Count]...)
 		en.Count, en.Off, en.CRC = r.Count, p.unit, r.crc[0]
 		en.Units = uint16(r.Count * segment.BlockUnits)

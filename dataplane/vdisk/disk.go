@@ -296,7 +296,7 @@ func (d *Disk) write(io *domain.IO) {
 			o.left.Add(1)
 		}
 		d.fill(r, segment.KindData, off, n, p[:n])
-		r.To = o
+		r.To, r.Lent = o, io.Lent
 		p, off = p[n:], off+n
 		done := len(p) == 0
 		d.cfg.Volume.Append(r)

@@ -1,0 +1,74 @@
+package engine
+
+import (
+	"weft/backends"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// part is a piece of a chunk's payload that is written from its owner's memory.
+type part struct {
+	at   int // in the payload
+	data []byte
+}
+
+// partMin is from how many bytes on the data of a record that may be lent is not copied.
+const partMin = 32 << 10
+
+// pieces lists what is to be written: the image, and instead of its gaps the parts that stand
+// elsewhere.
+func (c *chunk) pieces(list [][]byte, image []byte) [][]byte {
+	at, head := 0, c.head.HeaderBytes()
+	for _, p := range c.parts {
+		if from, to := at, head+p.at; to > from {
+			list = append(list, image[from:to])
+		}
+		list = append(list, p.data)
+		at = head + p.at + len(p.data)
+	}
+	if at < len(image) {
+		list = append(list, image[at:])
+	}
+	return list
+}
+
+// fill takes the payload of a record into the chunk: a copy, or the owner's memory where it is
+// lent, worth it, and the device can. What is lent is written before the record's outcome is told,
+// also when the chunk is written a second time, and is not looked at afterwards. Its checksums were
+// taken when it was appended: an owner that changes it before gets a block that reads as corrupt.
+func (e *Engine) fill(c *chunk, r *Record, n int) {
+	data := r.Data[:n]
+	from := partMin
+	if e.lendFrom > 0 {
+		from = e.lendFrom
+	}
+	_, can := e.dev.(backends.VectorWriter)
+	if can && r.Lent && n >= from && backends.Aligned(data, backends.Align) {
+		c.parts = append(c.parts, part{c.payload, data})
+	} else {
+		copy(c.buf[segment.HeaderMax+c.payload:], data)
+	}
+	c.payload += n
+}
+
+// write puts the sealed chunk on the device.
+func (l *lane) write(c *chunk) error {
+	if c.err != nil {
+		return c.err
+	}
+	b := c.buf[segment.HeaderMax-c.head.HeaderBytes():][:c.head.Bytes()]
+	l.e.stats.chunks.Add(1)
+	l.e.stats.logBytes.Add(int64(len(b)))
+	l.e.maint.note(int64(len(b)))
+	if len(c.parts) == 0 {
+		return l.e.dev.WriteAt(b, c.off, l.e.fua)
+	}
+	dev, ok := l.e.dev.(backends.VectorWriter)
+	if !ok {
+		return domain.Errorf(domain.Internal, "parts for a device that takes none")
+	}
+	c.vector = c.pieces(c.vector[:0], b)
+	err := dev.WriteVAt(c.vector, c.off, l.e.fua)
+	clear(c.vector[:cap(c.vector)])
+	return err
+}
