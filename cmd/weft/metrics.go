@@ -103,6 +103,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	for _, s := range c.b.agent.Served() {
+		send(true, s.Disk.Delayed(), "weft_volume_delayed_total",
+			"Operations held back by the volume's limits.", []string{"volume"}, []string{s.Export.Name})
 		for _, o := range s.Disk.Stats() {
 			names, values := []string{"volume", "op"}, []string{s.Export.Name, o.Op.String()}
 			send(true, o.Count, "weft_volume_ops_total", "Operations ended.", names, values)

@@ -9,6 +9,7 @@ import (
 
 	"weft/backends"
 	"weft/dataplane/engine"
+	"weft/dataplane/qos"
 	"weft/dataplane/vdisk"
 	"weft/domain"
 	"weft/domain/command"
@@ -141,6 +142,7 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 		}
 		s.Disk = d
 	}
+	s.Disk.SetLimits(limits(o.Export))
 	s.Export = o.Export
 	a.mu.served[o.Volume] = s
 	if err := a.push(); err != nil {
@@ -154,6 +156,10 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 	return nil
 }
 
+func limits(x command.Export) qos.Limits {
+	return qos.Limits{IOPS: x.IOPSMax, Bytes: x.BPSMax}
+}
+
 func sameDisk(a, b command.Export) bool {
 	return a.LogicalBlock == b.LogicalBlock && a.ReadOnly == b.ReadOnly && a.Name == b.Name
 }
@@ -164,8 +170,10 @@ func (a *Agent) unexport(id domain.VolumeID) error {
 		return nil
 	}
 	delete(a.mu.served, id)
+	s.Disk.SetLimits(qos.Limits{}) // the front waits for what a limit holds back
 	if err := a.push(); err != nil {
 		a.mu.served[id] = s
+		s.Disk.SetLimits(limits(s.Export))
 		return err
 	}
 	return nil
@@ -202,6 +210,9 @@ func (a *Agent) Find(id domain.VolumeID) (Served, bool) {
 func (a *Agent) Stop() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for _, s := range a.mu.served {
+		s.Disk.SetLimits(qos.Limits{})
+	}
 	a.mu.served = map[domain.VolumeID]Served{}
 	return a.cfg.Front.Serve(nil)
 }

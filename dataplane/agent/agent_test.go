@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"testing"
@@ -206,6 +207,52 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("tried again: %v", err)
 	}
 }
+
+// TestLimits proves that an export's limits hold on its disk, that new ones take effect without a
+// new disk, that limits alone make another export, and that they are lifted before the volume goes:
+// what a limit holds back would hold up the front's end.
+func TestLimits(t *testing.T) {
+	f := build(t)
+	for i, k := range []command.Kind{command.CreateVolume, command.ExportVolume} {
+		if err := f.obey(order(byte(i+1), 1, k)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk := f.front.list[0].Disk
+	o := order(9, 1, command.ExportVolume)
+	o.Export.IOPSMax, o.Export.BPSMax = 1, 4096
+	for _, x := range []command.Export{{IOPSMax: 1}, {BPSMax: 1}} {
+		if bytes.Equal(x.Digest(), (command.Export{}).Digest()) {
+			t.Errorf("%+v has the digest of an export without limits", x)
+		}
+	}
+	if err := f.obey(o); err != nil || f.front.list[0].Disk != disk {
+		t.Fatalf("%v, the same disk: %t", err, f.front.list[0].Disk == disk)
+	}
+	const writes = 20
+	done := make(completions, writes)
+	for range writes {
+		disk.Submit(&domain.IO{Op: domain.OpWrite, Len: 4096, Buf: make([]byte, 4096), To: done})
+	}
+	if n := disk.Delayed(); n < writes/2 {
+		t.Errorf("%d of %d were held back", n, writes)
+	}
+	if err := f.agent.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if l := disk.Limits(); l.IOPS != 0 || l.Bytes != 0 {
+		t.Errorf("stopped, and %+v holds", l)
+	}
+	for range writes {
+		if io := <-done; io.Err != nil {
+			t.Error(io.Err)
+		}
+	}
+}
+
+type completions chan *domain.IO
+
+func (c completions) Complete(io *domain.IO) { c <- io }
 
 // TestReexportKeepsDisk proves that a new way to a volume leaves its disk, and with it the
 // connections of the other protocols, in place.

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 
 	"weft/dataplane/engine"
+	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -45,6 +46,8 @@ type Config struct {
 	Volatile     bool
 	// Flush makes acknowledged writes durable where Volatile is set.
 	Flush func(context.Context) error
+	// Clock is what limits go by; the zero value is the system's.
+	Clock qos.Clock
 	// Gateway and Incarnation name this process in request ids.
 	Gateway     domain.NodeNumber
 	Incarnation uint64
@@ -60,6 +63,7 @@ type Disk struct {
 	ops     sync.Pool
 	reads   sync.Pool
 	starter starter // nil: the volume's reads hold a goroutine each
+	gate    *qos.Gate
 	stats   [domain.OpCompareWrite + 1]opStats
 }
 
@@ -91,6 +95,10 @@ func New(cfg Config) (*Disk, error) {
 	d.ops.New = func() any { return &op{disk: d} }
 	d.reads.New = func() any { return &readOp{disk: d} }
 	d.starter, _ = cfg.Volume.(starter)
+	if cfg.Clock.Now == nil {
+		cfg.Clock = qos.System()
+	}
+	d.gate = qos.New(cfg.Clock, d.run)
 	return d, nil
 }
 
@@ -111,13 +119,30 @@ func (d *Disk) Stats() []OpStats {
 	return out
 }
 
+// SetLimits bounds what hosts get from now on, those that wait included.
+func (d *Disk) SetLimits(l qos.Limits) { d.gate.SetLimits(l) }
+
+// Limits gives what holds now.
+func (d *Disk) Limits() qos.Limits { return d.gate.Limits() }
+
+// Delayed counts the requests that a limit has held back.
+func (d *Disk) Delayed() int64 { return d.gate.Delayed() }
+
 // Submit starts a request; io.To.Complete runs once, perhaps before Submit returns. It may wait
 // while the log is behind: that is how a host that writes faster than the device is slowed down.
+// Where a limit holds it back, Submit returns and the request runs when its time has come.
 func (d *Disk) Submit(io *domain.IO) {
 	if err := d.check(io); err != nil {
 		d.complete(io, err)
 		return
 	}
+	if d.gate.Admit(io) {
+		d.run(io)
+	}
+}
+
+// run starts a request that was admitted.
+func (d *Disk) run(io *domain.IO) {
 	switch io.Op {
 	case domain.OpRead:
 		d.read(io)

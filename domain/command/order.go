@@ -54,6 +54,8 @@ type Export struct {
 	Name         string // as operators call it
 	LogicalBlock int
 	ReadOnly     bool
+	IOPSMax      int64 // requests a second; 0: no limit
+	BPSMax       int64 // bytes a second; 0: no limit
 }
 
 // Digest tells two exports apart.
@@ -78,6 +80,12 @@ func (e Export) Digest() []byte {
 	h.Write(flags)
 	for _, i := range e.Initiators {
 		text(i)
+	}
+	if e.IOPSMax != 0 || e.BPSMax != 0 { // so that an export without limits has the digest of old
+		var b [16]byte
+		binary.LittleEndian.PutUint64(b[:], uint64(e.IOPSMax))
+		binary.LittleEndian.PutUint64(b[8:], uint64(e.BPSMax))
+		h.Write(b[:])
 	}
 	return h.Sum(nil)[:16]
 }

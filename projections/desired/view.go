@@ -227,7 +227,7 @@ func (v *View) Wishes(a App) []policy.Wish {
 		list = append(list, policy.Wish{
 			Volume: s.Volume, App: a.AppInstanceCreated.App, Tenant: a.Tenant, Name: name,
 			Size: s.Size, LogicalBlock: int(s.LogicalBlock), Set: set,
-			Export: export(a, s, name, set.Intent.Security.Authn),
+			Export: export(a, s, name, set.Intent),
 		})
 	}
 	return list
@@ -251,10 +251,12 @@ func (v *View) layers(a App) []policy.Layer {
 	return append(out, policy.Layer{Name: "app/" + a.Name, Intent: a.Overrides})
 }
 
-func export(a App, s intent.VolumeSpec, name, authn string) command.Export {
+func export(a App, s intent.VolumeSpec, name string, want intent.Intent) command.Export {
+	authn := want.Security.Authn
 	x := command.Export{
 		Name: name, LogicalBlock: int(s.LogicalBlock), AllowAny: a.Export.AllowAny,
 		Initiators: a.Export.Initiators, LUN: int(s.LUN),
+		IOPSMax: want.Performance.IOPSMax, BPSMax: want.Performance.BWMaxBPS,
 	}
 	if a.Export.NBD {
 		x.NBD = name

@@ -1,0 +1,223 @@
+// Package qos admits requests of a volume at the rate that its policy allows.
+//
+// Each limit is a virtual clock (the generic cell rate algorithm, ITU-T I.371): it says when the
+// next request is due if all came at exactly the limit. A request is admitted while that clock is
+// at most a burst ahead of the true one, and puts it on by the time that the request is worth. So
+// a volume that was idle may run a burst's worth at full speed, one request that is larger than a
+// burst is late but never stuck, and nothing counts down in the background.
+//
+// What is not admitted waits in order and holds no goroutine; one timer of the volume wakes the
+// queue. Volumes do not share anything here: one that waits costs its neighbours nothing.
+package qos
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weft/domain"
+)
+
+// BurstDefault is how much time's worth of requests may come at once after a pause.
+const BurstDefault = time.Second
+
+// Limits bound what a volume's hosts get. Zero fields bound nothing.
+type Limits struct {
+	IOPS  int64         // requests a second
+	Bytes int64         // bytes read and written a second
+	Burst time.Duration // 0: BurstDefault
+}
+
+// Timer runs a function once, later.
+type Timer interface {
+	Reset(d time.Duration) bool
+	Stop() bool
+}
+
+// Clock is the time a gate goes by.
+type Clock struct {
+	Now func() time.Time
+	// AfterFunc makes a timer that calls f on a goroutine of its own, as time.AfterFunc does.
+	AfterFunc func(d time.Duration, f func()) Timer
+}
+
+// System is the machine's own clock.
+func System() Clock {
+	return Clock{
+		Now:       time.Now,
+		AfterFunc: func(d time.Duration, f func()) Timer { return time.AfterFunc(d, f) },
+	}
+}
+
+// Gate holds the requests of one volume back. Any number of goroutines may use it.
+type Gate struct {
+	clock  Clock
+	run    func(*domain.IO)
+	active atomic.Bool // there is a limit, or somebody waits
+
+	mu struct {
+		sync.Mutex
+		limits     Limits
+		iops, rate pace
+		queue      []*domain.IO // from head on
+		head       int
+		timer      Timer
+		armed      bool
+		releasing  bool // somebody runs what waited
+		delayed    int64
+	}
+}
+
+// pace is one virtual clock.
+type pace struct {
+	unit time.Duration // that one request, or 1 MiB, is worth; 0: no limit
+	due  time.Time
+}
+
+// unitBytes is what a pace of bytes counts in: a byte at 1 GB/s is worth only a nanosecond.
+const unitBytes = 1 << 20
+
+// New makes a gate without limits. run takes the requests that waited; it is called on the timer's
+// goroutine, one after the other, and may block.
+func New(clock Clock, run func(*domain.IO)) *Gate { return &Gate{clock: clock, run: run} }
+
+// SetLimits replaces the limits. Requests that wait are judged by the new ones.
+func (g *Gate) SetLimits(l Limits) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l.Burst <= 0 {
+		l.Burst = BurstDefault
+	}
+	if l == g.mu.limits {
+		return
+	}
+	g.mu.limits = l
+	g.mu.iops, g.mu.rate = pace{}, pace{}
+	if l.IOPS > 0 {
+		g.mu.iops.unit = max(time.Second/time.Duration(l.IOPS), 1)
+	}
+	if l.Bytes > 0 {
+		g.mu.rate.unit = max(time.Duration(float64(time.Second)*unitBytes/float64(l.Bytes)), 1)
+	}
+	g.mark()
+	if g.waiting() > 0 {
+		g.arm(0)
+	}
+}
+
+// Admit tells whether a request may run now. One that may not is kept and given to run when its
+// time has come. Flushes are never kept: what they wait for was admitted before.
+func (g *Gate) Admit(io *domain.IO) bool {
+	if !g.active.Load() || io.Op == domain.OpFlush {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.clock.Now()
+	if g.waiting() == 0 && !g.mu.releasing {
+		wait := g.wait(now)
+		if wait <= 0 {
+			g.charge(io, now)
+			return true
+		}
+		g.arm(wait)
+	}
+	g.mu.delayed++
+	io.Gather, io.More = false, false // whoever runs it has nobody behind it
+	g.mu.queue = append(g.mu.queue, io)
+	g.active.Store(true)
+	return false
+}
+
+// Delayed counts the requests that had to wait.
+func (g *Gate) Delayed() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mu.delayed
+}
+
+// Limits gives what holds now.
+func (g *Gate) Limits() Limits {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mu.limits
+}
+
+func (g *Gate) waiting() int { return len(g.mu.queue) - g.mu.head }
+
+func (g *Gate) mark() {
+	g.active.Store(g.mu.iops.unit > 0 || g.mu.rate.unit > 0 || g.waiting() > 0)
+}
+
+// wait gives how long the next request has to wait. mu is held.
+func (g *Gate) wait(now time.Time) time.Duration {
+	return max(g.mu.iops.wait(now, g.mu.limits.Burst), g.mu.rate.wait(now, g.mu.limits.Burst))
+}
+
+func (p *pace) wait(now time.Time, burst time.Duration) time.Duration {
+	if p.unit == 0 || p.due.Before(now) { // of a clock that never ran the difference overflows
+		return 0
+	}
+	return p.due.Sub(now) - burst
+}
+
+// charge puts the clocks on by what a request is worth. mu is held.
+func (g *Gate) charge(io *domain.IO, now time.Time) {
+	g.mu.iops.charge(now, 1)
+	if io.Op == domain.OpRead || io.Op == domain.OpWrite || io.Op == domain.OpCompareWrite {
+		g.mu.rate.charge(now, float64(io.Len)/unitBytes)
+	}
+}
+
+func (p *pace) charge(now time.Time, units float64) {
+	if p.unit == 0 {
+		return
+	}
+	if p.due.Before(now) {
+		p.due = now
+	}
+	p.due = p.due.Add(time.Duration(float64(p.unit) * units))
+}
+
+// arm sees to it that the queue is looked at. mu is held.
+func (g *Gate) arm(after time.Duration) {
+	if g.mu.armed && after > 0 {
+		return
+	}
+	g.mu.armed = true
+	if g.mu.timer == nil {
+		g.mu.timer = g.clock.AfterFunc(after, g.release)
+		return
+	}
+	g.mu.timer.Reset(after)
+}
+
+// release runs what has waited long enough, in order. One that finds another at work leaves it to
+// that one, which looks at the limits before each request.
+func (g *Gate) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.mu.releasing {
+		return
+	}
+	g.mu.releasing = true
+	for g.waiting() > 0 {
+		now := g.clock.Now()
+		if wait := g.wait(now); wait > 0 {
+			g.mu.armed = true
+			g.mu.timer.Reset(wait)
+			g.mu.releasing = false
+			return
+		}
+		io := g.mu.queue[g.mu.head]
+		g.mu.queue[g.mu.head] = nil
+		g.mu.head++
+		g.charge(io, now)
+		g.mu.Unlock()
+		g.run(io)
+		g.mu.Lock()
+	}
+	g.mu.queue, g.mu.head = g.mu.queue[:0], 0
+	g.mu.armed, g.mu.releasing = false, false
+	g.mark()
+}
