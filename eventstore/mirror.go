@@ -188,6 +188,17 @@ func (m *Mirror) Head() Head {
 	return m.mu.head
 }
 
+// HeadAt gives the head the log had when n was its last record, as the record claims it; false when
+// the mirror holds no such record. n = 0 is the empty log.
+func (m *Mirror) HeadAt(n uint64) (Head, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if n == 0 || n > uint64(len(m.mu.records)) {
+		return Head{}, n == 0
+	}
+	return Head{m.span().position(n), storedHash(m.mu.records[n-1])}, true
+}
+
 // StreamHead gives the end of a stream as far as the mirror knows it.
 func (m *Mirror) StreamHead(s domain.StreamID) StreamHead {
 	m.mu.RLock()

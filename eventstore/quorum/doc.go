@@ -1,9 +1,17 @@
-// Package quorum is the durable engine of the event log: etcd, embedded, one member per process. An
-// append is one etcd transaction, acknowledged after etcd's write-ahead log was synced; reads come
-// from a verified mirror in memory. Keys and bytes are drawn in ../FORMAT.md.
+// Package quorum is the durable engine of the event log: etcd, embedded, at most one member per
+// process. An append is one etcd transaction, acknowledged after a majority of the voters synced
+// etcd's write-ahead log; reads come from a verified mirror in memory that every node keeps. Keys
+// and bytes are drawn in ../FORMAT.md.
 //
-// What it never does: it listens on no port while it is the only voter, it switches no sync off, it
-// answers no conflict from memory alone, and it delivers no record that does not verify.
+// A node is a voter, a learner on its way to become one, or a client of the others' members; Follow
+// makes of it what the list of members says, without a restart and without a gap in its mirror.
+// Any node may append. For speed all send their appends to the node whose member leads; one whose
+// forwarding fails appends itself, and ids and the tail's comparison see to it that both write
+// once.
+//
+// What it never does: it opens no port of its own (Port is served by whoever owns the listener), it
+// switches no sync off, it answers no conflict from memory alone, and it delivers no record that
+// does not verify.
 //
 // Invariants:
 //
@@ -12,7 +20,9 @@
 //	    stream it writes; a tail never recurs, so submitting the same transaction again is harmless
 //	Q3  a transaction whose outcome is unknown is submitted again, the same, until the answer is
 //	    definite or the process ends; its callers may leave, it does not
-//	Q4  the mirror is extended only by records that the database holds
+//	Q4  the mirror is extended only by records that the database holds; what the sequencer wrote and
+//	    what the watch hears come through one door, in order, without a gap and without a double
+//	Q5  a member id is never used twice: a node that lost its vote begins with an empty folder
 //
 // A log found damaged at start is opened all the same, degraded: what lies before the damage is
 // readable, reads that reach it and every append give the CorruptError that names it. Health tells,

@@ -13,6 +13,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -45,8 +46,37 @@ type Config struct {
 	Logger *slog.Logger
 	// Name of this member, at most 64 bytes. Default: voter.
 	Name string
+	// Net says how this member reaches others. Nil: it is alone, and nothing listens.
+	Net *Net
 	// Tick and Election pace the consensus; Election is at least five ticks. Default: 25 and 250 ms.
 	Tick, Election time.Duration
+}
+
+// Net is the way between members. The owner of the listener serves Port on it from before Open.
+type Net struct {
+	// URL is where others reach this node's Port, such as https://10.0.0.1:7782.
+	URL string
+	// Seeds are URLs of nodes that may hold a member. With seeds and an empty folder the node begins
+	// as a client of their log; without, as a cluster of one.
+	Seeds []string
+	// TLS names the files of this node's identity. Nil means plain connections: for tests alone.
+	TLS *TLSFiles
+	// Port receives what other members send.
+	Port *Port
+}
+
+// TLSFiles are PEM files that are read again at each handshake, so replacing them is rotation. CA
+// alone is read once. ServerName is the name that every member's certificate bears.
+type TLSFiles struct{ Cert, Key, CA, ServerName string }
+
+func (f *TLSFiles) info() transport.TLSInfo {
+	if f == nil {
+		return transport.TLSInfo{}
+	}
+	return transport.TLSInfo{
+		CertFile: f.Cert, KeyFile: f.Key, TrustedCAFile: f.CA, ServerName: f.ServerName,
+		ClientCertAuth: true,
+	}
 }
 
 func (c *Config) complete() error {
@@ -66,6 +96,11 @@ func (c *Config) complete() error {
 	k.Check(len(c.Name) <= 64, "name", "longer than 64 bytes")
 	k.Check(c.Tick >= time.Millisecond, "tick", "below 1 ms")
 	k.Check(c.Election >= 5*c.Tick, "election", "below five ticks")
+	if c.Net != nil {
+		u, err := url.Parse(c.Net.URL)
+		k.Check(err == nil && u.Host != "", "net.url", "%q is no URL", c.Net.URL)
+		k.Check(c.Net.Port != nil, "net.port", "missing")
+	}
 	return k.Err("quorum.Open", c.Dir)
 }
 
@@ -103,14 +138,25 @@ func broken(path string, cause error) error {
 	}
 }
 
-// start runs etcd without any listener and waits until it may write.
-func start(ctx context.Context, cfg *Config) (e *embed.Etcd, err error) {
+// alone is what a member of one is told about the cluster.
+func (c *Config) alone() string { return c.Name + "=" + c.url() }
+
+func (c *Config) url() string {
+	if c.Net == nil {
+		return placeholder
+	}
+	return c.Net.URL
+}
+
+// start runs etcd without a listener of its own. initial lists the members, joining says that the
+// cluster is there already. The member may write once its ReadyNotify fires.
+func start(cfg *Config, initial string, joining bool) (e *embed.Etcd, err error) {
 	defer func() {
 		if p := recover(); p != nil { // a database that is missing beside its snapshot, for one
 			e, err = nil, broken(cfg.Dir, fmt.Errorf("%v", p))
 		}
 	}()
-	u, err := url.Parse(placeholder)
+	u, err := url.Parse(cfg.url())
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +164,14 @@ func start(ctx context.Context, cfg *Config) (e *embed.Etcd, err error) {
 	c.Name, c.Dir = cfg.Name, cfg.Dir
 	c.ListenPeerUrls, c.ListenClientUrls = nil, nil
 	c.AdvertisePeerUrls, c.AdvertiseClientUrls = []url.URL{*u}, []url.URL{*u}
-	c.InitialCluster = cfg.Name + "=" + placeholder
+	c.InitialCluster = initial
+	if joining {
+		c.ClusterState = embed.ClusterStateFlagExisting
+	}
+	if cfg.Net != nil {
+		c.PeerTLSInfo = cfg.Net.TLS.info()
+	}
+	c.MaxLearners = LearnersMax
 	c.InitialClusterToken = cfg.ClusterID.String()
 	c.TickMs = uint(cfg.Tick.Milliseconds())
 	c.ElectionMs = uint(cfg.Election.Milliseconds())
@@ -132,16 +185,28 @@ func start(ctx context.Context, cfg *Config) (e *embed.Etcd, err error) {
 	if err != nil {
 		return nil, &domain.Error{Op: "quorum.Open", Kind: startKind(err), Ref: cfg.Dir, Err: err}
 	}
+	return e, nil
+}
+
+// errRemoved: the cluster went on without this member.
+var errRemoved = errors.New("the member was removed from the cluster")
+
+// ready waits until a member may write. The error is of kind Unavailable, or errRemoved.
+func ready(ctx context.Context, cfg *Config, e *embed.Etcd) error {
+	var err error
 	select {
 	case <-e.Server.ReadyNotify():
-		return e, nil
+		return nil
 	case err = <-e.Err():
-		err = &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Ref: cfg.Dir, Err: err}
+	case <-e.Server.StopNotify():
+		err = errRemoved
 	case <-ctx.Done():
-		err = &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Ref: cfg.Dir, Err: ctx.Err()}
+		err = ctx.Err()
 	}
-	e.Close()
-	return nil, err
+	if e.Server.IsIDRemoved(uint64(e.Server.MemberID())) {
+		err = errRemoved
+	}
+	return &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Ref: cfg.Dir, Err: err}
 }
 
 // startKind tells damage from other failures.

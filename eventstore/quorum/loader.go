@@ -16,7 +16,13 @@ const pageMax = 1000
 // loader reads the log from the database.
 type loader struct {
 	keys keys
-	kv   clientv3.KV
+	kv   reader
+}
+
+// reader is what reading needs of the way to the database.
+type reader interface {
+	Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error)
+	Txn(ctx context.Context) clientv3.Txn
 }
 
 // admit checks that the database is this cluster's and of a format we know, and marks a new one.
@@ -53,44 +59,62 @@ func (l loader) admit(ctx context.Context) error {
 
 // tail gives the end of the log with everything acknowledged before the call in it.
 func (l loader) tail(ctx context.Context) (eventstore.Head, error) {
+	head, _, err := l.tailAt(ctx)
+	return head, err
+}
+
+// tailAt gives the tail and the database's revision at which it was read.
+func (l loader) tailAt(ctx context.Context) (eventstore.Head, int64, error) {
 	res, err := l.kv.Get(ctx, l.keys.tail())
-	if err != nil || len(res.Kvs) == 0 {
-		return eventstore.Head{}, err
+	if err != nil {
+		return eventstore.Head{}, 0, err
+	}
+	if len(res.Kvs) == 0 {
+		return eventstore.Head{}, res.Header.GetRevision(), nil
 	}
 	head, ok := decodeTail(res.Kvs[0].Value)
 	if !ok {
-		return head, &eventstore.CorruptError{What: "checksum of the tail does not match"}
+		return head, 0, &eventstore.CorruptError{What: "checksum of the tail does not match"}
 	}
-	return head, nil
+	return head, res.Header.GetRevision(), nil
 }
 
-// fill brings a mirror up to the tail. The first damage is a CorruptError that names its position;
-// the mirror then holds what lies before it.
+// fill brings a mirror that nobody else extends up to the tail.
 func (l loader) fill(ctx context.Context, m *eventstore.Mirror) error {
-	head, err := l.tail(ctx)
+	_, err := l.into(ctx, &intake{mirror: m})
+	return err
+}
+
+// into brings a mirror up to the tail and gives the database's revision at which that was the tail:
+// a watch from the next one on misses nothing. The first damage is a CorruptError that names its
+// position; the mirror then holds what lies before it.
+func (l loader) into(ctx context.Context, in *intake) (int64, error) {
+	at := in.mirror.Head() // before the tail is read: the mirror may grow meanwhile
+	head, rev, err := l.tailAt(ctx)
 	if domain.IsKind(err, domain.Corrupt) {
 		// The records say how far they go; the damage is named after the last of them.
-		if walk := l.pages(ctx, m.Head(), eventstore.Head{Position: ^domain.Position(0)},
-			func(e eventstore.Entry) error { return m.Extend(e) }); walk != nil &&
-			!domain.IsKind(walk, domain.Corrupt) {
-			return walk
+		if walk := l.pages(ctx, at, eventstore.Head{Position: ^domain.Position(0)},
+			in.take); walk != nil && !domain.IsKind(walk, domain.Corrupt) {
+			return 0, walk
 		}
-		return &eventstore.CorruptError{
-			Position: m.Head().Position, What: "checksum of the tail behind it does not match",
+		return 0, &eventstore.CorruptError{
+			Position: in.mirror.Head().Position, What: "checksum of the tail behind it does not match",
 		}
 	}
 	if err != nil {
-		return unavailable(ctx, "", err)
+		return 0, unavailable(ctx, "", err)
 	}
-	at := m.Head()
 	if head.Position.N() < at.Position.N() {
-		return &eventstore.CorruptError{Position: at.Position, What: "the tail went back behind it"}
+		return 0, &eventstore.CorruptError{Position: at.Position, What: "the tail went back behind it"}
 	}
-	if err := l.pages(ctx, at, head,
-		func(e eventstore.Entry) error { return m.Extend(e) }); err != nil {
-		return err
+	if err := l.pages(ctx, at, head, in.take); err != nil {
+		return 0, err
 	}
-	return l.ends(ctx, m.Head(), head)
+	last := in.mirror.Head()
+	if known, ok := in.mirror.HeadAt(head.Position.N()); ok {
+		last = known
+	}
+	return rev, l.ends(ctx, last, head)
 }
 
 // ends checks that the log stops where the tail says, with the tail's hash.

@@ -27,9 +27,9 @@ const (
 // transaction was in flight, judges it against the mirror, and commits it as one.
 type sequencer struct {
 	keys   keys
-	kv     clientv3.KV
 	loader loader
 	mirror *eventstore.Mirror
+	in     *intake
 	queue  chan *call
 	nudged chan struct{}
 	life   context.Context // ends when Close is called
@@ -38,6 +38,9 @@ type sequencer struct {
 	gone   chan struct{} // closed when the goroutine has ended
 	// commit submits a transaction; tests put failures in its place.
 	commit func(context.Context, *txn) (*clientv3.TxnResponse, error)
+	// stirred gives a channel that closes when an answer under way is likely lost, as after a change
+	// of the leader. Nil: never.
+	stirred func() <-chan struct{}
 }
 
 // The states of a call. A caller that leaves while it waits is sure that nothing happened.
@@ -66,14 +69,14 @@ type answer struct {
 	err  error
 }
 
-func newSequencer(k keys, kv clientv3.KV, m *eventstore.Mirror) *sequencer {
+func newSequencer(k keys, kv reader, m *eventstore.Mirror) *sequencer {
 	q := &sequencer{
-		keys: k, kv: kv, loader: loader{keys: k, kv: kv}, mirror: m,
+		keys: k, loader: loader{keys: k, kv: kv}, mirror: m, in: &intake{mirror: m},
 		queue: make(chan *call, queueMax), nudged: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 	q.life, q.end = context.WithCancel(context.Background())
 	q.commit = func(ctx context.Context, t *txn) (*clientv3.TxnResponse, error) {
-		return q.kv.Txn(ctx).If(t.compare...).Then(t.then...).Else(t.orElse...).Commit()
+		return kv.Txn(ctx).If(t.compare...).Then(t.then...).Else(t.orElse...).Commit()
 	}
 	return q
 }
@@ -224,8 +227,11 @@ func (q *sequencer) batch(waiting []*call) []*call {
 	}
 	out := q.settle(d)
 	if out.stored {
-		if err := q.mirror.Extend(d.Entries()...); err != nil {
-			q.mirror.End(err) // Q4 is broken: what the database holds does not verify
+		for _, e := range d.Entries() {
+			if err := q.in.take(e); err != nil {
+				q.mirror.End(err) // Q4 is broken: what the database holds does not verify
+				break
+			}
 		}
 	}
 	again := q.answer(judged, out)
@@ -280,7 +286,7 @@ func (q *sequencer) renew(calls []*call) (again []*call) {
 func (q *sequencer) catchUp() error {
 	ctx, cancel := context.WithTimeout(q.life, eventstore.LinearizableWait)
 	defer cancel()
-	err := q.loader.fill(ctx, q.mirror)
+	_, err := q.loader.into(ctx, q.in)
 	switch {
 	case err == nil:
 		return nil

@@ -4,31 +4,45 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"net/http"
 	"os"
 	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 
 	"weft/domain"
 	"weft/eventstore"
 )
 
-// Store is the event log of one member. It is safe for many goroutines.
+// Store is the event log of one node. It is safe for many goroutines.
 type Store struct {
+	cfg    Config
 	keys   keys
-	etcd   *embed.Etcd
-	client *clientv3.Client
+	client *conn
 	mirror *eventstore.Mirror
 	seq    *sequencer
+	life   context.Context // ends when Close is called
+	end    context.CancelFunc
+	work   sync.WaitGroup // the watch
+	http   *http.Client   // forwards appends
 	closed sync.Once
+	turn   sync.Mutex // held while Follow changes what this node is; never inside mu
+	// promoted hears of every promotion; tests measure with it.
+	promoted func()
+	mu       struct {
+		sync.Mutex
+		local  *local           // nil while the node is a client
+		remote *clientv3.Client // nil while the node is alone
+		leader string           // URL of the leading member as a client last heard
+		known  []string         // URLs of all other members as last heard
+	}
 }
 
 var _ eventstore.Store = (*Store)(nil)
 
 // Open starts the engine, loads the log and verifies every record of it. The context bounds the
-// start alone.
+// start alone. A member of several waits for a quorum; a node with seeds and an empty folder is a
+// client of the log.
 //
 // Errors: Locked when another process holds the folder, Corrupt when etcd's files are broken,
 // Invalid for a bad configuration or the folder of another cluster, Unsupported for a log of a
@@ -41,16 +55,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, &domain.Error{Op: "quorum.Open", Kind: domain.Denied, Ref: cfg.Dir, Err: err}
 	}
-	if err := probe(cfg.Dir); err != nil {
+	s := &Store{cfg: cfg, keys: keysOf(cfg.ClusterID), client: newConn(nil)}
+	s.mirror = &eventstore.Mirror{}
+	s.life, s.end = context.WithCancel(context.Background())
+	if err := s.begin(ctx); err != nil {
+		s.stop()
 		return nil, err
-	}
-	e, err := start(ctx, &cfg)
-	if err != nil {
-		return nil, err
-	}
-	s := &Store{
-		keys: keysOf(cfg.ClusterID), etcd: e, client: v3client.New(e.Server),
-		mirror: &eventstore.Mirror{},
 	}
 	s.seq = newSequencer(s.keys, s.client, s.mirror)
 	if err := s.load(ctx); err != nil {
@@ -58,7 +68,44 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, domain.Wrap(err, "quorum.Open", cfg.Dir)
 	}
 	go s.seq.run()
+	if cfg.Net != nil {
+		s.seq.stirred = s.leaderChanged
+		s.work.Go(func() { s.watch(s.life) })
+		cfg.Net.Port.append.Store(s)
+	}
 	return s, nil
+}
+
+// begin makes the way to the database: a member that is there, a client of the seeds, or a new
+// cluster of one.
+func (s *Store) begin(ctx context.Context) error {
+	if err := probe(s.cfg.Dir); err != nil {
+		return err
+	}
+	if s.cfg.Net != nil {
+		if err := s.dial(s.cfg.Net.Seeds); err != nil {
+			return err
+		}
+	}
+	if !s.hasMember() && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
+		s.client.set(s.mu.remote)
+		return nil
+	}
+	m, err := s.run(ctx, s.cfg.alone(), false)
+	if errors.Is(err, errRemoved) && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
+		s.cfg.Logger.Warn("this node lost its vote while it was away; it goes on as a client")
+		if err := s.wipe(); err != nil {
+			return err
+		}
+		s.client.set(s.mu.remote)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.local = m
+	s.client.set(m.client)
+	return s.announce(ctx)
 }
 
 func (s *Store) load(ctx context.Context) error {
@@ -77,13 +124,20 @@ func (s *Store) load(ctx context.Context) error {
 // Health gives nil, or why the log is degraded: a CorruptError that names the first damage met.
 func (s *Store) Health() error { return s.mirror.Ended() }
 
-// Append implements eventstore.Store. A nil error means that etcd has synced it. It waits while the
-// sequencer's queue of queueMax appends is full.
+// Append implements eventstore.Store. A nil error means that etcd has synced it, on a majority of
+// the voters. It waits while the sequencer's queue of queueMax appends is full. A node that does not
+// lead forwards, because several writers of one tail starve each other; where that fails it writes
+// itself, and the same event ids see to it that both together write once.
 func (s *Store) Append(
 	ctx context.Context, id domain.StreamID, e eventstore.Expect, ev ...eventstore.Proposed,
 ) (eventstore.Appended, error) {
 	if err := eventstore.Check(id, e, ev); err != nil {
 		return eventstore.Appended{}, err
+	}
+	if to := s.writer(); to != "" {
+		if a, err, final := s.forward(ctx, to, id, e, ev); final {
+			return a, err
+		}
 	}
 	return s.seq.append(ctx, id, e, ev)
 }
@@ -147,6 +201,9 @@ func (s *Store) Verify(ctx context.Context, progress func(domain.Position)) erro
 // is durable with or without it.
 func (s *Store) Close() error {
 	s.closed.Do(func() {
+		if s.cfg.Net != nil {
+			s.cfg.Net.Port.append.Store(nil)
+		}
 		s.seq.close()
 		s.stop()
 	})
@@ -155,8 +212,17 @@ func (s *Store) Close() error {
 
 func (s *Store) stop() {
 	s.mirror.End(eventstore.ErrClosed)
-	_ = s.client.Close() // gives the end of its own context, which is no news
-	s.etcd.Close()
+	s.end()
+	s.work.Wait()
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if l := s.keep(nil); l != nil {
+		l.stop()
+	}
+	if r := s.remote(); r != nil {
+		_ = r.Close() // gives the end of its own context, which is no news
+		s.http.CloseIdleConnections()
+	}
 }
 
 func aborted(ctx context.Context, op string) error {

@@ -15,9 +15,10 @@ import (
 
 // Times of one transaction.
 const (
-	txnWait  = 5 * time.Second        // before an answer counts as lost
+	txnWait  = 5 * time.Second        // the longest wait before an answer counts as lost
+	txnFirst = 500 * time.Millisecond // the first such wait; it doubles
 	againMin = 5 * time.Millisecond   // before the same transaction is submitted again
-	againMax = 500 * time.Millisecond // the most after doubling
+	againMax = 100 * time.Millisecond // the most after doubling
 )
 
 // txn is one batch as etcd sees it. It never changes once built, so it can be submitted again.
@@ -40,7 +41,7 @@ func (q *sequencer) build(d *eventstore.Draft) *txn {
 	k, t := q.keys, &txn{}
 	first := d.Entries()[0].At
 	t.compare = append(t.compare,
-		same(k.tail(), d.Base() == eventstore.Head{}, encodeTail(d.Base())),
+		holds(k.tail(), d.Base() == eventstore.Head{}, encodeTail(d.Base())),
 		clientv3.Compare(clientv3.Version(k.log(first)), "=", 0))
 	t.orElse = append(t.orElse, clientv3.OpGet(k.tail()), clientv3.OpGet(k.log(first)))
 	fenced := d.Fenced()
@@ -64,11 +65,11 @@ func (q *sequencer) build(d *eventstore.Draft) *txn {
 
 func (q *sequencer) sameHead(s domain.StreamID) clientv3.Cmp {
 	h := q.mirror.StreamHead(s)
-	return same(q.keys.head(s), h.Revision < 0, encodeHead(h))
+	return holds(q.keys.head(s), h.Revision < 0, encodeHead(h))
 }
 
-// same compares a key with a value, or with its absence.
-func same(key string, absent bool, value string) clientv3.Cmp {
+// holds compares a key with a value, or with its absence.
+func holds(key string, absent bool, value string) clientv3.Cmp {
 	if absent {
 		return clientv3.Compare(clientv3.Version(key), "=", 0)
 	}
@@ -90,10 +91,10 @@ func (q *sequencer) settle(d *eventstore.Draft) outcome {
 		return outcome{}
 	}
 	t := q.build(d)
+	patience := txnFirst
 	for wait := againMin; ; wait = min(2*wait, againMax) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(q.life), txnWait)
-		res, err := q.commit(ctx, t)
-		cancel()
+		res, err := q.submit(t, patience)
+		patience = min(2*patience, txnWait)
 		switch {
 		case err == nil && res.Succeeded:
 			return outcome{stored: true}
@@ -110,6 +111,26 @@ func (q *sequencer) settle(d *eventstore.Draft) outcome {
 			return outcome{err: eventstore.ErrUnknownOutcome}
 		}
 	}
+}
+
+// submit tries a transaction once. It waits no longer than its patience, and no longer than what
+// stirs: a proposal on its way to a leader that died is lost, and its answer never comes.
+func (q *sequencer) submit(t *txn, patience time.Duration) (*clientv3.TxnResponse, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(q.life), patience)
+	defer cancel()
+	if q.stirred != nil {
+		stirred := q.stirred()
+		over := make(chan struct{})
+		defer close(over)
+		go func() {
+			select {
+			case <-stirred:
+				cancel()
+			case <-over:
+			}
+		}()
+	}
+	return q.commit(ctx, t)
 }
 
 // definite tells whether an error means that the transaction did not and will not commit.

@@ -1,0 +1,283 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"weft/domain"
+	"weft/eventstore"
+	"weft/eventstore/storetest"
+)
+
+// peer is one node of a cluster in this process. It survives its store.
+type peer struct {
+	*Store
+	t    testing.TB
+	cfg  Config
+	stop func() // ends the loop of Follow
+}
+
+// patience bounds what must happen in the end. No test measures by it.
+const patience = 60 * time.Second
+
+// newPeer listens and opens a node; with seeds it begins as a client of theirs.
+func newPeer(t testing.TB, name string, seeds ...string) *peer {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &peer{t: t, cfg: config(t.TempDir())}
+	p.cfg.Name = name
+	p.cfg.Net = &Net{URL: "http://" + l.Addr().String(), Seeds: seeds, Port: NewPort()}
+	var proto http.Protocols
+	proto.SetHTTP1(true)
+	proto.SetUnencryptedHTTP2(true)
+	srv := &http.Server{Handler: p.cfg.Net.Port, Protocols: &proto}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = srv.Serve(l) })
+	t.Cleanup(func() {
+		p.close()
+		_ = srv.Close()
+		serving.Wait()
+	})
+	p.open()
+	return p
+}
+
+func (p *peer) open() {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	s, err := Open(ctx, p.cfg)
+	if err != nil {
+		p.t.Fatalf("%s: %v", p.cfg.Name, err)
+	}
+	life, end := context.WithCancel(context.Background())
+	var loop sync.WaitGroup
+	loop.Go(func() {
+		for life.Err() == nil {
+			_ = s.Follow(life)
+			rest, cancel := context.WithTimeout(life, 20*time.Millisecond)
+			<-rest.Done()
+			cancel()
+		}
+	})
+	p.Store = s
+	p.stop = func() {
+		end()
+		loop.Wait()
+		_ = s.Close()
+	}
+}
+
+func (p *peer) close() {
+	if p.stop != nil {
+		p.stop()
+		p.stop = nil
+	}
+}
+
+// until waits for a condition.
+func until(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for !holds() {
+		rest, done := context.WithTimeout(ctx, 10*time.Millisecond)
+		<-rest.Done()
+		done()
+		if ctx.Err() != nil {
+			t.Fatalf("%s: not within %s", what, patience)
+		}
+	}
+}
+
+// grow makes voters of clients, both at once, and tells how long each part took.
+func grow(t testing.TB, by *peer, clients ...*peer) {
+	t.Helper()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for _, c := range clients {
+		if err := by.AddLearner(ctx, c.cfg.Net.URL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	added := time.Now()
+	var ids []uint64
+	until(t, "learners in sync", func() bool {
+		ids = nil
+		members, err := by.Members(ctx)
+		if err != nil {
+			return false
+		}
+		for _, m := range members {
+			if in, err := by.CaughtUp(ctx, m); m.Learner && in && err == nil {
+				ids = append(ids, m.ID)
+			}
+		}
+		return len(ids) == len(clients)
+	})
+	synced := time.Now()
+	var first time.Time
+	window := time.Duration(0)
+	by.promoted = func() {
+		if first.IsZero() {
+			first = time.Now()
+		}
+		window = time.Since(first)
+	}
+	if err := by.Promote(ctx, ids...); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range clients {
+		until(t, "voter answers for itself", func() bool {
+			l := c.local()
+			return l != nil && c.client.now() == l.client
+		})
+	}
+	members, _ := by.Members(ctx)
+	t.Logf("%d members: added in %s, in sync after %s, promoted in %s, an even number of voters for %s",
+		len(members), added.Sub(began).Round(time.Millisecond),
+		synced.Sub(added).Round(time.Millisecond), time.Since(synced).Round(time.Millisecond), window)
+}
+
+// three is a cluster of three voters.
+func three(t testing.TB) [3]*peer {
+	t.Helper()
+	a := newPeer(t, "a")
+	b, c := newPeer(t, "b", a.cfg.Net.URL), newPeer(t, "c", a.cfg.Net.URL)
+	grow(t, a, b, c)
+	return [3]*peer{a, b, c}
+}
+
+// follower gives a voter that does not lead.
+func follower(t testing.TB, c [3]*peer) *peer {
+	t.Helper()
+	var f *peer
+	until(t, "a leader known to all", func() bool {
+		for _, p := range c {
+			if to := p.writer(); to != "" && p.Leader() != "" {
+				f = p
+			}
+		}
+		return f != nil
+	})
+	return f
+}
+
+// The suite through a node that does not lead, so that every append is forwarded and every read
+// comes from a mirror that a watch feeds.
+func TestConformanceThreeVoters(t *testing.T) {
+	var peers sync.Map
+	of := func(s eventstore.Store) *peer {
+		p, _ := peers.Load(s)
+		q, _ := p.(*peer)
+		return q
+	}
+	storetest.Run(t, storetest.Engine{
+		Open: func(t testing.TB) eventstore.Store {
+			f := follower(t, three(t))
+			peers.Store(f.Store, f)
+			return f.Store
+		},
+		Reopen: func(_ testing.TB, s eventstore.Store) eventstore.Store {
+			p := of(s)
+			p.close()
+			p.open()
+			peers.Store(p.Store, p)
+			return p.Store
+		},
+	})
+}
+
+// Growth from one voter to three and to five under load loses nothing, doubles nothing, and leaves
+// the same chain on every node, clients included.
+func TestGrowthUnderLoad(t *testing.T) {
+	a := newPeer(t, "a")
+	nodes := []*peer{a}
+	for _, name := range []string{"b", "c", "d", "e", "client"} {
+		nodes = append(nodes, newPeer(t, name, a.cfg.Net.URL))
+	}
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	acked := make([]domain.Revision, 8)
+	for w := range acked {
+		acked[w] = domain.NoRevision
+		load.Go(func() {
+			id := domain.StreamID(fmt.Sprintf("w-%d", w))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				rev := acked[w]
+				ev := storetest.Propose(fmt.Sprintf("%s/%d", id, rev), 1)
+				_, err := nodes[w%len(nodes)].Append(t.Context(), id, eventstore.At(rev), ev...)
+				switch {
+				case err == nil:
+					acked[w]++
+				case errors.Is(err, eventstore.ErrUnknownOutcome), errors.Is(err, eventstore.ErrNoQuorum):
+				default:
+					t.Errorf("%s: %v", id, err)
+					return
+				}
+			}
+		})
+	}
+	grow(t, a, nodes[1], nodes[2])
+	grow(t, a, nodes[3], nodes[4])
+	for _, n := range nodes[3:5] { // and back: they go on as clients
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if err := a.Remove(ctx, n.local().id()); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		until(t, "a client again", func() bool { return n.local() == nil && !n.hasMember() })
+	}
+	close(stop)
+	load.Wait()
+	same(t, nodes, acked)
+}
+
+// same compares the logs of nodes with each other and with what was acknowledged on w-0, w-1 ...
+func same(t *testing.T, nodes []*peer, acked []domain.Revision) {
+	t.Helper()
+	head, err := nodes[0].Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		got, err := n.Head(t.Context())
+		if err != nil || got != head {
+			t.Errorf("%s: head %+v, %v, want %+v", n.cfg.Name, got, err, head)
+		}
+		if err := n.Verify(t.Context(), nil); err != nil {
+			t.Errorf("%s: %v", n.cfg.Name, err)
+		}
+		seen := map[domain.EventID]bool{}
+		for r, err := range n.ReadAll(
+			t.Context(), 0, eventstore.Forward, domain.Filter{}, eventstore.NoLimit,
+		) {
+			if err != nil || seen[r.ID] {
+				t.Fatalf("%s: %s stands twice, or %v", n.cfg.Name, r.ID, err)
+			}
+			seen[r.ID] = true
+		}
+		for w, rev := range acked {
+			id := domain.StreamID(fmt.Sprintf("w-%d", w))
+			if got := n.mirror.StreamHead(id).Revision; got < rev {
+				t.Errorf("%s: %s is at %d, %d was acknowledged", n.cfg.Name, id, got, rev)
+			}
+		}
+	}
+	t.Logf("%s events, the same on %d nodes", head.Position, len(nodes))
+}

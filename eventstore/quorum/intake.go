@@ -1,0 +1,104 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"weft/domain"
+	"weft/eventstore"
+)
+
+// intake is the one way into the mirror (Q4). The sequencer, which knows what it wrote, and the
+// watch, which hears of it, both bring the same records; the second to come changes nothing.
+type intake struct {
+	mu     sync.Mutex
+	mirror *eventstore.Mirror
+}
+
+// errGap says that records between the mirror and what came are missing here, not in the log.
+var errGap = errors.New("records were left out on the way")
+
+// take adds one record that the database holds. One that the mirror has already must be the same:
+// otherwise it is a CorruptError, and so is one that does not verify. errGap: read the log again.
+func (in *intake) take(e eventstore.Entry) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n, last := e.At.N(), in.mirror.Head().Position.N()
+	switch {
+	case n == 0 || n > last+1:
+		return errGap
+	case n == last+1:
+		return in.mirror.Extend(e)
+	}
+	known, _ := in.mirror.HeadAt(n)
+	r, err := eventstore.DecodeRecord(e.At, e.Record)
+	if err != nil {
+		return err
+	}
+	if known.Position != r.Position || known.Hash != r.Hash {
+		return &eventstore.CorruptError{Position: e.At, What: "differs from the record known by its n"}
+	}
+	return nil
+}
+
+// Times of the watch.
+const (
+	// watchRest keeps a broken watch from spinning.
+	watchRest = 20 * time.Millisecond
+	// damageMax is how often damage at one place is read again before it is believed.
+	damageMax = 3
+)
+
+// watch keeps the mirror up with what other members append, until the context ends: the log is read
+// by Range up to a revision of the database, and heard from the next one on, so there is no gap and
+// no record twice. Whatever goes wrong on the way begins with Range again.
+func (s *Store) watch(ctx context.Context) {
+	for damage := 0; ctx.Err() == nil && damage < damageMax; {
+		way, leave, client := s.client.use(ctx)
+		rev, err := s.seq.loader.into(way, s.seq.in)
+		if err == nil {
+			damage = 0
+			err = s.hear(way, client, rev+1)
+		}
+		leave()
+		if errors.Is(err, eventstore.ErrCorrupt) {
+			if damage++; damage == damageMax {
+				s.mirror.End(err)
+			}
+		}
+		rest, cancel := context.WithTimeout(ctx, watchRest)
+		<-rest.Done()
+		cancel()
+	}
+}
+
+// hear takes what the database tells from a revision on. It gives why it stopped.
+func (s *Store) hear(ctx context.Context, client *clientv3.Client, rev int64) error {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	told := client.Watch(ctx, s.keys.log(0), clientv3.WithRange(s.keys.logEnd()),
+		clientv3.WithRev(rev), clientv3.WithFilterDelete())
+	for res := range told {
+		if err := res.Err(); err != nil {
+			return err
+		}
+		for _, ev := range res.Events {
+			if !ev.IsCreate() { // a repair puts the same bytes again
+				continue
+			}
+			p, ok := s.keys.position(string(ev.Kv.Key))
+			if !ok || !strings.HasPrefix(string(ev.Kv.Key), s.keys.root) {
+				return &eventstore.CorruptError{What: "a record has a key that is no position"}
+			}
+			if err := s.seq.in.take(eventstore.Entry{At: p, Record: ev.Kv.Value}); err != nil {
+				return err
+			}
+		}
+	}
+	return &domain.Error{Op: "quorum.watch", Kind: domain.Unavailable, Err: ctx.Err()}
+}

@@ -1,0 +1,174 @@
+package quorum
+
+import (
+	"context"
+	"crypto/tls"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"weft/domain"
+)
+
+// local is the member in this process.
+type local struct {
+	etcd   *embed.Etcd
+	client *clientv3.Client
+	rpc    *grpc.Server
+	peers  http.Handler
+	port   *Port
+}
+
+// run starts the member, lets other members reach it, and waits until it may write.
+func (s *Store) run(ctx context.Context, initial string, joining bool) (*local, error) {
+	e, err := start(&s.cfg, initial, joining)
+	if err != nil {
+		return nil, err
+	}
+	m := &local{etcd: e, client: v3client.New(e.Server)}
+	if s.cfg.Net != nil {
+		m.port = s.cfg.Net.Port
+		m.peers = etcdhttp.NewPeerHandler(e.Server.Logger(), e.Server)
+		m.rpc = v3rpc.Server(e.Server, nil, nil)
+		m.port.member.Store(m)
+	}
+	if err := ready(ctx, &s.cfg, e); err != nil {
+		m.stop()
+		return nil, err
+	}
+	return m, nil
+}
+
+// stop ends the member. It hands leadership on first.
+func (m *local) stop() {
+	m.handOn()
+	if m.port != nil {
+		m.port.member.CompareAndSwap(m, nil)
+		m.rpc.Stop()
+	}
+	_ = m.client.Close() // gives the end of its own context, which is no news
+	// Close would try to hand leadership on for five seconds, though nobody may be left to take it.
+	// Without listeners the server is all there is to stop.
+	m.etcd.Server.HardStop()
+}
+
+// handOn gives leadership to a voter that answers, each asked for handOnWait. Without one the
+// others elect.
+func (m *local) handOn() {
+	s := m.etcd.Server
+	for _, v := range s.Cluster().Members() {
+		if s.Leader() != s.MemberID() {
+			return
+		}
+		if v.ID == s.MemberID() || v.IsLearner {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), handOnWait)
+		_ = s.MoveLeader(ctx, uint64(s.MemberID()), uint64(v.ID))
+		cancel()
+	}
+}
+
+// handOnWait is how long one voter is waited for to take the leadership.
+const handOnWait = 500 * time.Millisecond
+
+func (m *local) id() uint64 { return uint64(m.etcd.Server.MemberID()) }
+
+// hasMember tells whether the folder holds a member of some cluster.
+func (s *Store) hasMember() bool {
+	_, err := os.Stat(filepath.Join(s.cfg.Dir, "member", "wal"))
+	return err == nil
+}
+
+// wipe removes a member that the cluster has removed. Its id is never used again.
+func (s *Store) wipe() error {
+	if err := os.RemoveAll(filepath.Join(s.cfg.Dir, "member")); err != nil {
+		return &domain.Error{Op: "quorum.Open", Kind: domain.Denied, Ref: s.cfg.Dir, Err: err}
+	}
+	return nil
+}
+
+// Port receives what other nodes send to the log of this one: consensus, the calls of nodes that
+// hold no member, and forwarded appends. It answers 503 while there is nobody to answer. The owner
+// of the listener serves it and sees to it that nobody but nodes of the cluster comes this far.
+type Port struct {
+	member atomic.Pointer[local]
+	append atomic.Pointer[Store]
+}
+
+// NewPort makes a port that nobody answers on yet.
+func NewPort() *Port { return &Port{} }
+
+// ServeHTTP implements http.Handler.
+func (p *Port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == appendPath {
+		if s := p.append.Load(); s != nil {
+			s.serveAppend(w, r)
+			return
+		}
+	} else if m := p.member.Load(); m != nil {
+		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			m.rpc.ServeHTTP(w, r)
+			return
+		}
+		m.peers.ServeHTTP(w, r)
+		return
+	}
+	http.Error(w, "no member of the log answers here", http.StatusServiceUnavailable)
+}
+
+// dialWait bounds the first connection of a client to a voter.
+const dialWait = 5 * time.Second
+
+// dial makes the client to the members of other nodes. Without any address it points at this node.
+func (s *Store) dial(urls []string) error {
+	cfg := clientv3.Config{
+		Endpoints: endpoints(urls, s.cfg.Net.URL), DialTimeout: dialWait, Logger: zap.NewNop(),
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
+	}
+	var err error
+	if cfg.TLS, err = s.clientTLS(); err != nil {
+		return err
+	}
+	s.http = &http.Client{Transport: &http.Transport{
+		TLSClientConfig: cfg.TLS.Clone(), MaxIdleConnsPerHost: forwardConns,
+		MaxConnsPerHost: forwardConns, IdleConnTimeout: time.Minute,
+	}}
+	c, err := clientv3.New(cfg)
+	if err != nil {
+		return &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Err: err}
+	}
+	s.mu.remote = c
+	return nil
+}
+
+func (s *Store) clientTLS() (*tls.Config, error) {
+	if s.cfg.Net.TLS == nil {
+		return nil, nil
+	}
+	c, err := s.cfg.Net.TLS.info().ClientConfig()
+	if err != nil {
+		return nil, &domain.Error{Op: "quorum.Open", Kind: domain.Denied, Err: err}
+	}
+	c.MinVersion = tls.VersionTLS13
+	return c, nil
+}
+
+func endpoints(urls []string, own string) []string {
+	if len(urls) == 0 {
+		return []string{own}
+	}
+	return slices.Clone(urls)
+}
