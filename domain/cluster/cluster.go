@@ -178,7 +178,11 @@ func (Fail) CommandType() string { return "FailDevice" }
 func (c Fail) Stream() domain.StreamID { return DeviceStream(c.Device) }
 
 // State is the cluster folded.
-type State struct{ Exists bool }
+type State struct {
+	Exists bool
+	Tokens []Token
+	Last   domain.NodeNumber // the highest number given to a node
+}
 
 // Aggregate is the cluster for the executor.
 func Aggregate() domain.Aggregate[State] {
@@ -186,21 +190,33 @@ func Aggregate() domain.Aggregate[State] {
 		Category: Category,
 		Evolve: func(s State, ev domain.Event) State {
 			if _, ok := ev.(*ClusterInitialized); ok {
-				s.Exists = true
+				s.Exists, s.Last = true, 1
+				return s
 			}
-			return s
+			return s.evolveToken(ev)
 		},
-		Decide: func(s State, r domain.Request) ([]domain.Event, error) {
-			c, ok := r.Command.(Init)
-			if !ok {
-				return nil, domain.Errorf(domain.Internal, "cluster: unknown command %T", r.Command)
-			}
-			if s.Exists {
-				return nil, nil
-			}
-			return []domain.Event{&ClusterInitialized{c.Cluster, c.Name}}, nil
-		},
+		Decide: decideCluster,
 	}
+}
+
+func decideCluster(s State, r domain.Request) ([]domain.Event, error) {
+	switch c := r.Command.(type) {
+	case Init:
+		if s.Exists {
+			return nil, nil
+		}
+		return []domain.Event{&ClusterInitialized{c.Cluster, c.Name}}, nil
+	case IssueToken:
+		return s.decideIssue(c, r.Stamped)
+	case UseToken:
+		return s.decideUse(c)
+	case RevokeToken:
+		if s.token(c.Token) < 0 {
+			return nil, nil
+		}
+		return []domain.Event{&JoinTokenRevoked{c.Token}}, nil
+	}
+	return nil, domain.Errorf(domain.Internal, "cluster: unknown command %T", r.Command)
 }
 
 // Role is the reconciler's role folded.
@@ -240,54 +256,6 @@ func decideRole(s Role, r domain.Request) ([]domain.Event, error) {
 		return []domain.Event{&LeadershipAcquired{c.Node, c.Incarnation}}, nil
 	}
 	return nil, domain.Errorf(domain.Internal, "role: unknown command %T", r.Command)
-}
-
-// Node is a node folded.
-type Node struct {
-	Exists  bool
-	Version string
-	NodeJoined
-}
-
-// NodeAggregate is the node for the executor.
-func NodeAggregate() domain.Aggregate[Node] {
-	return domain.Aggregate[Node]{
-		Category: NodeCategory,
-		Evolve: func(s Node, ev domain.Event) Node {
-			switch ev := ev.(type) {
-			case *NodeJoined:
-				s.Exists, s.NodeJoined = true, *ev
-			case *NodeRestarted:
-				s.Incarnation = ev.Incarnation
-			case *SoftwareVersionChanged:
-				s.Version = ev.To
-			}
-			return s
-		},
-		Decide: decideNode,
-	}
-}
-
-func decideNode(s Node, r domain.Request) ([]domain.Event, error) {
-	c, ok := r.Command.(StartNode)
-	if !ok {
-		return nil, domain.Errorf(domain.Internal, "node: unknown command %T", r.Command)
-	}
-	var evs []domain.Event
-	switch {
-	case !s.Exists:
-		joined := c.NodeJoined
-		evs = append(evs, &joined)
-	case c.Incarnation <= s.Incarnation:
-		return nil, domain.Errorf(domain.Stale, "incarnation %d of node %s: %d runs",
-			c.Incarnation, c.Name, s.Incarnation)
-	default:
-		evs = append(evs, &NodeRestarted{c.Incarnation})
-	}
-	if c.Version != s.Version {
-		evs = append(evs, &SoftwareVersionChanged{s.Version, c.Version})
-	}
-	return evs, nil
 }
 
 // Device is a device folded.

@@ -17,6 +17,10 @@ func Catalog() *Registry {
 	for _, ev := range []domain.Event{
 		&cluster.ClusterInitialized{}, &cluster.RoleOpened{}, &cluster.LeadershipAcquired{},
 		&cluster.NodeJoined{}, &cluster.NodeRestarted{}, &cluster.SoftwareVersionChanged{},
+		&cluster.JoinTokenIssued{}, &cluster.JoinTokenUsed{}, &cluster.JoinTokenRevoked{},
+		&cluster.NodeEndpointChanged{}, &cluster.NodeDown{}, &cluster.NodeReturned{},
+		&cluster.NodeDrainRequested{}, &cluster.NodeUncordoned{}, &cluster.NodeRemoved{},
+		&cluster.LearnerAdded{}, &cluster.VoterPromoted{}, &cluster.VoterRemoved{},
 		&cluster.DeviceAdmitted{}, &cluster.DeviceFailed{}, &cluster.DeviceReadmitted{},
 		&tenancy.TenantCreated{}, &tenancy.QuotaSet{}, &tenancy.Reserved{},
 		&tenancy.ReserveReleased{},

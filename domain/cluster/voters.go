@@ -1,0 +1,221 @@
+package cluster
+
+import (
+	"slices"
+	"time"
+
+	"weft/domain"
+)
+
+// VotersMax is the most nodes that vote: more make every append slower and lose no less.
+const VotersMax = 5
+
+// Candidate is a node as the choice of voters sees it.
+type Candidate struct {
+	Node    domain.NodeID
+	URL     string
+	Down    bool
+	DownFor time.Duration // since when nothing was heard of it, while Down
+	Leaving bool          // drained or removed
+}
+
+// Seat is a member of the consensus.
+type Seat struct {
+	Member   uint64
+	URL      string
+	Learner  bool
+	CaughtUp bool          // a learner that may vote now
+	Waiting  time.Duration // how long a learner has been one
+}
+
+// Change is the one next step towards the wanted voters. At most one of its fields is set; none
+// means that all is as it should be, or that the next step has to wait.
+type Change struct {
+	Add     []Candidate // as learners, both at once
+	Promote []Seat      // back to back
+	Remove  *Seat
+	Why     string
+}
+
+// LearnerWait is how long a learner may take until another node is tried.
+const LearnerWait = 10 * time.Minute
+
+// VoterCount is how many of n nodes vote: an odd number, one of fewer than three, because with two
+// voters the loss of either would stop the log.
+func VoterCount(n int) int {
+	switch {
+	case n < 3:
+		return 1
+	case n < VotersMax:
+		return 3
+	}
+	return VotersMax
+}
+
+// PlanVoters gives the next change of the voters. It is pure: the same input, the same change.
+// leader is the URL of the member that leads, which is removed last. grace is how long a voter may
+// be silent before another takes its seat.
+func PlanVoters(nodes []Candidate, seats []Seat, leader string, grace time.Duration) Change {
+	p := voterPlan{nodes: nodes, seats: seats, leader: leader, grace: grace}
+	for _, s := range seats {
+		if s.Learner {
+			p.learners = append(p.learners, s)
+		} else {
+			p.voters = append(p.voters, s)
+		}
+	}
+	stay := 0
+	for _, n := range nodes {
+		if !n.Leaving && !p.dead(n) {
+			stay++
+		}
+	}
+	p.target = VoterCount(stay)
+	for _, next := range []func() (Change, bool){p.dismiss, p.promote, p.replace, p.grow, p.shrink} {
+		if c, ok := next(); ok {
+			return c
+		}
+	}
+	return Change{}
+}
+
+type voterPlan struct {
+	nodes            []Candidate
+	seats            []Seat
+	voters, learners []Seat
+	leader           string
+	grace            time.Duration
+	target           int
+}
+
+func (p *voterPlan) dead(n Candidate) bool { return n.Down && n.DownFor >= p.grace }
+
+func (p *voterPlan) node(url string) (Candidate, bool) {
+	at := slices.IndexFunc(p.nodes, func(n Candidate) bool { return n.URL == url })
+	if at < 0 {
+		return Candidate{Leaving: true}, false
+	}
+	return p.nodes[at], true
+}
+
+// dismiss takes out learners that cannot become voters, or that nobody needs any more.
+func (p *voterPlan) dismiss() (Change, bool) {
+	for i := range p.learners {
+		s := &p.learners[i]
+		n, known := p.node(s.URL)
+		switch {
+		case !known || n.Leaving:
+			return Change{Remove: s, Why: "its node leaves"}, true
+		case p.dead(n):
+			return Change{Remove: s, Why: "its node is down"}, true
+		case !s.CaughtUp && s.Waiting >= LearnerWait:
+			return Change{Remove: s, Why: "it does not catch up"}, true
+		case len(p.sound()) >= p.target:
+			return Change{Remove: s, Why: "there are enough voters"}, true
+		}
+	}
+	return Change{}, false
+}
+
+// sound lists the voters that shall go on voting.
+func (p *voterPlan) sound() []Seat {
+	var list []Seat
+	for _, s := range p.voters {
+		if n, _ := p.node(s.URL); !n.Leaving && !p.dead(n) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// promote gives as many learners the vote as make the number of sound voters odd, all at once.
+func (p *voterPlan) promote() (Change, bool) {
+	var ready []Seat
+	for _, s := range p.learners {
+		if n, _ := p.node(s.URL); s.CaughtUp && !n.Down {
+			ready = append(ready, s)
+		}
+	}
+	sound := len(p.sound())
+	need := 1 + sound%2 // to the next odd number
+	if sound >= p.target || len(ready) < need {
+		return Change{}, false
+	}
+	return Change{Promote: ready[:need], Why: "they have caught up"}, true
+}
+
+// safe tells whether most of the voters are up once a seat is empty.
+func (p *voterPlan) safe(gone Seat) bool {
+	up, all := 0, 0
+	for _, s := range p.voters {
+		if s.Member == gone.Member {
+			continue
+		}
+		all++
+		if n, _ := p.node(s.URL); !n.Down {
+			up++
+		}
+	}
+	return up > all/2
+}
+
+// replace removes voters whose nodes are dead or leave. A live one goes only once others make up
+// the wanted number, the leader last; a dead one goes at once, because etcd adds nobody while it
+// counts.
+func (p *voterPlan) replace() (Change, bool) {
+	enough := len(p.sound()) >= p.target
+	var leading *Seat
+	for i := range p.voters {
+		s := &p.voters[i]
+		n, _ := p.node(s.URL)
+		switch {
+		case !p.safe(*s):
+		case p.dead(n):
+			return Change{Remove: s, Why: "its node is down"}, true
+		case n.Leaving && n.Down:
+			return Change{Remove: s, Why: "its node leaves and is down"}, true
+		case n.Leaving && enough && s.URL != p.leader:
+			return Change{Remove: s, Why: "its node leaves"}, true
+		case n.Leaving && enough:
+			leading = s
+		}
+	}
+	if leading != nil {
+		return Change{Remove: leading, Why: "its node leaves"}, true
+	}
+	return Change{}, false
+}
+
+// grow adds learners: as many as the next odd number of voters needs.
+func (p *voterPlan) grow() (Change, bool) {
+	sound := len(p.sound())
+	need := 1 + sound%2 - len(p.learners)
+	if sound >= p.target || need <= 0 {
+		return Change{}, false
+	}
+	var add []Candidate
+	for _, n := range p.nodes {
+		seated := slices.ContainsFunc(p.seats, func(s Seat) bool { return s.URL == n.URL })
+		if !seated && !n.Down && !n.Leaving && n.URL != "" && len(add) < need {
+			add = append(add, n)
+		}
+	}
+	if len(add) < need {
+		return Change{}, false
+	}
+	return Change{Add: add, Why: "more nodes make the log safer"}, true
+}
+
+// shrink takes votes away where fewer nodes are left.
+func (p *voterPlan) shrink() (Change, bool) {
+	if len(p.voters) <= p.target {
+		return Change{}, false
+	}
+	for i := len(p.voters) - 1; i >= 0; i-- {
+		s := &p.voters[i]
+		if n, _ := p.node(s.URL); s.URL != p.leader && !n.Down && p.safe(*s) {
+			return Change{Remove: s, Why: "too few nodes for so many voters"}, true
+		}
+	}
+	return Change{}, false
+}

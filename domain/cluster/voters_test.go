@@ -1,0 +1,182 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"weft/domain"
+)
+
+const grace = 10 * time.Minute
+
+// world is a cluster that obeys changes at once.
+type world struct {
+	nodes []Candidate
+	seats []Seat
+	next  uint64
+}
+
+func newWorld(n int) *world {
+	w := &world{next: 1}
+	for range n {
+		w.join()
+	}
+	w.seats = []Seat{{Member: 99, URL: w.nodes[0].URL}}
+	return w
+}
+
+func (w *world) join() {
+	i := len(w.nodes) + 1
+	w.nodes = append(w.nodes, Candidate{
+		Node: domain.NodeID{UUID: domain.UUID{byte(i)}}, URL: fmt.Sprintf("https://n%d", i),
+	})
+}
+
+func (w *world) leader() string {
+	for _, s := range w.seats {
+		if !s.Learner && !w.node(s.URL).Down {
+			return s.URL
+		}
+	}
+	return ""
+}
+
+func (w *world) node(url string) *Candidate {
+	for i := range w.nodes {
+		if w.nodes[i].URL == url {
+			return &w.nodes[i]
+		}
+	}
+	return &Candidate{}
+}
+
+func (w *world) count() (voters, up int) {
+	for _, s := range w.seats {
+		if !s.Learner {
+			voters++
+			if !w.node(s.URL).Down {
+				up++
+			}
+		}
+	}
+	return voters, up
+}
+
+// step carries one change out, each promotion of it at once, and tells whether there was one.
+func (w *world) step() bool {
+	c := PlanVoters(w.nodes, w.seats, w.leader(), grace)
+	for _, n := range c.Add {
+		w.next++
+		w.seats = append(w.seats, Seat{Member: w.next, URL: n.URL, Learner: true, CaughtUp: true})
+	}
+	for _, p := range c.Promote {
+		at := slices.IndexFunc(w.seats, func(s Seat) bool { return s.Member == p.Member })
+		w.seats[at].Learner = false
+	}
+	if c.Remove != nil {
+		gone := c.Remove.Member
+		w.seats = slices.DeleteFunc(w.seats, func(s Seat) bool { return s.Member == gone })
+	}
+	return len(c.Add)+len(c.Promote) > 0 || c.Remove != nil
+}
+
+// Whatever joins, dies, returns and leaves: no step takes the quorum from a log that had one, it
+// comes to rest, and where all nodes are up and stay it rests at the wanted number of voters.
+func TestVotersStayOdd(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(rapid.IntRange(1, 4).Draw(t, "nodes"))
+		for range rapid.IntRange(1, 12).Draw(t, "happenings") {
+			n := &w.nodes[rapid.IntRange(0, len(w.nodes)-1).Draw(t, "which")]
+			switch rapid.IntRange(0, 4).Draw(t, "what") {
+			case 0:
+				if len(w.nodes) < 9 {
+					w.join()
+				}
+			case 1:
+				n.Down = true
+			case 2:
+				n.Down, n.DownFor = false, 0
+			case 3:
+				if n.Down {
+					n.DownFor = grace
+				}
+			case 4:
+				n.Leaving = true
+			}
+			steps := 0
+			for quorum(w) && w.step() {
+				if voters, up := w.count(); up <= voters/2 {
+					t.Fatalf("a step left %d of %d voters", up, voters)
+				}
+				if steps++; steps > 100 {
+					t.Fatalf("no rest: %+v", w.seats)
+				}
+			}
+			rest(t, w)
+		}
+	})
+}
+
+func quorum(w *world) bool {
+	voters, up := w.count()
+	return up > voters/2
+}
+
+// rest judges a state without a next step, where all nodes are up and stay.
+func rest(t *rapid.T, w *world) {
+	stay := 0
+	for _, n := range w.nodes {
+		if n.Down || n.Leaving {
+			return
+		}
+		stay++
+	}
+	if voters, _ := w.count(); quorum(w) && voters != VoterCount(stay) {
+		t.Fatalf("%d voters of %d nodes", voters, stay)
+	}
+}
+
+// The steps by name: growth takes two learners at a time and promotes both in one change; a silent
+// voter keeps its seat within the grace and loses it after; a leaving one goes when others sit.
+func TestVoterSteps(t *testing.T) {
+	w := newWorld(2)
+	if w.step() {
+		t.Fatal("two nodes: one votes")
+	}
+	w.join()
+	c := PlanVoters(w.nodes, w.seats, w.leader(), grace)
+	if len(c.Add) != 2 {
+		t.Fatalf("%+v", c)
+	}
+	w.step()
+	w.seats[2].CaughtUp = false
+	if w.step() {
+		t.Fatal("promoted one of two: two voters")
+	}
+	w.seats[2].CaughtUp = true
+	if c = PlanVoters(w.nodes, w.seats, w.leader(), grace); len(c.Promote) != 2 {
+		t.Fatalf("%+v", c)
+	}
+	w.step()
+	w.join()
+	w.nodes[1].Down, w.nodes[1].DownFor = true, grace-1
+	if w.step() {
+		t.Fatal("replaced within the grace")
+	}
+	w.nodes[1].DownFor = grace
+	for w.step() {
+	}
+	if voters, up := w.count(); voters != 3 || up != 3 {
+		t.Fatalf("%d of %d voters", up, voters)
+	}
+	w.nodes[0].Leaving = true
+	for w.step() {
+	}
+	if slices.ContainsFunc(w.seats, func(s Seat) bool { return s.URL == w.nodes[0].URL }) {
+		t.Fatalf("%+v", w.seats)
+	}
+}
