@@ -144,7 +144,7 @@ func grow(t testing.TB, by *peer, clients ...*peer) {
 		})
 	}
 	members, _ := by.Members(ctx)
-	t.Logf("%d members: added in %s, in sync after %s, promoted in %s, an even number of voters for %s",
+	t.Logf("%d members: added in %s, in sync after %s, promoted in %s, an even number for %s",
 		len(members), added.Sub(began).Round(time.Millisecond),
 		synced.Sub(added).Round(time.Millisecond), time.Since(synced).Round(time.Millisecond), window)
 }

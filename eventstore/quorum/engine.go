@@ -201,7 +201,10 @@ func ready(ctx context.Context, cfg *Config, e *embed.Etcd) error {
 	case <-e.Server.StopNotify():
 		err = errRemoved
 	case <-ctx.Done():
-		err = ctx.Err()
+		err = context.Cause(ctx)
+	}
+	if domain.IsKind(err, domain.Denied) {
+		return err
 	}
 	if e.Server.IsIDRemoved(uint64(e.Server.MemberID())) {
 		err = errRemoved

@@ -28,6 +28,8 @@ func keysOf(c domain.ClusterID) keys { return keys{allClusters + c.String() + "/
 func (k keys) format() string                { return k.root + "format" }
 func (k keys) tail() string                  { return k.root + "tail" }
 func (k keys) head(s domain.StreamID) string { return k.root + "head/" + string(s) }
+func (k keys) leader() string                { return k.root + "leader/reconciler" }
+func (k keys) node(n domain.NodeID) string   { return k.root + "node/" + n.String() }
 func (k keys) logEnd() string                { return k.root + "log0" } // '0' follows '/'
 func (k keys) heads() (from, to string)      { return k.root + "head/", k.root + "head0" }
 func (k keys) stream(key string) domain.StreamID {

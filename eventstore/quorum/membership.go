@@ -39,22 +39,26 @@ type Member struct {
 
 // Members lists the members as a majority knows them. Unavailable without a majority.
 func (s *Store) Members(ctx context.Context) ([]Member, error) {
+	return list(ctx, s.client.now())
+}
+
+func list(ctx context.Context, client *clientv3.Client) ([]Member, error) {
 	within, cancel := context.WithTimeout(ctx, membersWait)
 	defer cancel()
-	res, err := s.client.now().MemberList(within)
+	res, err := client.MemberList(within)
 	if err != nil {
 		return nil, unavailable(ctx, "quorum.Members", err)
 	}
-	list := make([]Member, 0, len(res.Members))
+	members := make([]Member, 0, len(res.Members))
 	for _, m := range res.Members {
 		x := Member{ID: m.ID, Learner: m.IsLearner, Started: m.Name != ""}
 		if len(m.PeerURLs) > 0 {
 			x.URL = m.PeerURLs[0]
 		}
-		list = append(list, x)
+		members = append(members, x)
 	}
-	slices.SortFunc(list, func(a, b Member) int { return strings.Compare(a.URL, b.URL) })
-	return list, nil
+	slices.SortFunc(members, func(a, b Member) int { return strings.Compare(a.URL, b.URL) })
+	return members, nil
 }
 
 // AddLearner makes a node a member without a vote. The node begins to copy at its next Follow. It
@@ -225,6 +229,41 @@ func (s *Store) drop(l *local) error {
 	return s.wipe()
 }
 
+// discover asks the seeds in turn, of which few may hold a member, for those that do, until one
+// answers.
+//
+// The error is Denied when one refuses this node, and otherwise Unavailable, at the context's end.
+func (s *Store) discover(ctx context.Context) error {
+	s.client.set(s.remote())
+	members, err := s.ask(ctx)
+	if err == nil {
+		s.point(ctx, members)
+	}
+	return err
+}
+
+// ask gets the list of members from the seeds.
+func (s *Store) ask(ctx context.Context) ([]Member, error) {
+	remote := s.remote()
+	for {
+		var failed error
+		for _, url := range s.cfg.Net.Seeds {
+			remote.SetEndpoints(url)
+			members, err := list(ctx, remote)
+			if err == nil || domain.IsKind(err, domain.Denied) {
+				return members, err
+			}
+			failed = err
+		}
+		rest, cancel := context.WithTimeout(ctx, memberRest)
+		<-rest.Done()
+		cancel()
+		if ctx.Err() != nil {
+			return nil, domain.Wrap(failed, "quorum.Open", s.cfg.Dir)
+		}
+	}
+}
+
 // widen points the client at every member it ever heard of, learners too: those it knew as voters
 // do not answer.
 func (s *Store) widen() {
@@ -302,7 +341,8 @@ func (s *Store) point(ctx context.Context, members []Member) {
 	}
 }
 
-// Leader gives the URL of the node whose member leads, as far as this node knows; empty without one.
+// Leader gives the URL of the node whose member leads, as far as this node knows; empty without
+// one.
 func (s *Store) Leader() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

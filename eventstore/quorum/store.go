@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"weft/domain"
 	"weft/eventstore"
@@ -88,8 +90,7 @@ func (s *Store) begin(ctx context.Context) error {
 		}
 	}
 	if !s.hasMember() && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
-		s.client.set(s.mu.remote)
-		return nil
+		return s.discover(ctx)
 	}
 	m, err := s.run(ctx, s.cfg.alone(), false)
 	if errors.Is(err, errRemoved) && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
@@ -97,8 +98,7 @@ func (s *Store) begin(ctx context.Context) error {
 		if err := s.wipe(); err != nil {
 			return err
 		}
-		s.client.set(s.mu.remote)
-		return nil
+		return s.discover(ctx)
 	}
 	if err != nil {
 		return err
@@ -125,9 +125,9 @@ func (s *Store) load(ctx context.Context) error {
 func (s *Store) Health() error { return s.mirror.Ended() }
 
 // Append implements eventstore.Store. A nil error means that etcd has synced it, on a majority of
-// the voters. It waits while the sequencer's queue of queueMax appends is full. A node that does not
-// lead forwards, because several writers of one tail starve each other; where that fails it writes
-// itself, and the same event ids see to it that both together write once.
+// the voters. It waits while the sequencer's queue of queueMax appends is full. A node that does
+// not lead forwards, because several writers of one tail starve each other; where that fails it
+// writes itself, and the same event ids see to it that both together write once.
 func (s *Store) Append(
 	ctx context.Context, id domain.StreamID, e eventstore.Expect, ev ...eventstore.Proposed,
 ) (eventstore.Appended, error) {
@@ -237,6 +237,13 @@ func unavailable(ctx context.Context, op string, err error) error {
 		return aborted(ctx, op)
 	case errors.As(err, &typed) && typed.Kind != domain.Aborted:
 		return err
+	}
+	if status.Code(err) == codes.PermissionDenied {
+		return &domain.Error{
+			Op: op, Kind: domain.Denied, Err: err,
+			Msg:    "the cluster refuses this node: it was removed, or is another's",
+			Remedy: "join anew with an empty data folder and a token from weft node token",
+		}
 	}
 	return &domain.Error{Op: op, Kind: domain.Unavailable, Err: err}
 }
