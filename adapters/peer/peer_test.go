@@ -1,0 +1,283 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"weft/domain"
+	"weft/domain/command"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	cluster = domain.ClusterID{UUID: domain.UUID{1}}
+	one     = domain.NodeID{UUID: domain.UUID{11}}
+	two     = domain.NodeID{UUID: domain.UUID{12}}
+)
+
+// clock is a time that tests move.
+type clock struct{ at atomic.Int64 }
+
+func newClock() *clock {
+	c := &clock{}
+	c.at.Store(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Unix())
+	return c
+}
+
+func (c *clock) now() time.Time          { return time.Unix(c.at.Load(), 0).UTC() }
+func (c *clock) advance(d time.Duration) { c.at.Add(int64(d / time.Second)) }
+
+func files(t *testing.T, c *clock) Files {
+	write := func(p string, b []byte) error { return os.WriteFile(p, b, 0o600) }
+	return Files{Dir: filepath.Join(t.TempDir(), "tls"), Now: c.now, Write: write}
+}
+
+func identity(t *testing.T, c *clock, ca Authority, node domain.NodeID) *Identity {
+	t.Helper()
+	f := files(t, c)
+	if err := CreateIdentity(f, ca, cluster, node); err != nil {
+		t.Fatal(err)
+	}
+	id, err := OpenIdentity(f, cluster, node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func authority(t *testing.T, c *clock) Authority {
+	t.Helper()
+	ca, err := NewAuthority(cluster, c.now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
+}
+
+// far is the other side: it notes orders and knows who was removed.
+type far struct {
+	got     []command.Order
+	removed domain.NodeID
+	err     error
+}
+
+func (f *far) Obey(_ context.Context, o command.Order) command.Outcome {
+	f.got = append(f.got, o)
+	return command.Outcome{ID: o.ID, Err: f.err}
+}
+
+func (f *far) Admitted(n domain.NodeID) bool { return n != f.removed }
+
+func (f *far) Join(_ context.Context, r JoinRequest) (Welcome, error) {
+	return Welcome{Number: 7, Name: r.Name, CA: []byte("x")}, f.err
+}
+
+// door serves an identity; the log behind it answers "log".
+func door(t *testing.T, id *Identity, f *far) string {
+	t.Helper()
+	s, err := Listen(Config{
+		Addr: "127.0.0.1:0", Identity: id, Logger: slog.New(slog.DiscardHandler),
+		Log: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "log")
+		}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Open(f, f)
+	t.Cleanup(func() { _ = s.Close() })
+	return "https://" + s.Addr()
+}
+
+func obey(t *testing.T, id *Identity, url string, to domain.NodeID) error {
+	t.Helper()
+	c := NewClient(id)
+	defer c.Close()
+	o := command.Order{ID: domain.CommandID{UUID: domain.UUID{9}}, Node: to}
+	return c.Obey(t.Context(), url, o).Err
+}
+
+// An order reaches the node it is for, whole, and its outcome comes back with its kind.
+func TestObey(t *testing.T) {
+	c := newClock()
+	ca := authority(t, c)
+	f := &far{}
+	url := door(t, identity(t, c, ca, one), f)
+	near := identity(t, c, ca, two)
+	client := NewClient(near)
+	defer client.Close()
+	o := command.Order{
+		ID: domain.CommandID{UUID: domain.UUID{9}}, Token: 1<<48 + 3, Kind: command.ExportVolume,
+		Node: one, Size: 5, Epoch: 6, Export: command.Export{NBD: "n", Initiators: []string{"a"}},
+	}
+	if out := client.Obey(t.Context(), url, o); out.Err != nil || out.ID != o.ID {
+		t.Fatal(out)
+	}
+	if len(f.got) != 1 || f.got[0].Token != o.Token || f.got[0].Export.NBD != "n" {
+		t.Fatalf("%+v", f.got)
+	}
+	f.err = domain.Errorf(domain.Stale, "an old token")
+	if out := client.Obey(t.Context(), url, o); !domain.IsKind(out.Err, domain.Stale) {
+		t.Fatal(out.Err)
+	}
+}
+
+// Who has no certificate, a foreign one, an expired one, or one of a removed node is refused, at
+// the door of orders and at that of the log (T1, T2); and a node that answers for another is not
+// obeyed to (T4).
+func TestStrangersAreRefused(t *testing.T) {
+	c := newClock()
+	ca := authority(t, c)
+	f := &far{removed: domain.NodeID{UUID: domain.UUID{66}}}
+	url := door(t, identity(t, c, ca, one), f)
+	old := identity(t, c, ca, two)
+	trusting := func(id *Identity) *tls.Config {
+		cfg := id.clientTLS(domain.NodeID{})
+		cfg.InsecureSkipVerify = true
+		cfg.VerifyConnection = nil
+		return cfg
+	}
+	get := func(cfg *tls.Config) string {
+		h := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg}}
+		defer h.CloseIdleConnections()
+		res, err := h.Get(url + "/raft")
+		if err != nil {
+			return "handshake"
+		}
+		defer func() { _ = res.Body.Close() }()
+		b, _ := io.ReadAll(res.Body)
+		return strings.TrimSpace(string(b))
+	}
+	good := identity(t, c, ca, two)
+	if got := get(trusting(good)); got != "log" {
+		t.Fatalf("a node of the cluster got %q", got)
+	}
+	none := trusting(good)
+	none.GetClientCertificate = nil
+	if got := get(none); got == "log" || !strings.Contains(got, "certificate") {
+		t.Errorf("without a certificate: %q", got)
+	}
+	if got := get(trusting(identity(t, c, authority(t, c), two))); got != "handshake" {
+		t.Errorf("a foreign certificate: %q", got)
+	}
+	if got := get(trusting(identity(t, c, ca, f.removed))); !strings.Contains(got, "removed") {
+		t.Errorf("a removed node: %q", got)
+	}
+	if err := obey(t, good, url, two); !domain.IsKind(err, domain.Denied) {
+		t.Errorf("an order for another node: %v", err)
+	}
+	if len(f.got) != 0 {
+		t.Errorf("%d orders went through", len(f.got))
+	}
+	c.advance(CertLife + time.Minute) // the server's own has expired too: it renews, the other not
+	if got := get(trusting(old)); got != "handshake" {
+		t.Errorf("an expired certificate: %q", got)
+	}
+}
+
+// A certificate is replaced after its time without a restart: the next handshake shows the new one,
+// at the server and at the client, and other libraries find it in the file.
+func TestRotation(t *testing.T) {
+	c := newClock()
+	ca := authority(t, c)
+	f := &far{}
+	server, near := identity(t, c, ca, one), identity(t, c, ca, two)
+	url := door(t, server, f)
+	for round := range 3 {
+		if err := obey(t, near, url, one); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		c.advance(RenewAfter + time.Minute)
+		for _, id := range []*Identity{server, near} {
+			before := id.Expires()
+			if done, err := id.Renew(); !done || err != nil || !id.Expires().After(before) {
+				t.Fatalf("round %d: renewed %v, %v", round, done, err)
+			}
+			if done, err := id.Renew(); done || err != nil {
+				t.Fatalf("round %d: twice, %v", round, err)
+			}
+		}
+	}
+	cert, key, _ := near.Paths()
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil || !pair.Leaf.NotAfter.Equal(near.Expires()) {
+		t.Errorf("the file: %v", err)
+	}
+}
+
+// A machine joins by a token alone, and trusts nobody else than whom the token names (T3).
+func TestJoinTrustsThePin(t *testing.T) {
+	c := newClock()
+	ca := authority(t, c)
+	pin, err := ca.Pin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &welcoming{ca: ca}
+	s := identity(t, c, ca, one)
+	url := door2(t, s, f)
+	token, err := ParseToken(NewToken(cluster, []string{url}, pin).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := files(t, c)
+	w, err := Join(t.Context(), token, to, two, "n2")
+	if err != nil || w.Number != 2 || f.asked.Node != two {
+		t.Fatalf("%+v, %v", w, err)
+	}
+	id, err := OpenIdentity(to, cluster, two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := obey(t, id, url, one); err != nil {
+		t.Fatal(err)
+	}
+	token.Pin[3] ^= 1
+	to, f.asked = files(t, c), JoinRequest{}
+	if _, err := Join(t.Context(), token, to, two, "n2"); err == nil || HasIdentity(to.Dir) {
+		t.Fatalf("another authority: %v", err)
+	}
+	if len(f.asked.Secret) > 0 {
+		t.Error("the secret was told to an authority that the token does not name")
+	}
+	if _, err := ParseToken(token.String()[:40]); !domain.IsKind(err, domain.Invalid) {
+		t.Errorf("half a token: %v", err)
+	}
+}
+
+type welcoming struct {
+	far
+	ca    Authority
+	asked JoinRequest
+}
+
+func (w *welcoming) Join(_ context.Context, r JoinRequest) (Welcome, error) {
+	w.asked = r
+	return Welcome{Number: 2, CA: w.ca.Cert, CAKey: w.ca.Key}, nil
+}
+
+func door2(t *testing.T, id *Identity, f *welcoming) string {
+	t.Helper()
+	s, err := Listen(Config{
+		Addr: "127.0.0.1:0", Identity: id, Logger: slog.New(slog.DiscardHandler),
+		Log: http.NotFoundHandler(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Open(&f.far, f)
+	t.Cleanup(func() { _ = s.Close() })
+	return "https://" + s.Addr()
+}

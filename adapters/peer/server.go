@@ -1,0 +1,223 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weft/domain"
+	"weft/domain/command"
+)
+
+// Paths of the calls. Everything else belongs to the log.
+const (
+	joinPath = "/weft/v1/join"
+	obeyPath = "/weft/v1/obey"
+)
+
+const (
+	bodyMax       = 1 << 20          // bytes of a call or an answer
+	headerTimeout = 10 * time.Second // for the first bytes of a call
+	closeWait     = 2 * time.Second  // for calls under way at the end
+)
+
+// Agent obeys orders that another node's reconciler gives.
+type Agent interface {
+	Obey(ctx context.Context, o command.Order) command.Outcome
+}
+
+// Gate decides who belongs to the cluster.
+type Gate interface {
+	// Admitted tells whether a node with a good certificate may still speak (T2).
+	Admitted(node domain.NodeID) bool
+	// Join admits a machine and gives what it starts with.
+	Join(ctx context.Context, r JoinRequest) (Welcome, error)
+}
+
+// JoinRequest is what a machine says that wants to join.
+type JoinRequest struct {
+	Token  domain.UUID   `json:"token"`
+	Secret []byte        `json:"secret"`
+	Node   domain.NodeID `json:"node"`
+	Name   string        `json:"name"`
+}
+
+// Welcome is what it gets.
+type Welcome struct {
+	Number  domain.NodeNumber `json:"number"`
+	Name    string            `json:"name"` // of the cluster
+	CA      []byte            `json:"ca"`
+	CAKey   []byte            `json:"ca_key"`
+	Members []string          `json:"members"` // URLs of nodes
+}
+
+// Config is what Listen needs.
+type Config struct {
+	Addr     string
+	Identity *Identity
+	Log      http.Handler // the log's port
+	Logger   *slog.Logger
+}
+
+// Server is the node's door for other nodes. It serves the log at once, orders and joins from Open.
+type Server struct {
+	cfg   Config
+	l     net.Listener
+	http  *http.Server
+	open  atomic.Pointer[doors]
+	keep  context.CancelFunc
+	works sync.WaitGroup
+}
+
+type doors struct {
+	agent Agent
+	gate  Gate
+}
+
+// Listen opens the door and keeps its certificate fresh. The caller closes it.
+func Listen(cfg Config) (*Server, error) {
+	l, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, l: l}
+	s.http = &http.Server{
+		Handler: s, ReadHeaderTimeout: headerTimeout, TLSConfig: cfg.Identity.serverTLS(),
+		ErrorLog: log.New(io.Discard, "", 0), // strangers would fill it; refusals are theirs to see
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.keep = cancel
+	s.works.Go(func() {
+		cfg.Identity.Keep(ctx, func(err error) { cfg.Logger.Error("the node's certificate", "err", err) })
+	})
+	s.works.Go(func() {
+		if err := s.http.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			cfg.Logger.Error("peer port", "err", err)
+		}
+	})
+	return s, nil
+}
+
+// Addr is where it really listens.
+func (s *Server) Addr() string { return s.l.Addr().String() }
+
+// Open lets orders and joins in.
+func (s *Server) Open(a Agent, g Gate) { s.open.Store(&doors{a, g}) }
+
+// Close ends every connection after the calls under way, and waits.
+func (s *Server) Close() error {
+	s.keep()
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if err != nil { // streams of the log have no end of their own
+		err = s.http.Close()
+	}
+	s.works.Wait()
+	return err
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d := s.open.Load()
+	if r.URL.Path == joinPath {
+		serve(w, r, d, s.join)
+		return
+	}
+	if err := s.admit(r.TLS, d); err != nil { // T1, T2
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	if r.URL.Path == obeyPath {
+		serve(w, r, d, s.obey)
+		return
+	}
+	s.cfg.Log.ServeHTTP(w, r)
+}
+
+// admit refuses who is no node of the cluster. Before Open there is nobody to ask who was removed:
+// a good certificate is enough to rebuild the quorum by which that becomes known.
+func (s *Server) admit(c *tls.ConnectionState, d *doors) error {
+	if c == nil || len(c.VerifiedChains) == 0 {
+		return domain.Errorf(domain.Denied, "a certificate of the cluster is needed")
+	}
+	node, err := nodeOf(c.PeerCertificates[0], s.cfg.Identity.Cluster)
+	if err != nil {
+		return err
+	}
+	if d != nil && !d.gate.Admitted(node) {
+		return domain.Errorf(domain.Denied, "node %s was removed from the cluster", node)
+	}
+	return nil
+}
+
+func (*Server) join(ctx context.Context, d *doors, r JoinRequest) (Welcome, error) {
+	return d.gate.Join(ctx, r)
+}
+
+func (*Server) obey(ctx context.Context, d *doors, o command.Order) (command.Order, error) {
+	out := d.agent.Obey(ctx, o)
+	return command.Order{ID: out.ID}, out.Err
+}
+
+// serve decodes a call, runs it and answers.
+func serve[In, Out any](w http.ResponseWriter, r *http.Request, d *doors,
+	run func(context.Context, *doors, In) (Out, error),
+) {
+	var in In
+	a := answer[Out]{}
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyMax)).Decode(&in)
+	switch {
+	case r.Method != http.MethodPost || err != nil:
+		a.fail(domain.Errorf(domain.Invalid, "no such call"))
+	case d == nil:
+		a.fail(domain.Errorf(domain.Unavailable, "the node is still starting"))
+	default:
+		out, err := run(r.Context(), d, in)
+		if a.Out = out; err != nil {
+			a.fail(err)
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(a) // a caller that left asks again
+}
+
+// answer is the body of every answer.
+type answer[Out any] struct {
+	Out    Out    `json:"out"`
+	Kind   string `json:"kind,omitempty"` // of the error; empty: none
+	Error  string `json:"error,omitempty"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+func (a *answer[Out]) fail(err error) {
+	a.Kind, a.Error = domain.KindOf(err).String(), err.Error()
+	var e *domain.Error
+	for errors.As(err, &e) {
+		if e.Remedy != "" {
+			a.Remedy = e.Remedy
+		}
+		err = e.Err
+	}
+}
+
+func (a *answer[Out]) err() error {
+	if a.Kind == "" {
+		return nil
+	}
+	for _, k := range domain.Kinds() {
+		if k.String() == a.Kind {
+			return &domain.Error{Kind: k, Msg: a.Error, Remedy: a.Remedy}
+		}
+	}
+	return &domain.Error{Kind: domain.Internal, Msg: a.Error, Remedy: a.Remedy}
+}
