@@ -185,10 +185,13 @@ func nodeKind() kind {
 	return kindOf("node", "nodes", (*client.Client).Nodes,
 		func(x T) string { return x.Name }, func(x T) string { return x.ID },
 		col[T]{name: "NAME", cell: func(x T) string { return x.Name }},
+		col[T]{name: "STATE", cell: func(x T) string { return x.State }},
+		col[T]{name: "VOTE", cell: func(x T) string { return first(x.Vote, "-") }},
 		col[T]{name: "VERSION", cell: func(x T) string { return x.Version }},
 		col[T]{name: "STARTS", cell: func(x T) string { return fmt.Sprint(x.Incarnation) }},
 		col[T]{name: "LEADER", cell: func(x T) string { return yesNo(x.Leader) }},
 		col[T]{name: "DEVICES", cell: func(x T) string { return itoa(x.Devices) }},
+		col[T]{name: "PEER", cell: func(x T) string { return x.Peer }, wide: true},
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }, wide: true})
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +17,7 @@ const (
 	DefaultAPI   = "127.0.0.1:7780"
 	DefaultNBD   = "127.0.0.1:10809"
 	DefaultISCSI = "127.0.0.1:3260"
+	DefaultPeer  = "127.0.0.1:7782"
 )
 
 // ServeOptions are the flags of `weft serve`.
@@ -30,16 +32,25 @@ type ServeOptions struct {
 	NBDSocket      string
 	ISCSI          string // "off" for none
 	AdvertiseISCSI string
-	LogLevel       string // "debug", "info", "warn", "error"
-	LogFormat      string // "text" or "json"
-	JSON           bool   // one JSON object when the node is ready
-	// APIGiven, NBDGiven and ISCSIGiven say that a person chose the address.
-	APIGiven, NBDGiven, ISCSIGiven bool
+	Peer           string
+	AdvertisePeer  string
+	Name           string        // of the node; empty: the host's
+	Join           string        // a join token
+	Init           bool          // a new cluster, also beyond this machine
+	VoterGrace     time.Duration // before a silent voter's seat goes to another node
+	LogLevel       string        // "debug", "info", "warn", "error"
+	LogFormat      string        // "text" or "json"
+	JSON           bool          // one JSON object when the node is ready
+	// APIGiven, NBDGiven, ISCSIGiven and PeerGiven say that a person chose the address.
+	APIGiven, NBDGiven, ISCSIGiven, PeerGiven bool
 	// Current is the file in which a running node leaves its data folder's path.
 	Current string
 	// Out takes what is asked for, Err the log, warnings and progress.
 	Out, Err io.Writer
 }
+
+// voterGrace is long enough for a machine to be started anew.
+const voterGrace = 10 * time.Minute
 
 // DemoOptions are the flags of `weft demo`.
 type DemoOptions struct {
@@ -74,6 +85,15 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	f.StringVar(&s.o.ISCSI, "iscsi", DefaultISCSI, "address of the iSCSI target, or off")
 	f.StringVar(&s.o.AdvertiseISCSI, "advertise-iscsi", "",
 		"address that discovery tells iSCSI hosts, where theirs is another")
+	f.StringVar(&s.o.Peer, "peer", DefaultPeer, "address for other nodes of the cluster")
+	f.StringVar(&s.o.AdvertisePeer, "advertise-peer", "",
+		"address that other nodes are told, where theirs is another")
+	f.StringVar(&s.o.Name, "name", "", "name of a new node (default: the host's)")
+	f.StringVar(&s.o.Join, "join", "", "join the cluster that made this token with weft node token")
+	f.BoolVar(&s.o.Init, "init", false,
+		"make a new cluster although the addresses reach beyond this machine")
+	f.DurationVar(&s.o.VoterGrace, "voter-grace", voterGrace,
+		"how long a voter of the log may be down before another node takes its vote")
 	levels := []string{level}
 	for _, l := range []string{"debug", "info", "warn", "error"} {
 		if l != level {
@@ -97,6 +117,7 @@ func (s *serveFlags) options(t *tool, cmd *cobra.Command) ServeOptions {
 	o.LogLevel, o.LogFormat, o.JSON = s.level.value, s.log.value, s.form.value == "json"
 	f := cmd.Flags()
 	o.APIGiven, o.NBDGiven, o.ISCSIGiven = f.Changed("api"), f.Changed("nbd"), f.Changed("iscsi")
+	o.PeerGiven = f.Changed("peer")
 	o.Out, o.Err = cmd.OutOrStdout(), cmd.ErrOrStderr()
 	return o
 }
@@ -109,9 +130,18 @@ an event log, a device as a file (unless --device names some), and the administr
 token, which is shown once. On a folder that holds a node it continues: same volumes,
 same data.
 
-All addresses are on this machine unless you name others. The API is plain HTTP: put a
-proxy with TLS before it where others can reach it.`,
+More nodes: weft node token prints a token on a node that runs; weft serve --join TOKEN
+on another machine, with an empty data folder, makes it one more node of that cluster.
+Nodes speak to each other over --peer alone, with TLS and certificates that the cluster
+makes and renews by itself. One of two nodes, three of up to four, five of more keep the
+event log; which ones is looked after.
+
+All addresses are on this machine unless you name others; then an empty folder needs
+--init or --join, so that no second cluster is made by mistake. The API is plain HTTP:
+put a proxy with TLS before it where others can reach it.`,
 		Example: `  weft serve
+  weft serve --init --peer 192.0.2.7:7782 --iscsi 192.0.2.7:3260
+  weft serve --join weft-join-... --peer 192.0.2.8:7782 --iscsi 192.0.2.8:3260
   weft serve --data-dir /srv/weft --device /dev/nvme0n1
   weft serve --iscsi 192.0.2.7:3260 --nbd off`,
 	}

@@ -123,15 +123,6 @@ func (d statusDoc) text(colour bool) string {
 	return b.String()
 }
 
-func (t *tool) nodeCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "node", Short: "Nodes of the cluster", Long: "The nodes of the cluster.",
-		Example: "  weft node list",
-	}
-	cmd.AddCommand(t.listCommand(nodeKind()))
-	return cmd
-}
-
 func (t *tool) deviceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "device", Short: "Devices that hold the data", Long: "The devices that hold the data.",

@@ -186,6 +186,23 @@ type Node struct {
 	Incarnation uint64 `json:"incarnation"`
 	Leader      bool   `json:"leader"`
 	Devices     int    `json:"devices"`
+	State       string `json:"state"` // "ready", "down", "drained", "removed"
+	Vote        string `json:"vote,omitempty"`
+	Peer        string `json:"peer,omitempty"`
+	API         string `json:"api,omitempty"`
+}
+
+// TokenBody asks for a join token.
+type TokenBody struct {
+	TTLSeconds int64 `json:"ttl_seconds,omitempty"`
+	Uses       int64 `json:"uses,omitempty"`
+}
+
+// JoinToken lets machines join. It is shown once.
+type JoinToken struct {
+	Token   string `json:"token"`
+	Uses    int64  `json:"uses"`
+	Expires string `json:"expires"`
 }
 
 // Device is a device of a node.

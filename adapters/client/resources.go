@@ -144,6 +144,28 @@ func (c *Client) Nodes(ctx context.Context, at At) (Reply[List[Node]], error) {
 	return get[List[Node]](ctx, c, "/v1/nodes", at.query())
 }
 
+// CreateJoinToken makes a token by which machines join. The change takes no key.
+func (c *Client) CreateJoinToken(ctx context.Context, b TokenBody, ch Change) (
+	Reply[JoinToken], error,
+) {
+	return change[JoinToken](ctx, c, "POST", "/v1/nodes/tokens", b, ch)
+}
+
+// DrainNode lets a node, by name or id, take no new volumes and give its vote up.
+func (c *Client) DrainNode(ctx context.Context, name string, ch Change) (Reply[Node], error) {
+	return change[Node](ctx, c, "POST", "/v1/nodes/"+seg(name)+"/drain", nil, ch)
+}
+
+// UndrainNode lets a node take part again.
+func (c *Client) UndrainNode(ctx context.Context, name string, ch Change) (Reply[Node], error) {
+	return change[Node](ctx, c, "POST", "/v1/nodes/"+seg(name)+"/undrain", nil, ch)
+}
+
+// RemoveNode takes a drained node without volumes out for good; Conflict otherwise.
+func (c *Client) RemoveNode(ctx context.Context, name string, ch Change) (Reply[Node], error) {
+	return change[Node](ctx, c, "DELETE", "/v1/nodes/"+seg(name), nil, ch)
+}
+
 // Devices lists the devices.
 func (c *Client) Devices(ctx context.Context, at At) (Reply[List[Device]], error) {
 	return get[List[Device]](ctx, c, "/v1/devices", at.query())

@@ -101,6 +101,9 @@ type Backend interface {
 	Replay(ctx context.Context, p domain.Position) ([]Replayed, error)
 	// Admin tells whether a bearer token is the administrator's.
 	Admin(token string) bool
+	// JoinToken makes a join token as the request's caller.
+	JoinToken(ctx context.Context, r domain.Request, ttl time.Duration, uses int64) (
+		string, Result, error)
 	PutSecret(name, user, pass, ownUser, ownPass string) error
 	Live(id domain.VolumeID) (Live, bool)
 	LiveDevice(id domain.DeviceID) (LiveDevice, bool)

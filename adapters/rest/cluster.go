@@ -24,6 +24,10 @@ type Node struct {
 	Incarnation uint64 `json:"incarnation" doc:"how often it was started"`
 	Leader      bool   `json:"leader" doc:"runs the reconciler"`
 	Devices     int    `json:"devices"`
+	State       string `json:"state" enum:"ready,down,drained,removed"`
+	Vote        string `json:"vote,omitempty" doc:"on the event log: voter, learner, or none"`
+	Peer        string `json:"peer,omitempty" doc:"where other nodes reach it"`
+	API         string `json:"api,omitempty" doc:"where its API answers"`
 }
 
 // Device is a device of a node.
@@ -91,7 +95,6 @@ type DecisionScore struct {
 
 func (s *Server) clusterRoutes() {
 	register(s, "GET", "/v1/health", "health", "Is it there", 200, s.health)
-	register(s, "GET", "/v1/nodes", "list-nodes", "List nodes", 200, s.nodes)
 	register(s, "GET", "/v1/devices", "list-devices", "List devices", 200, s.devices)
 	register(s, "GET", "/v1/tenants", "list-tenants", "List tenants", 200, s.tenants)
 	register(s, "GET", "/v1/plans", "list-plans", "List the last plans, newest first", 200, s.plans)
@@ -110,30 +113,12 @@ func (s *Server) health(context.Context, *struct{}) (*Got[Health], error) {
 			h.Status, h.Reason = "degraded", "device "+d.Path+" failed: "+d.Why
 		}
 	}
-	return &Got[Health]{Position: h.Position, Body: h}, nil
-}
-
-func (s *Server) nodes(ctx context.Context, in *At) (*Got[List[Node]], error) {
-	v, _, err := s.views(ctx, *in)
-	if err != nil {
-		return nil, err
-	}
-	leader, _ := v.Topology.Leader()
-	out := &Got[List[Node]]{Position: v.Position.String()}
-	out.Body = List[Node]{[]Node{}, v.Position.String()}
 	for _, n := range v.Topology.Nodes() {
-		d := Node{
-			ID: n.Node.Node.String(), Name: n.Name, Version: n.Version, Incarnation: n.Incarnation,
-			Leader: n.Node.Node == leader,
+		if n.Down && !n.Removed {
+			h.Status, h.Reason = "degraded", "node "+n.Name+" is down"
 		}
-		for _, x := range v.Topology.Devices() {
-			if x.Node == n.Node.Node {
-				d.Devices++
-			}
-		}
-		out.Body.Items = append(out.Body.Items, d)
 	}
-	return out, nil
+	return &Got[Health]{Position: h.Position, Body: h}, nil
 }
 
 func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error) {

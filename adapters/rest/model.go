@@ -241,7 +241,7 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 			ID: w.Volume.String(), Name: a.Volumes[i].Name, App: a.Name, Tenant: a.TenantName,
 			Size: w.Size, LogicalBlock: max(w.LogicalBlock, 512), LUN: int(a.Volumes[i].LUN),
 			Target: w.Export.Target, State: "placing", ETag: etag(a.Changed, a.Revision),
-			Compliance: Compliance(policy.Check(w, nil, nil)),
+			Compliance: Compliance(policy.Check(w, nil, &o)),
 		}
 		for _, f := range w.Set.Fields {
 			d.Policy = append(d.Policy, PolicyRow{f.Path, f.Value, f.From, f.Overridden})
@@ -249,7 +249,7 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 		if f, ok := v.Catalog.Volume(w.Volume); ok {
 			d.fact(f)
 			fact := f.Fact()
-			d.Compliance = Compliance(policy.Check(w, &fact, o.Devices))
+			d.Compliance = Compliance(policy.Check(w, &fact, &o))
 		} else if dec, ok := v.Catalog.Decision(w.Volume); ok && dec.Impossible != nil {
 			d.Compliance = nowhere(dec.Impossible)
 		}
@@ -258,6 +258,8 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 		}
 		if l, ok := s.b.Live(w.Volume); ok && !past {
 			d.NBD, d.ISCSI, d.Durability, d.Used, d.Ops = l.NBD, l.ISCSI, l.Durability, l.Used, l.Ops
+		} else if f, ok := v.Catalog.Volume(w.Volume); ok && !past {
+			d.NBD, d.ISCSI = far(v, f, w.Export)
 		}
 		out = append(out, d)
 	}

@@ -158,6 +158,7 @@ func register[I, O any](s *Server, method, path, id, summary string, code int,
 
 func (s *Server) routes() {
 	s.clusterRoutes()
+	s.nodeRoutes()
 	s.templateRoutes()
 	s.appRoutes()
 	s.volumeRoutes()

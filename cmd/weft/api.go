@@ -43,6 +43,7 @@ type backend struct {
 	agent   *agent.Agent
 	front   *front
 	devices *devices
+	peer    *peerPort
 
 	mu   sync.Mutex
 	past []rest.Views // most recently used last

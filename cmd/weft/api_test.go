@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"weft/domain"
 )
@@ -27,7 +28,8 @@ func startNode(t *testing.T, dir string) (*Node, func()) {
 	t.Helper()
 	n, down, err := Start(t.Context(), Options{
 		DataDir: dir, DeviceSize: 256 * domain.MiB, API: "127.0.0.1:0", NBD: "127.0.0.1:0",
-		ISCSI: "127.0.0.1:0", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		ISCSI: "127.0.0.1:0", Peer: "127.0.0.1:0", VoterGrace: time.Minute,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -52,6 +52,13 @@ func verifyLog(ctx context.Context, dir string) (client.Verdict, error) {
 	if err != nil {
 		return client.Verdict{}, domain.Errorf(domain.Corrupt, "node.json is damaged: %v", err)
 	}
+	if len(id.Members) > 0 {
+		return client.Verdict{}, &domain.Error{
+			Kind: domain.Unsupported, Ref: dir,
+			Msg:    "the event log is kept by several nodes; one that is stopped cannot read it alone",
+			Remedy: "start the node and use weft events verify without --offline",
+		}
+	}
 	s, err := quorum.Open(ctx, quorum.Config{
 		Dir: filepath.Join(dir, "log"), ClusterID: id.Cluster, Logger: slog.New(slog.DiscardHandler),
 	})

@@ -43,7 +43,7 @@ func TestDamagedLog(t *testing.T) {
 		t.Fatalf("after: %+v, %v", v, err)
 	}
 	_, _, err = Start(t.Context(), Options{
-		DataDir: dir, API: "127.0.0.1:0", NBD: "off", ISCSI: "off",
+		DataDir: dir, API: "127.0.0.1:0", NBD: "off", ISCSI: "off", Peer: "127.0.0.1:0",
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	if !domain.IsKind(err, domain.Corrupt) || !strings.Contains(err.Error(), "position "+v.Bad) {

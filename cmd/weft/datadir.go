@@ -24,7 +24,9 @@ import (
 //
 //	LOCK          locked by the process that uses the folder
 //	node.json     who this node is, and how often it was started
-//	log/          the event log
+//	joining.json  who this node will be, while it joins
+//	tls/          the node's certificate and the cluster's authority
+//	log/          the event log, where this node has a vote
 //	devices/      devices made as files
 //	admin.token   SHA-256 of the administrator's token
 //	client.json   that token and the API's address, for clients of the same user, mode 0600
@@ -45,9 +47,23 @@ type identity struct {
 	Node        domain.NodeID    `json:"node"`
 	Name        string           `json:"name"`
 	Incarnation uint64           `json:"incarnation"`
+	// Number is the node's short number, 1 for the node that made the cluster; 0 in old folders.
+	Number domain.NodeNumber `json:"number,omitempty"`
+	// Members are the URLs of other nodes as this one last heard.
+	Members []string `json:"members,omitempty"`
+	// Listen are the addresses this node listens on where nobody says otherwise.
+	Listen addresses `json:"listen"`
 }
 
-// openDataDir locks the folder, making it when it is not there, and begins a new incarnation. It
+// addresses are what a node listens on.
+type addresses struct {
+	API   string `json:"api,omitempty"`
+	NBD   string `json:"nbd,omitempty"`
+	ISCSI string `json:"iscsi,omitempty"`
+	Peer  string `json:"peer,omitempty"`
+}
+
+// openDataDir locks the folder, making it when it is not there, and reads who the node is. It
 // returns Locked when another process uses the folder.
 func openDataDir(path string) (*dataDir, func(), error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
@@ -65,43 +81,58 @@ func openDataDir(path string) (*dataDir, func(), error) {
 		}
 	}
 	d := &dataDir{path: path, lock: lock}
-	if err := d.begin(); err != nil {
+	if err := d.read(); err != nil {
 		_ = lock.Close()
 		return nil, nil, domain.Wrap(err, "serve", path)
 	}
 	return d, func() { _ = lock.Close() }, nil
 }
 
-// begin reads or makes the identity and raises the incarnation, durably.
-func (d *dataDir) begin() error {
+// read reads node.json; a folder without one is new.
+func (d *dataDir) read() error {
 	b, err := os.ReadFile(d.file("node.json"))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		host, _ := os.Hostname()
-		host, _, _ = strings.Cut(host, ".")
-		if host == "" {
-			host = "node"
-		}
-		d.id = identity{
-			Cluster: domain.ClusterID{UUID: randomUUID()}, Node: domain.NodeID{UUID: randomUUID()},
-			Name: host,
-		}
-	case err != nil:
-		return asDomain(err)
-	default:
-		if err := json.Unmarshal(b, &d.id); err != nil || d.id.Cluster.IsZero() {
-			return domain.Errorf(domain.Corrupt, "node.json is damaged: %v", err)
-		}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	d.id.Incarnation++
-	b, err = json.MarshalIndent(d.id, "", "  ")
+	if err != nil {
+		return asDomain(err)
+	}
+	if err := json.Unmarshal(b, &d.id); err != nil || d.id.Cluster.IsZero() {
+		return domain.Errorf(domain.Corrupt, "node.json is damaged: %v", err)
+	}
+	d.id.Number = max(d.id.Number, 1)
+	return nil
+}
+
+// isNew tells whether no node ever lived here.
+func (d *dataDir) isNew() bool { return d.id.Cluster.IsZero() }
+
+// save writes node.json durably.
+func (d *dataDir) save() error {
+	b, err := json.MarshalIndent(d.id, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := writeDurably(d.file("node.json"), b); err != nil {
+	return writeDurably(d.file("node.json"), b)
+}
+
+// begin begins a new incarnation, durably.
+func (d *dataDir) begin() error {
+	d.id.Incarnation++
+	if err := d.save(); err != nil {
 		return err
 	}
 	return d.adminToken()
+}
+
+// hostname is what a node is called where nobody says.
+func hostname() string {
+	host, _ := os.Hostname()
+	host, _, _ = strings.Cut(host, ".")
+	if host == "" {
+		return "node"
+	}
+	return host
 }
 
 // adminToken makes the administrator's token the first time.

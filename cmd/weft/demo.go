@@ -38,6 +38,7 @@ func demo(ctx context.Context, o cli.DemoOptions) error {
 	o.API = vacantOr(o.API, o.APIGiven)
 	o.NBD = vacantOr(o.NBD, o.NBDGiven)
 	o.ISCSI = vacantOr(o.ISCSI, o.ISCSIGiven)
+	o.Peer = vacantOr(o.Peer, o.PeerGiven)
 	r, err := up(ctx, o.ServeOptions)
 	if err != nil {
 		return err

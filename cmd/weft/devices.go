@@ -135,7 +135,7 @@ func (ds *devices) open(ctx context.Context, o Options, d *dataDir, path string,
 		mode = engine.Process
 	}
 	e, err := engine.Open(ctx, engine.Config{
-		Device: dev, Cluster: d.id.Cluster, Node: 1, Mode: mode, Logger: log,
+		Device: dev, Cluster: d.id.Cluster, Node: d.id.Number, Mode: mode, Logger: log,
 		Report: func(f engine.Fact) {
 			log.Error("device", "what", f.What, "device", f.Device.String(),
 				"volume", f.Volume.String(), "block", f.Block, "detail", f.Detail)

@@ -8,6 +8,9 @@
 //	demo.go      weft demo: the same, with a volume in it
 //	node.go      what a node is made of; wire.go puts it together
 //	datadir.go   the node's folder
+//	enter.go     a folder's first start: a new cluster, or one more node of another
+//	peers.go     the door for other nodes, and orders on their way to them
+//	lead.go      the lease, the role, and what one node does for all
 //	devices.go   the devices and their engines
 //	front.go     the NBD and iSCSI portals
 //	reservations.go  what cluster software fences by, over restarts

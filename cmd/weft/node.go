@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 
 	"weft/dataplane/agent"
@@ -21,7 +20,6 @@ import (
 	"weft/projections/audit"
 	"weft/projections/catalog"
 	"weft/projections/desired"
-	"weft/projections/reconciler"
 	"weft/projections/topology"
 )
 
@@ -37,6 +35,12 @@ type Options struct {
 	NBDSocket      string
 	ISCSI          string
 	AdvertiseISCSI string
+	Peer           string // "127.0.0.1:7782"
+	AdvertisePeer  string // where that is another address for other nodes
+	Name           string // of the node; empty: the host's
+	Join           string // a join token
+	Init           bool   // a new cluster may listen beyond this machine
+	VoterGrace     time.Duration
 	Logger         *slog.Logger
 	// Progress hears what a long start is doing. Nil hears nothing.
 	Progress func(string)
@@ -61,10 +65,20 @@ func (v *views) list() []projections.View {
 	return []projections.View{v.topology, v.desired, v.catalog, v.audit}
 }
 
-// openStore opens the event log.
-func openStore(ctx context.Context, d *dataDir, log *slog.Logger) (*quorum.Store, func(), error) {
+// openStore opens the event log. A node with a vote waits until enough others answer.
+func openStore(ctx context.Context, o Options, d *dataDir, p *peerPort, log *slog.Logger) (
+	*quorum.Store, func(), error,
+) {
+	if d.id.Number > 1 && len(d.id.Members) == 0 {
+		return nil, nil, domain.Errorf(domain.Corrupt,
+			"node.json names no other node, so this one would be a cluster of its own")
+	}
+	if o.Progress != nil && len(d.id.Members) > 0 {
+		o.Progress("looking for the cluster's event log")
+	}
 	s, err := quorum.Open(ctx, quorum.Config{
-		Dir: d.file("log"), ClusterID: d.id.Cluster, Logger: log,
+		Dir: d.file("log"), ClusterID: d.id.Cluster, Name: d.id.Node.String(), Logger: log,
+		Net: p.net(d.id.Members),
 	})
 	if err != nil {
 		return nil, nil, err
@@ -91,6 +105,7 @@ func newExecutor(s eventstore.Store, c *codec.Registry) (*eventstore.Executor, e
 	eventstore.Register(x, cluster.Aggregate())
 	eventstore.Register(x, cluster.RoleAggregate())
 	eventstore.Register(x, cluster.NodeAggregate())
+	eventstore.Register(x, cluster.MembershipAggregate())
 	eventstore.Register(x, cluster.DeviceAggregate())
 	eventstore.Register(x, tenancy.Aggregate())
 	eventstore.Register(x, intent.TemplateAggregate())
@@ -137,19 +152,25 @@ type member struct {
 
 // join writes what must be in the log before the node serves: on the first start the cluster, its
 // role and its tenant; on every start the node and its devices. All of it is idempotent.
-func join(ctx context.Context, x *eventstore.Executor, r *projections.Runner, d *dataDir,
-	ds *devices, v *views,
+func join(ctx context.Context, s *quorum.Store, x *eventstore.Executor, r *projections.Runner,
+	d *dataDir, ds *devices, v *views,
 ) (*member, error) {
 	tenant := domain.TenantID{UUID: domain.DeriveUUID(d.id.Cluster.UUID, "tenant", DefaultTenant)}
-	cmds := []domain.Command{
-		cluster.Init{Cluster: d.id.Cluster, Name: d.id.Name}, cluster.OpenRole{},
+	var cmds []domain.Command
+	if d.id.Number == 1 {
+		cmds = append(cmds, cluster.Init{Cluster: d.id.Cluster, Name: d.id.Name}, cluster.OpenRole{})
 	}
 	if _, err := v.desired.Tenant(DefaultTenant); err != nil {
 		cmds = append(cmds, tenancy.Create{Tenant: tenant, Name: DefaultTenant})
 	}
 	cmds = append(cmds, cluster.StartNode{Version: version(), NodeJoined: cluster.NodeJoined{
-		Node: d.id.Node, Number: 1, Name: d.id.Name, Incarnation: d.id.Incarnation,
+		Node: d.id.Node, Number: d.id.Number, Name: d.id.Name, Incarnation: d.id.Incarnation,
 	}})
+	vote, err := firstVote(ctx, s, d)
+	if err != nil {
+		return nil, err
+	}
+	cmds = append(cmds, vote...)
 	for _, e := range ds.engines {
 		id, geo := e.Info()
 		class := "flash"
@@ -175,12 +196,26 @@ func join(ctx context.Context, x *eventstore.Executor, r *projections.Runner, d 
 	return &member{tenant}, r.Wait(ctx, last)
 }
 
+// firstVote records that the first node votes while it is alone; later the leader keeps the list.
+func firstVote(ctx context.Context, s *quorum.Store, d *dataDir) ([]domain.Command, error) {
+	if d.id.Number > 1 || len(d.id.Members) > 0 {
+		return nil, nil
+	}
+	list, err := s.Members(ctx)
+	if err != nil || len(list) != 1 {
+		return nil, domain.Wrap(err, "serve", "members")
+	}
+	return []domain.Command{cluster.Enroll{Cluster: d.id.Cluster, Fact: &cluster.VoterPromoted{
+		Node: d.id.Node, Member: list[0].ID,
+	}}}, nil
+}
+
 // newAgent makes the agent that exports nothing yet.
 func newAgent(_ *member, d *dataDir, ds *devices, p *vdisk.Pool, f *front, log *slog.Logger) (
 	*agent.Agent, func(), error,
 ) {
 	a, err := agent.New(agent.Config{
-		Node: d.id.Node, Number: 1, Incarnation: d.id.Incarnation, Engines: ds.engines, Pool: p,
+		Node: d.id.Node, Number: d.id.Number, Incarnation: d.id.Incarnation, Engines: ds.engines, Pool: p,
 		Tokens: d, Front: f,
 	})
 	if err != nil {
@@ -215,43 +250,24 @@ func (l loopViews) Wait(ctx context.Context, p domain.Position) error {
 	return l.Runner.Wait(ctx, p)
 }
 
-// startLoop runs the reconciler until the node closes.
-func startLoop(x *eventstore.Executor, r *projections.Runner, v *views, a *agent.Agent, d *dataDir,
-	log *slog.Logger,
-) (*reconciler.Reconciler, func()) {
-	loop := reconciler.New(reconciler.Config{
-		Node: d.id.Node, Incarnation: d.id.Incarnation, Commands: x, Dispatcher: a,
-		Views: loopViews{r, v}, Logger: log, Now: time.Now, After: time.After,
-	})
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := loop.Run(ctx); err != nil {
-			log.Error("reconciler", "err", err)
-		}
-	})
-	return loop, func() {
-		cancel()
-		wg.Wait()
-	}
-}
-
 // Node is a running node.
 type Node struct {
 	dir     *dataDir
 	backend *backend
-	loop    *reconciler.Reconciler
+	peer    *peerPort
+	lead    *leading
 	api     *api
 }
 
-// Start brings a node up: the folder locked, the devices recovered, the log folded, the exports on
-// their way back. close takes it down; acknowledged data is safe with or without it.
+// Start brings a node up: the folder locked, the cluster made or joined, the devices recovered, the
+// log folded, the exports on their way back. close takes it down; acknowledged data is safe with or
+// without it.
 func Start(ctx context.Context, o Options) (n *Node, closeNode func(), err error) {
 	d, unlock, err := openDataDir(o.DataDir)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := vacant(o); err != nil {
+	if err := enter(ctx, &o, d); err != nil {
 		unlock()
 		return nil, nil, err
 	}
@@ -260,8 +276,29 @@ func Start(ctx context.Context, o Options) (n *Node, closeNode func(), err error
 		unlock()
 		return nil, nil, err
 	}
+	if err := n.open(ctx); err != nil {
+		down()
+		unlock()
+		return nil, nil, err
+	}
 	return n, func() {
 		down()
 		unlock()
 	}, nil
+}
+
+// open says where the node is reached and lets other nodes in.
+func (n *Node) open(ctx context.Context) error {
+	f := n.backend.front
+	_, err := n.backend.exec.Do(ctx, domain.Request{
+		Command: cluster.Locate{Node: n.dir.id.Node, NodeEndpointChanged: cluster.NodeEndpointChanged{
+			Peer: n.peer.url, API: "http://" + reachable(n.api.addr), NBD: f.nbdAddr, ISCSI: f.iscsiAddr,
+		}},
+		Caller: domain.Caller{Actor: "node/" + n.dir.id.Node.String()},
+	})
+	if err != nil {
+		return domain.Wrap(err, "serve", "LocateNode")
+	}
+	n.peer.server.Open(n.backend.agent, &gate{n.backend, n.peer})
+	return nil
 }

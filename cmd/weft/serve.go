@@ -64,7 +64,8 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 	n, down, err := Start(life, Options{
 		DataDir: dir, Devices: o.Devices, DeviceSize: o.DeviceSize, Media: o.Media,
 		Durability: o.Durability, API: o.API, NBD: o.NBD, NBDSocket: o.NBDSocket, ISCSI: o.ISCSI,
-		AdvertiseISCSI: o.AdvertiseISCSI, Logger: log,
+		AdvertiseISCSI: o.AdvertiseISCSI, Peer: o.Peer, AdvertisePeer: o.AdvertisePeer, Name: o.Name,
+		Join: o.Join, Init: o.Init, VoterGrace: o.VoterGrace, Logger: log,
 		Progress: func(s string) { _, _ = fmt.Fprintln(o.Err, s) },
 	})
 	if err != nil {
@@ -93,14 +94,16 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 func checkOptions(o cli.ServeOptions) error {
 	var c domain.Checker
 	for _, a := range []struct{ flag, addr string }{
-		{"--api", o.API}, {"--nbd", o.NBD}, {"--iscsi", o.ISCSI},
+		{"--api", o.API}, {"--nbd", o.NBD}, {"--iscsi", o.ISCSI}, {"--peer", o.Peer},
 	} {
-		if a.addr == "off" && a.flag != "--api" {
+		if a.addr == "off" && a.flag != "--api" && a.flag != "--peer" {
 			continue
 		}
 		_, port, err := net.SplitHostPort(a.addr)
 		c.Check(err == nil && port != "", a.flag, "%q is no address; write it as 127.0.0.1:7780", a.addr)
 	}
+	c.Check(o.Join == "" || !o.Init, "--join",
+		"a node joins a cluster or makes one (--init), not both")
 	c.Check(o.DeviceSize == 0 || o.DeviceSize >= deviceMin, "--device-size",
 		"%s is too small: %s is the least", o.DeviceSize, deviceMin)
 	return c.Err("serve", "")
@@ -176,13 +179,18 @@ type readyDoc struct {
 	Token   string `json:"token,omitempty"` // at the first start only
 	NBD     string `json:"nbd,omitempty"`
 	ISCSI   string `json:"iscsi,omitempty"`
+	Peer    string `json:"peer"`
+	Node    string `json:"node"`
 	DataDir string `json:"data_dir"`
 }
 
 // announce says that the node is ready, and what to do next.
 func (r *running) announce(o cli.ServeOptions) error {
 	f := r.backend.front
-	d := readyDoc{API: r.api, NBD: f.nbdAddr, ISCSI: f.iscsiAddr, DataDir: r.dir.path}
+	d := readyDoc{
+		API: r.api, NBD: f.nbdAddr, ISCSI: f.iscsiAddr, Peer: r.peer.url,
+		Node: r.dir.id.Node.String(), DataDir: r.dir.path,
+	}
 	if r.first {
 		d.Token = r.token
 	}
@@ -214,6 +222,7 @@ func (r *running) facts(w io.Writer) {
 		{"NBD", f.nbdAddr},
 		{"NBD", f.socket},
 		{"iSCSI", f.iscsiAddr},
+		{"nodes", r.peer.url},
 		{"data", r.dir.path},
 	} {
 		if x.value != "" {

@@ -15,10 +15,10 @@ import (
 // assemble builds a node from its data folder up to the API. The cleanup takes it down in reverse.
 func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*Node, func(), error) {
 	wire.Build(
-		openDevices, openStore, wire.Bind(new(eventstore.Store), new(*quorum.Store)), newCodec,
-		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, startLoop,
+		openDevices, openPeer, openStore, wire.Bind(new(eventstore.Store), new(*quorum.Store)), newCodec,
+		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, startLeading,
 		wire.Struct(new(backend), "dir", "store", "codec", "exec", "runner", "views", "agent",
-			"front", "devices"),
+			"front", "devices", "peer"),
 		startAPI, wire.Struct(new(Node), "*"),
 	)
 	return nil, nil, nil

@@ -15,41 +15,42 @@ import (
 
 // assemble builds a node from its data folder up to the API. The cleanup takes it down in reverse.
 func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*Node, func(), error) {
-	store, cleanup, err := openStore(ctx, d, log)
+	mainPeerPort, cleanup, err := openPeer(o, d, log)
 	if err != nil {
+		return nil, nil, err
+	}
+	store, cleanup2, err := openStore(ctx, o, d, mainPeerPort, log)
+	if err != nil {
+		cleanup()
 		return nil, nil, err
 	}
 	registry, err := newCodec()
-	if err != nil {
-		cleanup()
-		return nil, nil, err
-	}
-	executor, err := newExecutor(store, registry)
-	if err != nil {
-		cleanup()
-		return nil, nil, err
-	}
-	mainViews := newViews()
-	runner, cleanup2, err := openRunner(ctx, store, registry, mainViews, log)
-	if err != nil {
-		cleanup()
-		return nil, nil, err
-	}
-	mainDevices, cleanup3, err := openDevices(ctx, o, d, log)
 	if err != nil {
 		cleanup2()
 		cleanup()
 		return nil, nil, err
 	}
-	mainMember, err := join(ctx, executor, runner, d, mainDevices, mainViews)
+	executor, err := newExecutor(store, registry)
+	if err != nil {
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
+	mainViews := newViews()
+	runner, cleanup3, err := openRunner(ctx, store, registry, mainViews, log)
+	if err != nil {
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
+	mainDevices, cleanup4, err := openDevices(ctx, o, d, log)
 	if err != nil {
 		cleanup3()
 		cleanup2()
 		cleanup()
 		return nil, nil, err
 	}
-	pool, cleanup4 := newPool()
-	mainFront, cleanup5, err := openFront(o, d, log)
+	mainMember, err := join(ctx, store, executor, runner, d, mainDevices, mainViews)
 	if err != nil {
 		cleanup4()
 		cleanup3()
@@ -57,8 +58,19 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	agent, cleanup6, err := newAgent(mainMember, d, mainDevices, pool, mainFront, log)
+	pool, cleanup5 := newPool()
+	mainFront, cleanup6, err := openFront(o, d, log)
 	if err != nil {
+		cleanup5()
+		cleanup4()
+		cleanup3()
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
+	agent, cleanup7, err := newAgent(mainMember, d, mainDevices, pool, mainFront, log)
+	if err != nil {
+		cleanup6()
 		cleanup5()
 		cleanup4()
 		cleanup3()
@@ -76,10 +88,12 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		agent:   agent,
 		front:   mainFront,
 		devices: mainDevices,
+		peer:    mainPeerPort,
 	}
-	reconciler, cleanup7 := startLoop(executor, runner, mainViews, agent, d, log)
-	mainApi, cleanup8, err := startAPI(o, mainBackend, log)
+	mainLeading, cleanup8 := startLeading(o, store, executor, runner, mainViews, agent, d, mainPeerPort, log)
+	mainApi, cleanup9, err := startAPI(o, mainBackend, log)
 	if err != nil {
+		cleanup8()
 		cleanup7()
 		cleanup6()
 		cleanup5()
@@ -92,10 +106,12 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 	node := &Node{
 		dir:     d,
 		backend: mainBackend,
-		loop:    reconciler,
+		peer:    mainPeerPort,
+		lead:    mainLeading,
 		api:     mainApi,
 	}
 	return node, func() {
+		cleanup9()
 		cleanup8()
 		cleanup7()
 		cleanup6()

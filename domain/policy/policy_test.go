@@ -242,21 +242,21 @@ func TestResolve(t *testing.T) {
 func TestCompliance(t *testing.T) {
 	node := Node{Node: domain.NodeID{UUID: id(1)}, Incarnation: 2}
 	w := Wish{Volume: domain.VolumeID{UUID: id(2)}, Size: domain.GiB, Set: Resolve(nil)}
-	if c := Check(w, nil, nil); c.State != "converging" {
+	if c := Check(w, nil, &Observed{}); c.State != "converging" {
 		t.Errorf("not placed: %+v", c)
 	}
 	dev := Device{Device: domain.DeviceID{UUID: id(5)}, Node: node.Node}
 	devices := []Device{dev}
 	fact := &Volume{Volume: w.Volume, Size: w.Size, Device: dev.Device, ServedBy: node.Node}
-	if c := Check(w, fact, devices); c.State != "converging" || c.Reason == "" {
+	if c := Check(w, fact, &Observed{Devices: devices}); c.State != "converging" || c.Reason == "" {
 		t.Errorf("one of three copies: %+v", c)
 	}
 	w.Set = Resolve([]Layer{{"app", intent.Intent{Availability: intent.Availability{Replicas: 1}}}})
-	if c := Check(w, fact, devices); c.State != "compliant" {
+	if c := Check(w, fact, &Observed{Devices: devices}); c.State != "compliant" {
 		t.Errorf("one of one: %+v", c)
 	}
 	devices[0].Failed = true
-	if c := Check(w, fact, devices); c.State != "violated" {
+	if c := Check(w, fact, &Observed{Devices: devices}); c.State != "violated" {
 		t.Errorf("failed device: %+v", c)
 	}
 }

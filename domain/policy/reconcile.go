@@ -51,6 +51,8 @@ type Node struct {
 	Number      domain.NodeNumber
 	Name        string
 	Incarnation uint64
+	Down        bool // it holds no lease: no order reaches it
+	Drained     bool // it takes no new volumes
 }
 
 // Device is a device as the log knows it.
@@ -199,7 +201,7 @@ func (p *planner) volume(w *Wish) {
 	ord := command.Order{Node: f.Node, Volume: f.Volume, Device: f.Device}
 	n := p.node(f.Node)
 	switch {
-	case n == nil:
+	case n == nil || n.Down: // what it serves goes on, or does not; an order would only fail
 		return
 	case w.Size > f.Size:
 		ord.Kind, ord.Size = command.ResizeVolume, w.Size
@@ -222,6 +224,9 @@ func (p *planner) volume(w *Wish) {
 // remove adds the next step to be rid of a volume: first no host, then no data.
 func (p *planner) remove(v Volume) {
 	ord := command.Order{Node: v.Node, Volume: v.Volume, Device: v.Device}
+	if n := p.node(v.Node); n != nil && n.Down {
+		return
+	}
 	if !v.ServedBy.IsZero() {
 		ord.Kind = command.UnexportVolume
 		p.add(Step{Order: ord, Name: v.Name, Why: "nobody wants it any more"})
@@ -246,12 +251,17 @@ func (p *planner) place(w *Wish) {
 	}
 	for i := range p.o.Devices {
 		d := &p.o.Devices[i]
+		n := p.node(d.Node)
 		limit := d.Usable * Overcommit
 		switch {
 		case d.Failed:
 			reject("device failed")
-		case p.node(d.Node) == nil:
+		case n == nil:
 			reject("node unknown")
+		case n.Down:
+			reject("node down")
+		case n.Drained:
+			reject("node drained")
 		case d.Class != w.Set.Intent.Placement.Capacity:
 			reject("media is " + d.Class + ", not " + w.Set.Intent.Placement.Capacity)
 		case p.promised[d.Device]+w.Size > limit:
@@ -306,8 +316,10 @@ func remedies(w *Wish, rejects []Reject) []string {
 		switch {
 		case r.Why == "device failed":
 			out = append(out, "replace the failed device")
-		case r.Why == "node unknown":
+		case r.Why == "node unknown", r.Why == "node down":
 			out = append(out, "bring the device's node back")
+		case r.Why == "node drained":
+			out = append(out, "let the node take part again: weft node drain --undo")
 		case len(r.Why) > 8 && r.Why[:8] == "media is":
 			out = append(out, "add a "+w.Set.Intent.Placement.Capacity+
 				" device, or change placement.capacity")
@@ -326,16 +338,21 @@ type Compliance struct {
 
 // Check judges one volume by its fact, nil when it has none. A demand that no hardware can meet yet
 // is converging, with the reason.
-func Check(w Wish, f *Volume, devices []Device) Compliance {
+func Check(w Wish, f *Volume, o *Observed) Compliance {
+	down := f != nil && slices.ContainsFunc(o.Nodes, func(n Node) bool {
+		return n.Node == f.Node && n.Down
+	})
 	switch {
 	case f == nil:
 		return Compliance{"converging", "not placed yet"}
+	case down:
+		return Compliance{"violated", "its node is down"}
 	case f.ServedBy.IsZero():
 		return Compliance{"converging", "not served yet"}
 	case f.Size < w.Size:
 		return Compliance{"converging", "growing"}
 	}
-	for _, d := range devices {
+	for _, d := range o.Devices {
 		if d.Device == f.Device && d.Failed {
 			return Compliance{"violated", "its device failed"}
 		}

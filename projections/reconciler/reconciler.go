@@ -60,11 +60,13 @@ type Views interface {
 type Config struct {
 	Node        domain.NodeID
 	Incarnation uint64
-	Commands    Commands
-	Dispatcher  Dispatcher
-	Views       Views
-	Logger      *slog.Logger
-	Now         func() time.Time
+	// Term tells the terms of one incarnation apart: each takes a token of its own.
+	Term       uint64
+	Commands   Commands
+	Dispatcher Dispatcher
+	Views      Views
+	Logger     *slog.Logger
+	Now        func() time.Time
 	// After is time.After, or a double of it.
 	After func(time.Duration) <-chan time.Time
 }
@@ -87,7 +89,8 @@ type rest struct {
 // New makes a loop that has not run yet.
 func New(cfg Config) *Reconciler { return &Reconciler{cfg: cfg} }
 
-// Run acquires the role and loops until the context ends.
+// Run acquires the role and loops until the context ends. It gives a Stale error when another one
+// has taken the role since.
 func (r *Reconciler) Run(ctx context.Context) error {
 	if err := r.acquire(ctx); err != nil {
 		return err
@@ -97,6 +100,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		again, err := r.Round(ctx)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if domain.IsKind(err, domain.Stale) {
+			return err
 		}
 		if err != nil {
 			r.cfg.Logger.Warn("reconcile", "err", err)
@@ -120,7 +126,7 @@ func (r *Reconciler) acquire(ctx context.Context) error {
 	if _, err := r.do(ctx, "role", cluster.OpenRole{}, 0); err != nil {
 		return err
 	}
-	res, err := r.do(ctx, "acquire", cluster.Acquire{
+	res, err := r.do(ctx, "acquire/"+strconv.FormatUint(r.cfg.Term, 10), cluster.Acquire{
 		Node: r.cfg.Node, Incarnation: r.cfg.Incarnation,
 	}, 0)
 	if err != nil {
@@ -371,6 +377,9 @@ func (r *Reconciler) nextRest() time.Duration {
 	}
 	return least
 }
+
+// Token gives the fencing token of the term, zero before Run has acquired the role.
+func (r *Reconciler) Token() uint64 { return r.token }
 
 // String tells what the loop is, for logs.
 func (r *Reconciler) String() string { return fmt.Sprintf("reconciler(token %d)", r.token) }

@@ -14,11 +14,14 @@ import (
 	"weft/projections"
 )
 
-// Node is a node with its software version.
+// Node is a node with its software version and where it is reached.
 type Node struct {
 	policy.Node
-	Version string
-	Since   domain.Position
+	Version  string
+	Since    domain.Position
+	Endpoint cluster.NodeEndpointChanged
+	Removed  bool
+	Vote     string // "voter", "learner", or empty for a client of the log
 }
 
 // Device is a device with what its admission said.
@@ -83,6 +86,15 @@ func (v *View) Apply(r domain.Record) error {
 		n := s.Nodes[id]
 		n.Version = ev.To
 		s.Nodes[id] = n
+	case *cluster.NodeEndpointChanged, *cluster.NodeDown, *cluster.NodeReturned,
+		*cluster.NodeDrainRequested, *cluster.NodeUncordoned, *cluster.NodeRemoved:
+		s.Nodes[id] = s.Nodes[id].after(ev)
+	case *cluster.LearnerAdded:
+		s.vote(ev.Node, "learner")
+	case *cluster.VoterPromoted:
+		s.vote(ev.Node, "voter")
+	case *cluster.VoterRemoved:
+		s.vote(ev.Node, "")
 	case *cluster.DeviceAdmitted:
 		s.Devices[id] = Device{DeviceAdmitted: *ev}
 	case *cluster.DeviceFailed:
@@ -95,6 +107,33 @@ func (v *View) Apply(r domain.Record) error {
 		s.Devices[id] = d
 	}
 	return nil
+}
+
+// after folds what became of a node.
+func (n Node) after(ev domain.Event) Node {
+	switch ev := ev.(type) {
+	case *cluster.NodeEndpointChanged:
+		n.Endpoint = *ev
+	case *cluster.NodeDown:
+		n.Down = true
+	case *cluster.NodeReturned:
+		n.Down = false
+	case *cluster.NodeDrainRequested:
+		n.Drained = true
+	case *cluster.NodeUncordoned:
+		n.Drained = false
+	case *cluster.NodeRemoved:
+		n.Removed = true
+	}
+	return n
+}
+
+func (s *state) vote(id domain.NodeID, vote string) {
+	key := string(cluster.NodeStream(id))
+	if n, ok := s.Nodes[key]; ok {
+		n.Vote = vote
+		s.Nodes[key] = n
+	}
 }
 
 // Digest implements projections.View.
@@ -137,6 +176,14 @@ func (v *View) Nodes() []Node {
 	})
 }
 
+// Node finds a node.
+func (v *View) Node(id domain.NodeID) (Node, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	n, ok := v.mu.Nodes[string(cluster.NodeStream(id))]
+	return n, ok
+}
+
 // Devices lists the devices by path, then id.
 func (v *View) Devices() []Device {
 	v.mu.RLock()
@@ -149,7 +196,9 @@ func (v *View) Devices() []Device {
 // Observe adds nodes and devices to what the planner sees.
 func (v *View) Observe(o *policy.Observed) {
 	for _, n := range v.Nodes() {
-		o.Nodes = append(o.Nodes, n.Node)
+		if !n.Removed {
+			o.Nodes = append(o.Nodes, n.Node)
+		}
 	}
 	for _, d := range v.Devices() {
 		o.Devices = append(o.Devices, policy.Device{
