@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"testing"
@@ -580,4 +581,62 @@ func BenchmarkDo(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// impatient is a store whose reader leaves after a few events of a stream.
+type impatient struct {
+	eventstore.Store
+	after int
+	leave context.CancelFunc
+}
+
+func (s *impatient) ReadStream(
+	ctx context.Context, id domain.StreamID, from domain.Revision, d eventstore.Direction, limit int,
+) iter.Seq2[eventstore.Recorded, error] {
+	return func(yield func(eventstore.Recorded, error) bool) {
+		n := 0
+		for r, err := range s.Store.ReadStream(ctx, id, from, d, limit) {
+			if n++; n > s.after {
+				s.leave()
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+// Callers that wait less than a long stream takes to fold get further with each try: what was
+// folded for one that left is kept.
+func TestImpatientCallersGetThere(t *testing.T) {
+	b := newBench(t)
+	for i := range 50 {
+		b.do(t, fmt.Sprint("fill", i), deposit{Account: "1", Amount: 1})
+	}
+	r := codec.New()
+	r.Register(deposited{}, 1, true)
+	store := &impatient{Store: b.store, after: 30}
+	cold, err := eventstore.NewExecutor(eventstore.ExecutorConfig{
+		Store: store, Codec: r, Clock: func() time.Time { return b.now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventstore.Register(cold, account())
+	for try := range 10 {
+		ctx, cancel := context.WithCancel(t.Context())
+		store.leave = cancel
+		res, err := cold.Do(ctx, domain.Request{Command: deposit{Account: "1", Amount: 1}, ID: key("x")})
+		cancel()
+		if err == nil {
+			if res.Revision != 101 || try == 0 {
+				t.Errorf("try %d: %+v", try, res)
+			}
+			return
+		}
+		if !domain.IsKind(err, domain.Aborted) {
+			t.Fatal(err)
+		}
+	}
+	t.Error("never folded to the end")
 }

@@ -48,7 +48,9 @@ func (s *state) note(r *Recorded, now time.Time) {
 	}
 }
 
-// load folds what the store has beyond the kept state. A failure drops the kept state.
+// load folds what the store has beyond the kept state. A failure drops the kept state, but for a
+// caller that left: what was folded for it is whole, and a long stream would otherwise never be
+// folded to its end by callers who wait less than that takes.
 func (j *job) load(ctx context.Context) (*state, error) {
 	st := j.x.cache.take(j.stream)
 	if st == nil {
@@ -57,6 +59,9 @@ func (j *job) load(ctx context.Context) (*state, error) {
 		}
 	}
 	for r, err := range j.x.cfg.Store.ReadStream(ctx, j.stream, st.head+1, Forward, NoLimit) {
+		if domain.IsKind(err, domain.Aborted) {
+			j.x.cache.put(j.stream, st)
+		}
 		if err != nil {
 			return nil, err
 		}
