@@ -20,6 +20,7 @@ type peer struct {
 	*Store
 	t    testing.TB
 	cfg  Config
+	wall *wall
 	stop func() // ends the loop of Follow
 }
 
@@ -39,7 +40,13 @@ func newPeer(t testing.TB, name string, seeds ...string) *peer {
 	var proto http.Protocols
 	proto.SetHTTP1(true)
 	proto.SetUnencryptedHTTP2(true)
-	srv := &http.Server{Handler: p.cfg.Net.Port, Protocols: &proto}
+	p.wall = &wall{port: p.cfg.Net.Port, open: map[net.Conn]uint64{}}
+	srv := &http.Server{
+		Handler: p.wall, Protocols: &proto,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = srv.Serve(l) })
 	t.Cleanup(func() {
@@ -171,6 +178,24 @@ func follower(t testing.TB, c [3]*peer) *peer {
 		return f != nil
 	})
 	return f
+}
+
+// leads gives the one of some voters that leads, once they agree.
+func leads(t testing.TB, list []*peer) *peer {
+	t.Helper()
+	var found *peer
+	until(t, "a leader", func() bool {
+		for _, p := range list {
+			if p.Leader() != list[0].Leader() {
+				return false
+			}
+			if p.Leader() == p.cfg.Net.URL {
+				found = p
+			}
+		}
+		return found != nil
+	})
+	return found
 }
 
 // The suite through a node that does not lead, so that every append is forwarded and every read

@@ -53,18 +53,21 @@ func (c *conn) use(parent context.Context) (
 	return ctx, cancel, c.client
 }
 
+// Calls demand a member that knows a leader: one that is cut off says so at once, and the next try
+// goes to another, instead of waiting for an answer that cannot come.
+
 // Get reads keys.
 func (c *conn) Get(
 	ctx context.Context, key string, opts ...clientv3.OpOption,
 ) (*clientv3.GetResponse, error) {
-	return c.now().Get(ctx, key, opts...)
+	return c.now().Get(clientv3.WithRequireLeader(ctx), key, opts...)
 }
 
 // Put writes a key.
 func (c *conn) Put(
 	ctx context.Context, key, value string, opts ...clientv3.OpOption,
 ) (*clientv3.PutResponse, error) {
-	return c.now().Put(ctx, key, value, opts...)
+	return c.now().Put(clientv3.WithRequireLeader(ctx), key, value, opts...)
 }
 
 // Delete removes keys.
@@ -75,4 +78,6 @@ func (c *conn) Delete(
 }
 
 // Txn begins a transaction.
-func (c *conn) Txn(ctx context.Context) clientv3.Txn { return c.now().Txn(ctx) }
+func (c *conn) Txn(ctx context.Context) clientv3.Txn {
+	return c.now().Txn(clientv3.WithRequireLeader(ctx))
+}

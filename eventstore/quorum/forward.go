@@ -105,6 +105,7 @@ func (s *Store) forward(
 	}()
 	v, err := s.post(within, to, eventstore.EncodeAppend(id, e, ev))
 	if err != nil {
+		s.doubt(to)
 		if ctx.Err() != nil {
 			return a, eventstore.ErrUnknownOutcome, true
 		}
@@ -132,6 +133,15 @@ func (s *Store) forward(
 		}
 	}
 	return a, nil, false
+}
+
+// doubt makes a client write itself until it hears again who leads.
+func (s *Store) doubt(leader string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.leader == leader {
+		s.mu.leader = ""
+	}
 }
 
 func (s *Store) post(ctx context.Context, to string, body []byte) (verdict, error) {

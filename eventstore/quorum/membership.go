@@ -25,6 +25,8 @@ const (
 	LagMax = 1000
 	// membersWait bounds one question for the members.
 	membersWait = time.Second
+	// statusWait bounds one question to one member.
+	statusWait = 500 * time.Millisecond
 	// memberRest is the pause before etcd is asked again for a change that it was not ready for.
 	memberRest = 50 * time.Millisecond
 )
@@ -45,7 +47,7 @@ func (s *Store) Members(ctx context.Context) ([]Member, error) {
 func list(ctx context.Context, client *clientv3.Client) ([]Member, error) {
 	within, cancel := context.WithTimeout(ctx, membersWait)
 	defer cancel()
-	res, err := client.MemberList(within)
+	res, err := client.MemberList(clientv3.WithRequireLeader(within))
 	if err != nil {
 		return nil, unavailable(ctx, "quorum.Members", err)
 	}
@@ -131,12 +133,7 @@ func change(ctx context.Context, what string, try func(context.Context) error) e
 // CaughtUp tells whether a learner lies at most LagMax entries behind the leader. A member that
 // does not answer has not caught up; that is no error.
 func (s *Store) CaughtUp(ctx context.Context, m Member) (bool, error) {
-	of := func(url string) (*clientv3.StatusResponse, error) {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		return s.remote().Status(ctx, url)
-	}
-	mine, err := of(m.URL)
+	mine, err := statusOf(ctx, s.remote(), m.URL)
 	if err != nil || mine.Header.GetMemberId() != m.ID || len(mine.Errors) > 0 && !mine.IsLearner {
 		return false, nil
 	}
@@ -144,7 +141,7 @@ func (s *Store) CaughtUp(ctx context.Context, m Member) (bool, error) {
 	if leader == "" {
 		return false, nil
 	}
-	theirs, err := of(leader)
+	theirs, err := statusOf(ctx, s.remote(), leader)
 	if err != nil {
 		return false, unavailable(ctx, "quorum.CaughtUp", err)
 	}
@@ -323,22 +320,31 @@ func (s *Store) point(ctx context.Context, members []Member) {
 	if s.client.now() != remote {
 		return // this node votes, so it knows by itself
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	for _, v := range voters {
-		st, err := remote.Status(ctx, v)
-		if err != nil {
+	leader, term := "", uint64(0)
+	for _, v := range voters { // one that was cut off still believes in its own term
+		st, err := statusOf(ctx, remote, v)
+		if err != nil || st.RaftTerm <= term {
 			continue
 		}
+		term, leader = st.RaftTerm, ""
 		for _, m := range members {
 			if m.ID == st.Leader {
-				s.mu.Lock()
-				s.mu.leader = m.URL
-				s.mu.Unlock()
+				leader = m.URL
 			}
 		}
-		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.leader = leader
+}
+
+// statusOf asks one member how it is. It does not wait long: it is one of several.
+func statusOf(
+	ctx context.Context, c *clientv3.Client, url string,
+) (*clientv3.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	return c.Status(ctx, url)
 }
 
 // Leader gives the URL of the node whose member leads, as far as this node knows; empty without

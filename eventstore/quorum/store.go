@@ -65,7 +65,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s.seq = newSequencer(s.keys, s.client, s.mirror)
-	if err := s.load(ctx); err != nil {
+	if err := patiently(ctx, s.load); err != nil {
 		s.stop()
 		return nil, domain.Wrap(err, "quorum.Open", cfg.Dir)
 	}
@@ -105,7 +105,23 @@ func (s *Store) begin(ctx context.Context) error {
 	}
 	s.mu.local = m
 	s.client.set(m.client)
-	return s.announce(ctx)
+	return patiently(ctx, s.announce)
+}
+
+// patiently repeats what fails because the members are between two leaders, until the context ends.
+func patiently(ctx context.Context, f func(context.Context) error) error {
+	for {
+		err := f(ctx)
+		if !domain.IsKind(err, domain.Unavailable) {
+			return err
+		}
+		rest, cancel := context.WithTimeout(ctx, memberRest)
+		<-rest.Done()
+		cancel()
+		if ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func (s *Store) load(ctx context.Context) error {

@@ -119,6 +119,9 @@ func (c *child) start(t *testing.T, more ...string) {
 	c.said = said
 	go func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if strings.Contains(lines.Text(), "_test.go:") {
+				t.Errorf("%s ended by itself: %s", c.name, lines.Text())
+			}
 			select {
 			case said <- lines.Text():
 			default:
