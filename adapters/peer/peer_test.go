@@ -187,6 +187,49 @@ func TestStrangersAreRefused(t *testing.T) {
 	}
 }
 
+// A call that has no end of its own, as a watch of the log, ends when its node is removed (T2).
+func TestRemovedNodeIsExpelled(t *testing.T) {
+	c := newClock()
+	ca := authority(t, c)
+	f := &leaving{}
+	begun, ended := make(chan struct{}), make(chan struct{})
+	s, err := Listen(Config{
+		Addr: "127.0.0.1:0", Identity: identity(t, c, ca, one), Logger: slog.New(slog.DiscardHandler),
+		Log: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			close(begun)
+			<-r.Context().Done()
+			close(ended)
+		}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	s.Open(&f.far, f)
+	near := identity(t, c, ca, two)
+	h := &http.Client{Transport: &http.Transport{TLSClientConfig: near.clientTLS(one)}}
+	defer h.CloseIdleConnections()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		if res, err := h.Get("https://" + s.Addr() + "/watch"); err == nil {
+			_ = res.Body.Close()
+		}
+	}()
+	<-begun
+	f.gone.Store(true)
+	<-ended
+	<-answered
+}
+
+// leaving removes every node once told.
+type leaving struct {
+	far
+	gone atomic.Bool
+}
+
+func (l *leaving) Admitted(domain.NodeID) bool { return !l.gone.Load() }
+
 // A certificate is replaced after its time without a restart: the next handshake shows the new one,
 // at the server and at the client, and other libraries find it in the file.
 func TestRotation(t *testing.T) {

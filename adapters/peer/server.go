@@ -76,6 +76,16 @@ type Server struct {
 	open  atomic.Pointer[doors]
 	keep  context.CancelFunc
 	works sync.WaitGroup
+	mu    struct {
+		sync.Mutex
+		guests map[*guest]struct{}
+	}
+}
+
+// guest is a call of another node for the log. Some never end by themselves.
+type guest struct {
+	node domain.NodeID
+	end  context.CancelFunc
 }
 
 type doors struct {
@@ -90,6 +100,7 @@ func Listen(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, l: l}
+	s.mu.guests = map[*guest]struct{}{}
 	s.http = &http.Server{
 		Handler: s, ReadHeaderTimeout: headerTimeout, TLSConfig: cfg.Identity.serverTLS(),
 		ErrorLog: log.New(io.Discard, "", 0), // strangers would fill it; refusals are theirs to see
@@ -99,6 +110,7 @@ func Listen(cfg Config) (*Server, error) {
 	s.works.Go(func() {
 		cfg.Identity.Keep(ctx, func(err error) { cfg.Logger.Error("the node's certificate", "err", err) })
 	})
+	s.works.Go(func() { s.expel(ctx) })
 	s.works.Go(func() {
 		if err := s.http.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			cfg.Logger.Error("peer port", "err", err)
@@ -133,7 +145,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		serve(w, r, d, s.join)
 		return
 	}
-	if err := s.admit(r.TLS, d); err != nil { // T1, T2
+	node, err := s.admit(r.TLS, d)
+	if err != nil { // T1, T2
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
@@ -141,23 +154,58 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		serve(w, r, d, s.obey)
 		return
 	}
-	s.cfg.Log.ServeHTTP(w, r)
+	ctx, end := context.WithCancel(r.Context())
+	defer end()
+	g := &guest{node, end}
+	s.mu.Lock()
+	s.mu.guests[g] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.mu.guests, g)
+	}()
+	s.cfg.Log.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// expelEvery is how often calls under way are looked at.
+const expelEvery = 500 * time.Millisecond
+
+// expel ends the calls of nodes that were removed after they began (T2).
+func (s *Server) expel(ctx context.Context) {
+	tick := time.NewTicker(expelEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		d := s.open.Load()
+		if d == nil {
+			continue
+		}
+		s.mu.Lock()
+		for g := range s.mu.guests {
+			if !d.gate.Admitted(g.node) {
+				g.end()
+			}
+		}
+		s.mu.Unlock()
+	}
 }
 
 // admit refuses who is no node of the cluster. Before Open there is nobody to ask who was removed:
 // a good certificate is enough to rebuild the quorum by which that becomes known.
-func (s *Server) admit(c *tls.ConnectionState, d *doors) error {
+func (s *Server) admit(c *tls.ConnectionState, d *doors) (domain.NodeID, error) {
 	if c == nil || len(c.VerifiedChains) == 0 {
-		return domain.Errorf(domain.Denied, "a certificate of the cluster is needed")
+		return domain.NodeID{}, domain.Errorf(domain.Denied, "a certificate of the cluster is needed")
 	}
 	node, err := nodeOf(c.PeerCertificates[0], s.cfg.Identity.Cluster)
-	if err != nil {
-		return err
+	if err == nil && d != nil && !d.gate.Admitted(node) {
+		err = domain.Errorf(domain.Denied, "node %s was removed from the cluster", node)
 	}
-	if d != nil && !d.gate.Admitted(node) {
-		return domain.Errorf(domain.Denied, "node %s was removed from the cluster", node)
-	}
-	return nil
+	return node, err
 }
 
 func (*Server) join(ctx context.Context, d *doors, r JoinRequest) (Welcome, error) {
