@@ -48,9 +48,11 @@ iscsi-cu: ## libiscsi's suite against the target, test by test
 	@.ci/deps
 	$(GO) test -count=1 -v -timeout 30m ./testing/iscsicu
 
-e2e: build ## real initiators, and SIGKILL under load, ten times
+e2e: build ## real initiators, and SIGKILL under load: a node ten times, the leader of three twenty
 	@.ci/deps
 	$(GO) test -count=1 -v -timeout 60m ./testing/endtoend -args -full
+	$(GO) test -count=1 -v -timeout 20m -run KillTheLeader ./eventstore/quorum -args -full
+	$(GO) test -count=1 -v -timeout 20m -run KillTheLeader ./cmd/weft -args -full
 
 bench: build ## one table against raw fio, qemu-nbd and tgt
 	@.ci/deps bench

@@ -50,7 +50,12 @@ func newMachine(t *testing.T, name string, args ...string) *machine {
 	if err := os.Symlink(self, m.bin); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(m.kill)
+	t.Cleanup(func() {
+		m.kill()
+		if said, err := os.ReadFile(m.dir + ".log"); err == nil && t.Failed() {
+			t.Logf("%s said:\n%s", m.name, said[max(0, len(said)-2000):])
+		}
+	})
 	return m
 }
 
@@ -154,7 +159,7 @@ func (m *machine) join(voters int, names ...string) []*machine {
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		n := newMachine(m.t, name, "--join", tok.Value.Token, "--api", "127.0.0.1:0")
+		n := newMachine(m.t, name, "--join", tok.Value.Token, "--api", ownAddr("127.0.0.1:0"))
 		n.start()
 		list = append(list, n)
 	}
@@ -167,7 +172,7 @@ func (m *machine) join(voters int, names ...string) []*machine {
 
 func cluster3(t *testing.T) []*machine {
 	t.Helper()
-	a := newMachine(t, "a", "--api", "127.0.0.1:0", "--peer", ownAddr("127.0.0.1:0"))
+	a := newMachine(t, "a", "--api", ownAddr("127.0.0.1:0"), "--peer", ownAddr("127.0.0.1:0"))
 	a.start()
 	return append([]*machine{a}, a.join(3, "b", "c")...)
 }
@@ -318,8 +323,8 @@ func same(t *testing.T, list []*machine, names []string) {
 			t.Errorf("template %s was acknowledged and is there %d times", n, have[n])
 		}
 	}
-	t.Logf("%d events, the same on %d nodes; %d acknowledged commands, each once", len(want), len(list),
-		len(names))
+	t.Logf("%d events, the same on %d nodes; %d acknowledged commands, each once", len(want),
+		len(list), len(names))
 }
 
 // Three nodes of one machine, from one command each: volumes land on all of them, any node takes
@@ -435,7 +440,7 @@ func volumesAgain(t *testing.T, m *machine) {
 // A cluster grows from one node to three and to five under load, a dead voter's seat goes to
 // another node, and a node leaves: nothing is lost, and who has left is not let in again.
 func TestGrowReplaceAndLeave(t *testing.T) {
-	a := newMachine(t, "a", "--api", "127.0.0.1:0", "--peer", ownAddr("127.0.0.1:0"))
+	a := newMachine(t, "a", "--api", ownAddr("127.0.0.1:0"), "--peer", ownAddr("127.0.0.1:0"))
 	a.start()
 	l := newLoad(t, []*machine{a})
 	defer l.wg.Wait()
