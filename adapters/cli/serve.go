@@ -18,6 +18,8 @@ const (
 	DefaultNBD   = "127.0.0.1:10809"
 	DefaultISCSI = "127.0.0.1:3260"
 	DefaultPeer  = "127.0.0.1:7782"
+	// DefaultEvents is where the clients of EventStoreDB look.
+	DefaultEvents = "127.0.0.1:2113"
 )
 
 // ServeOptions are the flags of `weft serve`.
@@ -34,6 +36,8 @@ type ServeOptions struct {
 	AdvertiseISCSI string
 	Peer           string
 	AdvertisePeer  string
+	Events         string        // "off" for none
+	EventsJSON     bool          // payloads as JSON, not as they are stored
 	Name           string        // of the node; empty: the host's
 	Join           string        // a join token
 	Init           bool          // a new cluster, also beyond this machine
@@ -41,8 +45,8 @@ type ServeOptions struct {
 	LogLevel       string        // "debug", "info", "warn", "error"
 	LogFormat      string        // "text" or "json"
 	JSON           bool          // one JSON object when the node is ready
-	// APIGiven, NBDGiven, ISCSIGiven and PeerGiven say that a person chose the address.
-	APIGiven, NBDGiven, ISCSIGiven, PeerGiven bool
+	// These say that a person chose the address.
+	APIGiven, NBDGiven, ISCSIGiven, PeerGiven, EventsGiven bool
 	// Current is the file in which a running node leaves its data folder's path.
 	Current string
 	// Out takes what is asked for, Err the log, warnings and progress.
@@ -88,6 +92,10 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	f.StringVar(&s.o.Peer, "peer", DefaultPeer, "address for other nodes of the cluster")
 	f.StringVar(&s.o.AdvertisePeer, "advertise-peer", "",
 		"address that other nodes are told, where theirs is another")
+	f.StringVar(&s.o.Events, "events", DefaultEvents,
+		"address of the event log for clients of EventStoreDB, with TLS, or off")
+	f.BoolVar(&s.o.EventsJSON, "events-json", false,
+		"show those clients the payloads as JSON instead of the stored bytes")
 	f.StringVar(&s.o.Name, "name", "", "name of a new node (default: the host's)")
 	f.StringVar(&s.o.Join, "join", "", "join the cluster that made this token with weft node token")
 	f.BoolVar(&s.o.Init, "init", false,
@@ -117,7 +125,7 @@ func (s *serveFlags) options(t *tool, cmd *cobra.Command) ServeOptions {
 	o.LogLevel, o.LogFormat, o.JSON = s.level.value, s.log.value, s.form.value == "json"
 	f := cmd.Flags()
 	o.APIGiven, o.NBDGiven, o.ISCSIGiven = f.Changed("api"), f.Changed("nbd"), f.Changed("iscsi")
-	o.PeerGiven = f.Changed("peer")
+	o.PeerGiven, o.EventsGiven = f.Changed("peer"), f.Changed("events")
 	o.Out, o.Err = cmd.OutOrStdout(), cmd.ErrOrStderr()
 	return o
 }

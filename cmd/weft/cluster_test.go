@@ -41,6 +41,7 @@ type machine struct {
 // newMachine makes a node that has not started. This program, under the name weft, is the command.
 func newMachine(t *testing.T, name string, args ...string) *machine {
 	t.Helper()
+	args = append(args, "--events", ownAddr("127.0.0.1:0")) // the same over its starts
 	m := &machine{t: t, name: name, dir: filepath.Join(t.TempDir(), name), args: args}
 	self, err := os.Executable()
 	if err != nil {

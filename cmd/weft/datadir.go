@@ -61,6 +61,8 @@ type addresses struct {
 	NBD   string `json:"nbd,omitempty"`
 	ISCSI string `json:"iscsi,omitempty"`
 	Peer  string `json:"peer,omitempty"`
+	// Events is that of the log for clients of EventStoreDB.
+	Events string `json:"events,omitempty"`
 }
 
 // openDataDir locks the folder, making it when it is not there, and reads who the node is. It

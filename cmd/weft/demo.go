@@ -39,6 +39,7 @@ func demo(ctx context.Context, o cli.DemoOptions) error {
 	o.NBD = vacantOr(o.NBD, o.NBDGiven)
 	o.ISCSI = vacantOr(o.ISCSI, o.ISCSIGiven)
 	o.Peer = vacantOr(o.Peer, o.PeerGiven)
+	o.Events = vacantOr(o.Events, o.EventsGiven)
 	r, err := up(ctx, o.ServeOptions)
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ func (d *dataDir) sameCluster(token string) error {
 // newCluster makes the identity of the first node. A cluster that others could reach must be meant:
 // two machines that were started alike would be two clusters.
 func newCluster(o *Options, d *dataDir) error {
-	for _, addr := range []string{o.API, o.NBD, o.ISCSI, o.Peer} {
+	for _, addr := range []string{o.API, o.NBD, o.ISCSI, o.Peer, o.Events} {
 		if !o.Init && addr != "" && addr != "off" && !loopback(addr) {
 			return &domain.Error{
 				Op: "serve", Kind: domain.Invalid, Ref: addr,
@@ -127,12 +127,13 @@ func joinCluster(ctx context.Context, o *Options, d *dataDir) error {
 		{&o.NBD, cli.DefaultNBD},
 		{&o.ISCSI, cli.DefaultISCSI},
 		{&o.Peer, cli.DefaultPeer},
+		{&o.Events, cli.DefaultEvents},
 	} {
 		if *a.addr == a.usual {
 			*a.addr = ownAddr(a.usual)
 		}
 	}
-	id.Listen = addresses{o.API, o.NBD, o.ISCSI, o.Peer}
+	id.Listen = addresses{o.API, o.NBD, o.ISCSI, o.Peer, o.Events}
 	d.id = id
 	if err := d.save(); err != nil {
 		return domain.Wrap(err, "serve", "node.json")
@@ -154,15 +155,25 @@ func (o *Options) addresses(d *dataDir) {
 		{&o.NBD, cli.DefaultNBD, d.id.Listen.NBD},
 		{&o.ISCSI, cli.DefaultISCSI, d.id.Listen.ISCSI},
 		{&o.Peer, cli.DefaultPeer, d.id.Listen.Peer},
+		{&o.Events, cli.DefaultEvents, d.id.Listen.Events},
 	} {
 		if *a.addr == a.usual && a.kept != "" {
 			*a.addr = a.kept
 		}
 	}
-	// Two clusters on one machine need no word about a port that neither asked for.
-	if o.Peer == cli.DefaultPeer && d.id.Listen.Peer == "" && d.id.Incarnation == 0 {
-		if o.Peer = ownAddr(o.Peer); o.Peer != cli.DefaultPeer {
-			d.id.Listen.Peer = o.Peer
+	// Two clusters on one machine need no word about ports that neither asked for.
+	for _, a := range []struct {
+		addr  *string
+		usual string
+		kept  *string
+	}{
+		{&o.Peer, cli.DefaultPeer, &d.id.Listen.Peer},
+		{&o.Events, cli.DefaultEvents, &d.id.Listen.Events},
+	} {
+		if *a.addr == a.usual && *a.kept == "" && d.id.Incarnation == 0 {
+			if *a.addr = ownAddr(a.usual); *a.addr != a.usual {
+				*a.kept = *a.addr
+			}
 		}
 	}
 }

@@ -116,7 +116,11 @@ func cause(err error) error {
 // vacant tells of an address that is taken before a long start, not after it.
 func vacant(o Options) error {
 	for _, a := range []struct{ addr, flag string }{
-		{o.API, "--api"}, {o.NBD, "--nbd"}, {o.ISCSI, "--iscsi"}, {o.Peer, "--peer"},
+		{o.API, "--api"},
+		{o.NBD, "--nbd"},
+		{o.ISCSI, "--iscsi"},
+		{o.Peer, "--peer"},
+		{o.Events, "--events"},
 	} {
 		l, err := listen("tcp", a.addr, a.flag)
 		if err != nil {

@@ -36,6 +36,8 @@ type Options struct {
 	ISCSI          string
 	AdvertiseISCSI string
 	Peer           string // "127.0.0.1:7782"
+	Events         string // "off" for none
+	EventsJSON     bool   // show their payloads as JSON
 	AdvertisePeer  string // where that is another address for other nodes
 	Name           string // of the node; empty: the host's
 	Join           string // a join token
@@ -257,6 +259,7 @@ type Node struct {
 	peer    *peerPort
 	lead    *leading
 	api     *api
+	log     *servedLog
 }
 
 // Start brings a node up: the folder locked, the cluster made or joined, the devices recovered, the
@@ -293,6 +296,7 @@ func (n *Node) open(ctx context.Context) error {
 	_, err := n.backend.exec.Do(ctx, domain.Request{
 		Command: cluster.Locate{Node: n.dir.id.Node, NodeEndpointChanged: cluster.NodeEndpointChanged{
 			Peer: n.peer.url, API: "http://" + reachable(n.api.addr), NBD: f.nbdAddr, ISCSI: f.iscsiAddr,
+			Log: n.log.addr,
 		}},
 		Caller: domain.Caller{Actor: "node/" + n.dir.id.Node.String()},
 	})

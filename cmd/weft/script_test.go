@@ -91,7 +91,7 @@ func startCmd(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	all := append([]string{args[1], "-o", "json", "--device-size", "256MiB", "--log-level", "warn"},
 		args[2:]...)
-	for _, f := range []string{"--api", "--nbd", "--iscsi", "--peer"} {
+	for _, f := range []string{"--api", "--nbd", "--iscsi", "--peer", "--events"} {
 		if !strings.Contains(strings.Join(args, " "), f) {
 			all = append(all, f, "127.0.0.1:0")
 		}

@@ -65,6 +65,7 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 		DataDir: dir, Devices: o.Devices, DeviceSize: o.DeviceSize, Media: o.Media,
 		Durability: o.Durability, API: o.API, NBD: o.NBD, NBDSocket: o.NBDSocket, ISCSI: o.ISCSI,
 		AdvertiseISCSI: o.AdvertiseISCSI, Peer: o.Peer, AdvertisePeer: o.AdvertisePeer, Name: o.Name,
+		Events: o.Events, EventsJSON: o.EventsJSON,
 		Join: o.Join, Init: o.Init, VoterGrace: o.VoterGrace, Logger: log,
 		Progress: func(s string) { _, _ = fmt.Fprintln(o.Err, s) },
 	})
@@ -94,7 +95,11 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 func checkOptions(o cli.ServeOptions) error {
 	var c domain.Checker
 	for _, a := range []struct{ flag, addr string }{
-		{"--api", o.API}, {"--nbd", o.NBD}, {"--iscsi", o.ISCSI}, {"--peer", o.Peer},
+		{"--api", o.API},
+		{"--nbd", o.NBD},
+		{"--iscsi", o.ISCSI},
+		{"--peer", o.Peer},
+		{"--events", o.Events},
 	} {
 		if a.addr == "off" && a.flag != "--api" && a.flag != "--peer" {
 			continue
@@ -180,6 +185,8 @@ type readyDoc struct {
 	NBD     string `json:"nbd,omitempty"`
 	ISCSI   string `json:"iscsi,omitempty"`
 	Peer    string `json:"peer"`
+	Events  string `json:"events,omitempty"`    // esdb://host:port
+	EventCA string `json:"events_ca,omitempty"` // file that its clients are to trust
 	Node    string `json:"node"`
 	DataDir string `json:"data_dir"`
 }
@@ -189,7 +196,7 @@ func (r *running) announce(o cli.ServeOptions) error {
 	f := r.backend.front
 	d := readyDoc{
 		API: r.api, NBD: f.nbdAddr, ISCSI: f.iscsiAddr, Peer: r.peer.url,
-		Node: r.dir.id.Node.String(), DataDir: r.dir.path,
+		Node: r.dir.id.Node.String(), DataDir: r.dir.path, Events: r.log.uri(), EventCA: r.log.ca,
 	}
 	if r.first {
 		d.Token = r.token
@@ -223,6 +230,7 @@ func (r *running) facts(w io.Writer) {
 		{"NBD", f.socket},
 		{"iSCSI", f.iscsiAddr},
 		{"nodes", r.peer.url},
+		{"events", r.log.uri()},
 		{"data", r.dir.path},
 	} {
 		if x.value != "" {

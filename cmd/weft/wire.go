@@ -19,7 +19,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, startLeading,
 		wire.Struct(new(backend), "dir", "store", "codec", "exec", "runner", "views", "agent",
 			"front", "devices", "peer"),
-		startAPI, wire.Struct(new(Node), "*"),
+		startAPI, serveLog, wire.Struct(new(Node), "*"),
 	)
 	return nil, nil, nil
 }

@@ -103,14 +103,29 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
+	mainServedLog, cleanup10, err := serveLog(o, mainBackend, log)
+	if err != nil {
+		cleanup9()
+		cleanup8()
+		cleanup7()
+		cleanup6()
+		cleanup5()
+		cleanup4()
+		cleanup3()
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
 	node := &Node{
 		dir:     d,
 		backend: mainBackend,
 		peer:    mainPeerPort,
 		lead:    mainLeading,
 		api:     mainApi,
+		log:     mainServedLog,
 	}
 	return node, func() {
+		cleanup10()
 		cleanup9()
 		cleanup8()
 		cleanup7()

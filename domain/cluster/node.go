@@ -12,6 +12,7 @@ type NodeEndpointChanged struct {
 	API   string `msgpack:"api,omitempty"`  // URL
 	NBD   string `msgpack:"nbd,omitempty"`
 	ISCSI string `msgpack:"iscsi,omitempty"`
+	Log   string `msgpack:"log,omitempty"` // host:port of the log for clients of EventStoreDB
 }
 
 // NodeDown says that a node lost its lease: it is taken for dead. Seen is when the lease was last

@@ -29,7 +29,7 @@ type process struct {
 func startDemo(bin, dir string, log io.Writer, args ...string) (*process, error) {
 	all := append([]string{
 		"demo", "--data-dir", dir, "-o", "json", "--api", "127.0.0.1:0", "--nbd", "127.0.0.1:0",
-		"--iscsi", "127.0.0.1:0", "--peer", "127.0.0.1:0",
+		"--iscsi", "127.0.0.1:0", "--peer", "127.0.0.1:0", "--events", "off",
 	}, args...)
 	cmd := exec.Command(bin, all...)
 	cmd.Stderr = log
