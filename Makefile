@@ -7,7 +7,7 @@ PKGS    := ./...
 TESTRUN := $(GO) run ./testing/testrun
 
 .DEFAULT_GOAL := build
-.PHONY: build run test check fmt lint wire api crash fuzz bench iscsi-cu e2e clean
+.PHONY: build run test check fmt lint wire api crash fuzz bench bench-log iscsi-cu e2e clean
 
 build: ## the binary
 	CGO_ENABLED=0 $(GO) build -o $(BIN) ./cmd/weft
@@ -57,6 +57,9 @@ e2e: build ## real initiators, and SIGKILL under load: a node ten times, the lea
 bench: build ## one table against raw fio, qemu-nbd and tgt
 	@.ci/deps bench
 	$(GO) run ./testing/bench $(ARGS)
+
+bench-log: ## the event log against raw write+fdatasync: appends, replay, rebuild, idle
+	$(GO) run ./testing/bench log $(ARGS)
 
 clean:
 	rm -rf $(BIN) .bin

@@ -17,6 +17,12 @@
 // peers promise, for neither of them flushes. Durable rows compare the engine with fio that calls
 // fdatasync after each write.
 //
+// # The event log
+//
+// "bench log" is a mode of its own: appends with 1, 16 and 63 writers on one and three voters,
+// replay, start, the rebuild of all views and what an idle voter costs, each beside one write and
+// one fdatasync at a time.
+//
 // # How it measures
 //
 //	for each repeat: for each row: for each column: wait until the servers are quiet; run; note

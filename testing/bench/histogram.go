@@ -19,6 +19,14 @@ func (h *histogram) add(d time.Duration) {
 	h.total++
 }
 
+// merge adds what another one holds.
+func (h *histogram) merge(o *histogram) {
+	for i, n := range o.counts {
+		h.counts[i] += n
+	}
+	h.total += o.total
+}
+
 // step gives the place of a value: itself when small, else its leading bits and their place.
 func step(v uint64) int {
 	shift := max(bits.Len64(v)-stepBits-1, 0)

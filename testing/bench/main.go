@@ -52,6 +52,9 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "serve" {
 		return serve(ctx, args[1:], os.Stdin, os.Stdout)
 	}
+	if len(args) > 0 && args[0] == "log" {
+		return benchLog(ctx, args[1:], os.Stdout)
+	}
 	o, err := parse(args)
 	if err != nil {
 		return err
