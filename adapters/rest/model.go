@@ -10,6 +10,7 @@ import (
 	"weft/domain/policy"
 	"weft/projections/catalog"
 	"weft/projections/desired"
+	"weft/projections/topology"
 )
 
 // Intent is the wire form of an intent; absent fields are no demand.
@@ -247,7 +248,7 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 			d.Policy = append(d.Policy, PolicyRow{f.Path, f.Value, f.From, f.Overridden})
 		}
 		if f, ok := v.Catalog.Volume(w.Volume); ok {
-			d.fact(f)
+			d.fact(f, v.Topology)
 			fact := f.Fact()
 			d.Compliance = Compliance(policy.Check(w, &fact, &o))
 		} else if dec, ok := v.Catalog.Decision(w.Volume); ok && dec.Impossible != nil {
@@ -275,10 +276,12 @@ func nowhere(p *policy.PlacementImpossible) Compliance {
 	return c
 }
 
-func (d *Volume) fact(f catalog.Volume) {
+// fact tells what became of a volume. What a node served before its last start it does not serve.
+func (d *Volume) fact(f catalog.Volume, t *topology.View) {
 	d.State, d.Actual = "offline", f.Size
 	d.Node, d.Device = f.Node.String(), f.Device.String()
-	if !f.Online.Node.IsZero() {
+	n, ok := t.Node(f.Online.Node)
+	if ok && !n.Down && n.Incarnation == f.Online.Incarnation {
 		d.State = "online"
 	}
 }

@@ -61,7 +61,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": startCmd, "stop": stopCmd, "exits": exitsCmd, "rot": rotCmd,
+			"start": startCmd, "halt": haltCmd, "exits": exitsCmd, "rot": rotCmd,
 			"golden": func(ts *testscript.TestScript, _ bool, args []string) {
 				goldenCmd(ts, filepath.Join(golden, args[0]))
 			},
@@ -134,9 +134,9 @@ func startCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("ADDR", strings.TrimPrefix(said["api"], "http://"))
 }
 
-// stopCmd is `stop NAME [KILL]`: SIGTERM, and the node ends by itself with success in time; or
+// haltCmd is `halt NAME [KILL]`: SIGTERM, and the node ends by itself with success in time; or
 // SIGKILL.
-func stopCmd(ts *testscript.TestScript, _ bool, args []string) {
+func haltCmd(ts *testscript.TestScript, _ bool, args []string) {
 	c := ts.Value(nodesKey{}).(map[string]*child)[args[0]]
 	sig := syscall.SIGTERM
 	if len(args) > 1 && args[1] == "KILL" {

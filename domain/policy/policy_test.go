@@ -252,6 +252,10 @@ func TestCompliance(t *testing.T) {
 		t.Errorf("one of three copies: %+v", c)
 	}
 	w.Set = Resolve([]Layer{{"app", intent.Intent{Availability: intent.Availability{Replicas: 1}}}})
+	nodes := []Node{{Node: fact.ServedBy, Incarnation: fact.Incarnation + 1}}
+	if c := Check(w, fact, &Observed{Nodes: nodes}); c.State != "converging" || c.Reason == "" {
+		t.Errorf("served by a node before its last start: %+v", c)
+	}
 	if c := Check(w, fact, &Observed{Devices: devices}); c.State != "compliant" {
 		t.Errorf("one of one: %+v", c)
 	}

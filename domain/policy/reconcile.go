@@ -342,6 +342,9 @@ func Check(w Wish, f *Volume, o *Observed) Compliance {
 	down := f != nil && slices.ContainsFunc(o.Nodes, func(n Node) bool {
 		return n.Node == f.Node && n.Down
 	})
+	before := f != nil && slices.ContainsFunc(o.Nodes, func(n Node) bool {
+		return n.Node == f.ServedBy && n.Incarnation != f.Incarnation
+	})
 	switch {
 	case f == nil:
 		return Compliance{"converging", "not placed yet"}
@@ -349,6 +352,8 @@ func Check(w Wish, f *Volume, o *Observed) Compliance {
 		return Compliance{"violated", "its node is down"}
 	case f.ServedBy.IsZero():
 		return Compliance{"converging", "not served yet"}
+	case before:
+		return Compliance{"converging", "not served since its node's start"}
 	case f.Size < w.Size:
 		return Compliance{"converging", "growing"}
 	}

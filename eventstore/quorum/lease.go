@@ -161,6 +161,9 @@ func contend(
 	if len(kvs) > 0 && kvs[0].Lease == int64(l.id) {
 		return nil // an earlier try came through after all
 	}
+	if len(kvs) > 0 && string(kvs[0].Value) == node.String() {
+		return inherit(ctx, client, l, kvs[0])
+	}
 	for told := range client.Watch(ctx, key, clientv3.WithRev(res.Header.GetRevision()+1)) {
 		for _, ev := range told.Events {
 			if ev.Type == mvccpb.Event_DELETE {
@@ -169,6 +172,26 @@ func contend(
 		}
 	}
 	return domain.Errorf(domain.Unavailable, "the watch of the role ended")
+}
+
+// inherit takes the role over from an earlier incarnation of the same node, which was killed and
+// whose lease has not ended: the node's folder is locked, so it is gone for certain.
+func inherit(
+	ctx context.Context, client *clientv3.Client, l *Lease, held *mvccpb.KeyValue,
+) error {
+	ctx, done := context.WithTimeout(ctx, txnWait)
+	defer done()
+	key := string(held.Key)
+	res, err := client.Txn(ctx).
+		If(clientv3.Compare(clientv3.ModRevision(key), "=", held.ModRevision)).
+		Then(clientv3.OpPut(key, string(held.Value), clientv3.WithLease(l.id))).Commit()
+	if err != nil {
+		return err
+	}
+	if !res.Succeeded {
+		return domain.Errorf(domain.Conflict, "the role changed hands")
+	}
+	return nil
 }
 
 // Alive lists the nodes that hold a lease. Unavailable without a majority.

@@ -39,6 +39,43 @@ func TestNodeLease(t *testing.T) {
 	a.Close()
 }
 
+// TestRoleAfterKill proves that a node which was killed while it had the role has it again at once,
+// although the lease of its earlier incarnation lives on, and that another node does not get it so.
+func TestRoleAfterKill(t *testing.T) {
+	q := open(t, t.TempDir())
+	one, two := domain.NodeID{UUID: domain.UUID{1}}, domain.NodeID{UUID: domain.UUID{2}}
+	lease := func(n domain.NodeID) *Lease {
+		l, err := q.NodeLease(t.Context(), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(l.Close)
+		return l
+	}
+	before := lease(one)
+	if err := q.Campaign(t.Context(), before, one); err != nil {
+		t.Fatal(err)
+	}
+	after, other := lease(one), lease(two)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := q.Campaign(ctx, after, one); err != nil {
+		t.Fatalf("the node's next incarnation: %v", err)
+	}
+	if !before.Valid() {
+		t.Fatal("the earlier lease has ended, so nothing was shown")
+	}
+	brief, done := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer done()
+	if err := contend(brief, q.client.now(), other, q.keys.leader(), two); err == nil {
+		t.Error("another node took the role of one that lives")
+	}
+	before.Close() // whose end must not end the role
+	if got := get(t, q, q.keys.leader()); got != one.String() {
+		t.Errorf("%q holds the role", got)
+	}
+}
+
 // One node holds the role at a time; the next one gets it when the first one's lease ends, and a
 // node without a lease never does.
 func TestRoleIsHeldByOne(t *testing.T) {
