@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -95,4 +96,54 @@ type BackupPrograms struct {
 		Backup, error)
 	// VerifyBackup reads a folder and checks it.
 	VerifyBackup func(ctx context.Context, dir string) (Backup, error)
+	// Restore makes an empty data folder a node whose log goes on where a backup ends.
+	Restore func(ctx context.Context, from, dataDir, name string, progress func(string)) (
+		Restored, error)
+}
+
+// Restored says what a restore made.
+type Restored struct {
+	DataDir  string `json:"data_dir"`
+	Cluster  string `json:"cluster"`
+	Position string `json:"position"` // of the last event of the backup
+	Hash     string `json:"hash"`     // of that event
+	Timeline uint16 `json:"timeline"` // of the events to come
+	Node     string `json:"node"`     // name of the new node
+}
+
+// restoreCommand is `weft restore`.
+func (t *tool) restoreCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "restore DIR", Short: "Begin a cluster anew from a backup of its log",
+		Args: cobra.ExactArgs(1),
+		Long: `Make an empty data folder the first node of a cluster whose event log goes on where a
+backup ends. The whole backup is checked first; nothing is made of a damaged one. What happened
+after the backup is not in the new history: positions bear a higher timeline from there on, so that
+nothing of the old history is taken for the new one.
+
+Start the node with weft serve --data-dir. Nodes of the old cluster show as down; they can join
+anew, with an empty folder and weft node token. Volumes are in the log, their data is on the
+devices of the nodes that had them.`,
+		Example: `  weft restore /mnt/backup/weft --data-dir /srv/weft
+  weft restore /mnt/backup/weft --data-dir /srv/weft -o json`,
+	}
+	name := cmd.Flags().String("name", "", "name of the new node (default: the host's)")
+	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		def := client.DefaultDataDir(t.p.Env, os.Getuid())
+		r, err := t.p.Restore(cmd.Context(), args[0], first(t.dataDir, def), *name, func(s string) {
+			_, _ = fmt.Fprintln(cmd.ErrOrStderr(), s)
+		})
+		if err != nil {
+			return err
+		}
+		if form.value != "text" {
+			return show(cmd.OutOrStdout(), form.value, listing{value: r}, false)
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "restored up to position %s in %s; the timeline is %d now"+
+			"\nhash %s\nstart it: weft serve --data-dir %s\n", r.Position, r.DataDir, r.Timeline, r.Hash,
+			r.DataDir)
+		return err
+	}
+	return cmd
 }

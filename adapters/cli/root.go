@@ -84,7 +84,7 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 		&cobra.Group{ID: groupState, Title: "Say what you want:"},
 		&cobra.Group{ID: groupSee, Title: "See what is:"},
 	)
-	add(root, groupRun, t.serveCommand(), t.demoCommand(), t.tokenCommand())
+	add(root, groupRun, t.serveCommand(), t.demoCommand(), t.tokenCommand(), t.restoreCommand())
 	add(root, groupState, t.templateCommand(), t.appCommand(), t.volumeCommand(), t.applyCommand(),
 		t.deleteCommand(), t.secretCommand())
 	add(root, groupSee, t.getCommand(), t.describeCommand(), t.whyCommand(), t.statusCommand(),

@@ -51,6 +51,8 @@ type identity struct {
 	Number domain.NodeNumber `json:"number,omitempty"`
 	// Members are the URLs of other nodes as this one last heard.
 	Members []string `json:"members,omitempty"`
+	// Alone says that the log was restored here: the voters it tells of are of another history.
+	Alone bool `json:"alone,omitempty"`
 	// Listen are the addresses this node listens on where nobody says otherwise.
 	Listen addresses `json:"listen"`
 }

@@ -42,7 +42,9 @@ func run() int {
 	context.AfterFunc(ctx, func() { time.AfterFunc(patience, stop) })
 	return cli.Main(ctx, cli.Programs{
 		Serve: serve, Demo: demo, NewToken: newAdminToken, VerifyLog: verifyLog, Version: version(),
-		BackupPrograms: cli.BackupPrograms{Backup: backup, VerifyBackup: verifyBackup},
-		Env:            os.Getenv,
+		BackupPrograms: cli.BackupPrograms{
+			Backup: backup, VerifyBackup: verifyBackup, Restore: restore,
+		},
+		Env: os.Getenv,
 	}, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }

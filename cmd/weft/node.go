@@ -71,7 +71,7 @@ func (v *views) list() []projections.View {
 func openStore(ctx context.Context, o Options, d *dataDir, p *peerPort, log *slog.Logger) (
 	*quorum.Store, func(), error,
 ) {
-	if d.id.Number > 1 && len(d.id.Members) == 0 {
+	if d.id.Number > 1 && len(d.id.Members) == 0 && !d.id.Alone {
 		return nil, nil, domain.Errorf(domain.Corrupt,
 			"node.json names no other node, so this one would be a cluster of its own")
 	}
@@ -168,7 +168,7 @@ func join(ctx context.Context, s *quorum.Store, x *eventstore.Executor, r *proje
 	cmds = append(cmds, cluster.StartNode{Version: version(), NodeJoined: cluster.NodeJoined{
 		Node: d.id.Node, Number: d.id.Number, Name: d.id.Name, Incarnation: d.id.Incarnation,
 	}})
-	vote, err := firstVote(ctx, s, d)
+	vote, err := firstVote(ctx, s, d, v.topology)
 	if err != nil {
 		return nil, err
 	}
@@ -199,17 +199,28 @@ func join(ctx context.Context, s *quorum.Store, x *eventstore.Executor, r *proje
 }
 
 // firstVote records that the first node votes while it is alone; later the leader keeps the list.
-func firstVote(ctx context.Context, s *quorum.Store, d *dataDir) ([]domain.Command, error) {
-	if d.id.Number > 1 || len(d.id.Members) > 0 {
+// In a log that was restored here, nobody else votes.
+func firstVote(ctx context.Context, s *quorum.Store, d *dataDir, t *topology.View) (
+	[]domain.Command, error,
+) {
+	if d.id.Number > 1 && !d.id.Alone || len(d.id.Members) > 0 {
 		return nil, nil
 	}
 	list, err := s.Members(ctx)
 	if err != nil || len(list) != 1 {
 		return nil, domain.Wrap(err, "serve", "members")
 	}
-	return []domain.Command{cluster.Enroll{Cluster: d.id.Cluster, Fact: &cluster.VoterPromoted{
+	var cmds []domain.Command
+	for _, n := range t.Nodes() {
+		if n.Vote != "" && n.Node.Node != d.id.Node {
+			cmds = append(cmds, cluster.Enroll{Cluster: d.id.Cluster, Fact: &cluster.VoterRemoved{
+				Node: n.Node.Node, Member: n.Member, Why: "the log was restored on another node",
+			}})
+		}
+	}
+	return append(cmds, cluster.Enroll{Cluster: d.id.Cluster, Fact: &cluster.VoterPromoted{
 		Node: d.id.Node, Member: list[0].ID,
-	}}}, nil
+	}}), nil
 }
 
 // newAgent makes the agent that exports nothing yet.

@@ -210,6 +210,8 @@ func decideCluster(s State, r domain.Request) ([]domain.Event, error) {
 		return s.decideIssue(c, r.Stamped)
 	case UseToken:
 		return s.decideUse(c)
+	case RecordRestore:
+		return s.decideRestore(c)
 	case RevokeToken:
 		if s.token(c.Token) < 0 {
 			return nil, nil

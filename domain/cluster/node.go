@@ -6,7 +6,8 @@ import (
 	"weft/domain"
 )
 
-// NodeEndpointChanged says where a node is reached: by other nodes, by clients of the API, by hosts.
+// NodeEndpointChanged says where a node is reached: by other nodes, by clients of the API, by
+// hosts.
 type NodeEndpointChanged struct {
 	Peer  string `msgpack:"peer,omitempty"` // URL
 	API   string `msgpack:"api,omitempty"`  // URL

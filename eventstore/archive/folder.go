@@ -286,6 +286,22 @@ func (f Folder) Read(
 	return eventstore.Head{Position: at.after, Hash: at.prev}, nil
 }
 
+// Source gives what Read gives, as a sequence.
+func (f Folder) Source(ctx context.Context) iter.Seq2[eventstore.Recorded, error] {
+	return func(yield func(eventstore.Recorded, error) bool) {
+		enough := errors.New("enough")
+		_, err := f.Read(ctx, func(_ domain.UUID, r eventstore.Recorded) error {
+			if !yield(r, nil) {
+				return enough
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, enough) {
+			yield(eventstore.Recorded{}, err)
+		}
+	}
+}
+
 // cluster tells whose history a segment is.
 func (f Folder) cluster(file string) (domain.UUID, error) {
 	in, err := os.Open(filepath.Join(f.Dir, file))

@@ -16,6 +16,7 @@ func Catalog() *Registry {
 	r := New()
 	for _, ev := range []domain.Event{
 		&cluster.ClusterInitialized{}, &cluster.RoleOpened{}, &cluster.LeadershipAcquired{},
+		&cluster.LogRestored{}, &cluster.TimelineRaised{},
 		&cluster.NodeJoined{}, &cluster.NodeRestarted{}, &cluster.SoftwareVersionChanged{},
 		&cluster.JoinTokenIssued{}, &cluster.JoinTokenUsed{}, &cluster.JoinTokenRevoked{},
 		&cluster.NodeEndpointChanged{}, &cluster.NodeDown{}, &cluster.NodeReturned{},

@@ -22,6 +22,7 @@ type Node struct {
 	Endpoint cluster.NodeEndpointChanged
 	Removed  bool
 	Vote     string // "voter", "learner", or empty for a client of the log
+	Member   uint64 // of the log while it has or learns to vote
 }
 
 // Device is a device with what its admission said.
@@ -61,7 +62,7 @@ func New() *View {
 func (*View) Name() string { return "topology" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 1 }
+func (*View) Version() uint16 { return 2 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -90,11 +91,11 @@ func (v *View) Apply(r domain.Record) error {
 		*cluster.NodeDrainRequested, *cluster.NodeUncordoned, *cluster.NodeRemoved:
 		s.Nodes[id] = s.Nodes[id].after(ev)
 	case *cluster.LearnerAdded:
-		s.vote(ev.Node, "learner")
+		s.vote(ev.Node, ev.Member, "learner")
 	case *cluster.VoterPromoted:
-		s.vote(ev.Node, "voter")
+		s.vote(ev.Node, ev.Member, "voter")
 	case *cluster.VoterRemoved:
-		s.vote(ev.Node, "")
+		s.vote(ev.Node, 0, "")
 	case *cluster.DeviceAdmitted:
 		s.Devices[id] = Device{DeviceAdmitted: *ev}
 	case *cluster.DeviceFailed:
@@ -128,10 +129,10 @@ func (n Node) after(ev domain.Event) Node {
 	return n
 }
 
-func (s *state) vote(id domain.NodeID, vote string) {
+func (s *state) vote(id domain.NodeID, member uint64, vote string) {
 	key := string(cluster.NodeStream(id))
 	if n, ok := s.Nodes[key]; ok {
-		n.Vote = vote
+		n.Vote, n.Member = vote, member
 		s.Nodes[key] = n
 	}
 }
