@@ -26,6 +26,8 @@ const deviceMin = 128 * domain.MiB
 type devices struct {
 	list    []*direct.Device
 	engines []*engine.Engine
+	// troubles are facts on their way to the cluster's log.
+	troubles chan engine.Fact
 }
 
 // openDevices opens the devices named, or those in the data folder, making the first one.
@@ -39,7 +41,7 @@ func openDevices(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (
 			return nil, nil, err
 		}
 	}
-	ds := &devices{}
+	ds := &devices{troubles: make(chan engine.Fact, troublesMax)}
 	for _, p := range paths {
 		if err := ds.open(ctx, o, d, p, log); err != nil {
 			ds.close(log)
@@ -136,10 +138,7 @@ func (ds *devices) open(ctx context.Context, o Options, d *dataDir, path string,
 	}
 	e, err := engine.Open(ctx, engine.Config{
 		Device: dev, Cluster: d.id.Cluster, Node: d.id.Number, Mode: mode, Logger: log,
-		Report: func(f engine.Fact) {
-			log.Error("device", "what", f.What, "device", f.Device.String(),
-				"volume", f.Volume.String(), "block", f.Block, "detail", f.Detail)
-		},
+		Report: func(f engine.Fact) { ds.told(f, log) },
 	})
 	if err != nil {
 		return err

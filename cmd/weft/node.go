@@ -185,6 +185,7 @@ func join(ctx context.Context, s *quorum.Store, x *eventstore.Executor, r *proje
 			Sector: int64(geo.LogicalBlock), Durability: geo.Durability.String(),
 		}})
 	}
+	cmds = append(cmds, missing(d.id.Node, ds, v)...)
 	var last domain.Position
 	for _, c := range cmds {
 		res, err := x.Do(ctx, domain.Request{
@@ -271,6 +272,7 @@ type Node struct {
 	lead    *leading
 	api     *api
 	log     *servedLog
+	telling telling
 }
 
 // Start brings a node up: the folder locked, the cluster made or joined, the devices recovered, the

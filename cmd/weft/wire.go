@@ -16,7 +16,7 @@ import (
 func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*Node, func(), error) {
 	wire.Build(
 		openDevices, openPeer, openStore, wire.Bind(new(eventstore.Store), new(*quorum.Store)), newCodec,
-		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, startLeading,
+		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, startLeading, startTelling,
 		wire.Struct(new(backend), "dir", "store", "codec", "exec", "runner", "views", "agent",
 			"front", "devices", "peer"),
 		startAPI, serveLog, wire.Struct(new(Node), "*"),

@@ -116,6 +116,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
+	mainTelling, cleanup11 := startTelling(mainMember, mainDevices, executor, d, log)
 	node := &Node{
 		dir:     d,
 		backend: mainBackend,
@@ -123,8 +124,10 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		lead:    mainLeading,
 		api:     mainApi,
 		log:     mainServedLog,
+		telling: mainTelling,
 	}
 	return node, func() {
+		cleanup11()
 		cleanup10()
 		cleanup9()
 		cleanup8()

@@ -345,22 +345,22 @@ func Check(w Wish, f *Volume, o *Observed) Compliance {
 	before := f != nil && slices.ContainsFunc(o.Nodes, func(n Node) bool {
 		return n.Node == f.ServedBy && n.Incarnation != f.Incarnation
 	})
+	failed := f != nil && slices.ContainsFunc(o.Devices, func(d Device) bool {
+		return d.Device == f.Device && d.Failed
+	})
 	switch {
 	case f == nil:
 		return Compliance{"converging", "not placed yet"}
 	case down:
 		return Compliance{"violated", "its node is down"}
+	case failed:
+		return Compliance{"violated", "its device failed"}
 	case f.ServedBy.IsZero():
 		return Compliance{"converging", "not served yet"}
 	case before:
 		return Compliance{"converging", "not served since its node's start"}
 	case f.Size < w.Size:
 		return Compliance{"converging", "growing"}
-	}
-	for _, d := range o.Devices {
-		if d.Device == f.Device && d.Failed {
-			return Compliance{"violated", "its device failed"}
-		}
 	}
 	if n := w.Set.Intent.Availability.Replicas; n > 1 {
 		return Compliance{"converging", fmt.Sprintf("1 of %d copies: add %d nodes", n, n-1)}
