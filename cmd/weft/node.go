@@ -272,7 +272,7 @@ type Node struct {
 	lead    *leading
 	api     *api
 	log     *servedLog
-	telling telling
+	telling *telling
 }
 
 // Start brings a node up: the folder locked, the cluster made or joined, the devices recovered, the

@@ -29,15 +29,15 @@ func (ds *devices) told(f engine.Fact, log *slog.Logger) {
 }
 
 // telling brings the troubles of this node's devices to the cluster's log.
-type telling struct{}
+type telling struct{ work sync.WaitGroup }
 
 // startTelling tells until the node closes. A fact waits until the log takes it.
 func startTelling(_ *member, ds *devices, x *eventstore.Executor, d *dataDir, log *slog.Logger) (
-	telling, func(),
+	*telling, func(),
 ) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	t := &telling{}
+	t.work.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
@@ -47,9 +47,9 @@ func startTelling(_ *member, ds *devices, x *eventstore.Executor, d *dataDir, lo
 			}
 		}
 	})
-	return telling{}, func() {
+	return t, func() {
 		cancel()
-		wg.Wait()
+		t.work.Wait()
 	}
 }
 
