@@ -106,6 +106,8 @@ type (
 	AppID struct{ UUID }
 	// VolumeID names a volume. Every identifier that a host sees of a volume derives from it.
 	VolumeID struct{ UUID }
+	// SnapshotID names one frozen state of a volume.
+	SnapshotID struct{ UUID }
 	// ExportID names one way by which hosts reach volumes.
 	ExportID struct{ UUID }
 	// PlanID names one plan of the reconciler.

@@ -32,6 +32,7 @@ type maintenance struct {
 	meta      *openSegment
 	out       [segment.StreamCount]*openSegment // the cleaner's
 	taken     atomic.Int64                      // checkpoints so far, for waiters
+	sweeps    sweeps
 }
 
 // note counts log bytes and wakes the maintenance when a checkpoint is due.
@@ -84,7 +85,9 @@ const vainMax = 32
 func (e *Engine) maintain() error {
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
+	e.runSweeps()
 	for vain := 0; !e.failed.Load(); {
+		e.runSweeps() // while the device is full, a deletion must not wait for the end of cleaning
 		before, served := e.space.freeCount(), e.space.served.Load()
 		short := e.space.short()
 		// A writer may wait for no more than the room that the next checkpoint lays claim to.
@@ -144,15 +147,15 @@ func (e *Engine) checkpointLocked(clean bool) error {
 	empty := e.space.empty()
 	m.logged.Store(0)
 	marks := make([]segment.LaneMark, len(e.lanes))
-	changed := make([][]*leafKey, len(e.lanes))
+	changed := make([][]*leaf, len(e.lanes))
 	for i, l := range e.lanes {
 		marks[i], changed[i] = l.mark()
 	}
 	w := &metaWriter{e: e}
 	var dropped []segment.Piece
 	for i, l := range e.lanes {
-		for _, k := range changed[i] {
-			old, err := l.saveLeaf(k, w)
+		for _, lf := range changed[i] {
+			old, err := l.saveLeaf(lf, w)
 			if err != nil {
 				return err
 			}
@@ -183,7 +186,7 @@ func (e *Engine) checkpointLocked(clean bool) error {
 }
 
 // mark gives the lane's place in its log and hands over the list of changed leaves.
-func (l *lane) mark() (segment.LaneMark, []*leafKey) {
+func (l *lane) mark() (segment.LaneMark, []*leaf) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	mk := segment.LaneMark{LSN: l.mu.applied, PrevCRC: l.mu.chain, Sequence: l.mu.openSeq}
@@ -199,28 +202,26 @@ func (l *lane) mark() (segment.LaneMark, []*leafKey) {
 
 // saveLeaf writes one changed leaf's image and gives the place of the one it replaces. An empty
 // leaf leaves the directory.
-func (l *lane) saveLeaf(k *leafKey, w *metaWriter) (segment.Piece, error) {
-	id := leafID{k.vol.id, k.extent}
+func (l *lane) saveLeaf(lf *leaf, w *metaWriter) (segment.Piece, error) {
 	l.mu.Lock()
-	lf := k.vol.leaves[l.no][k.extent]
-	if lf != nil {
-		lf.dirty = false
-		l.e.space.dirty.Add(-imageBytes(lf.mapped))
-		lf.Complete = l.mu.applied
+	id := leafID{lf.br.id, lf.ext}
+	lf.dirty = false
+	l.e.space.dirty.Add(-imageBytes(int(lf.n)))
+	if lf.n == 0 && !lf.gone {
+		l.remove(lf)
 	}
-	if lf == nil || lf.mapped == 0 {
-		if lf != nil {
-			delete(k.vol.leaves[l.no], k.extent)
-			l.leaves.Add(-1)
-		}
+	old := l.e.maint.directory[id]
+	if lf.gone {
 		l.mu.Unlock()
-		old := l.e.maint.directory[id]
 		delete(l.e.maint.directory, id)
 		return old, nil
 	}
-	w.image = lf.Encode(w.image[:0])
+	im := &w.leaf
+	im.Branch, im.Extent, im.Complete = id.branch, id.extent, l.mu.applied
+	clear(im.Loc[:])
+	lf.own.over(im.Loc[:], 0)
+	w.image = im.Encode(w.image[:0])
 	l.mu.Unlock()
-	old := l.e.maint.directory[id]
 	p, err := w.put(segment.KindLeaf, w.image, id)
 	if err != nil {
 		return old, err
@@ -232,13 +233,7 @@ func (l *lane) saveLeaf(k *leafKey, w *metaWriter) (segment.Piece, error) {
 // writeRoot writes the root in pieces and the list of pieces; the list's own place comes last.
 func (e *Engine) writeRoot(w *metaWriter) ([]segment.Piece, error) {
 	r := segment.Root{}
-	e.mu.RLock()
-	r.NextBranch = e.mu.nextBranch
-	for _, v := range e.mu.byVolume {
-		r.Branches = append(r.Branches, v.branch(segment.BranchLive))
-	}
-	e.mu.RUnlock()
-	slices.SortFunc(r.Branches, func(a, b segment.Branch) int { return int(a.ID) - int(b.ID) })
+	r.NextBranch, r.Branches, r.Aliases = e.branchTable()
 	for id, p := range e.maint.directory {
 		r.Leaves = append(r.Leaves, segment.LeafRef{Branch: id.branch, Extent: id.extent, Piece: p})
 	}
@@ -336,6 +331,7 @@ func (s *space) idle(id uint32) bool {
 type metaWriter struct {
 	e     *Engine
 	c     *chunk
+	leaf  segment.Leaf
 	image []byte
 	// open pieces of the gathering chunk, whose places are known when it is written
 	base int64

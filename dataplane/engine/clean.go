@@ -127,17 +127,14 @@ func (e *Engine) thinMeta() {
 
 // retouch puts a leaf on the next checkpoint's list although nothing changed in it.
 func (e *Engine) retouch(id leafID) {
-	e.mu.RLock()
-	v := e.mu.branches[id.branch]
-	e.mu.RUnlock()
-	if v == nil {
+	b := e.branch(id.branch)
+	if b == nil {
 		return
 	}
-	block := uint64(id.extent) * segment.LeafBlocks
-	l := v.lane(block)
+	l := e.laneOf(b.fam, id.extent)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if lf := v.leaves[l.no][id.extent]; lf != nil {
-		l.touch(lf, v, block)
+	if lf := b.fam.leaves[l.no][id.extent].of(b); lf != nil {
+		l.touch(lf)
 	}
 }

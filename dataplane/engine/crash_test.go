@@ -424,7 +424,9 @@ func TestForgedChunk(t *testing.T) {
 		if knows {
 			salt = e.super.Salt
 		}
-		forged := &Record{Kind: segment.KindData, Block: 8, Count: 4, Data: forge(last, v.id, salt)}
+		forged := &Record{
+			Kind: segment.KindData, Block: 8, Count: 4, Data: forge(last, v.br.Load().id, salt),
+		}
 		if err := put(v, forged); err != nil {
 			t.Fatal(err)
 		}

@@ -286,7 +286,7 @@ func TestLostLeafIsNoHole(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
-	at := e.maint.directory[leafID{v.id, 0}]
+	at := e.maint.directory[leafID{v.br.Load().id, 0}]
 	if err := dev.FlipBit(int64(at.Off)+100, 1); err != nil {
 		t.Fatal(err)
 	}

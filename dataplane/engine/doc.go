@@ -9,6 +9,7 @@
 //	E2b A record is there whole or not at all.
 //	E3  Torn, reordered and stale chunks are never visible; cut ones never come back.
 //	E3b Damage inside the durable log is reported and costs only its own entries.
+//	E5  A snapshot is what its volume held at one instant, to the byte; what no name sees is free.
 //	E6  Cleaning changes no readable byte.
 //	E7  A segment is written again only after an anchor that no longer refers to it.
 //	E9  Unmap, delete and cleaning succeed on a full device; no wait without a wake-up.
@@ -32,16 +33,37 @@
 // name, needs no order between a move and its source, and ignores the cleaner's chunks that no
 // checkpoint has taken up. The price is that cleaning under a full device takes checkpoints.
 //
+// # Families
+//
+// A volume, its snapshots and its clones are a family: a tree of branches. Only heads take writes.
+// A cut freezes the head and puts a new one on it: one record in the first lane's log, and one
+// instant under all lanes' mutexes, whatever the size. Every record names the branch that was the
+// head when it was appended, so it goes where it belongs whenever it is entered or replayed.
+//
+// A leaf holds what one branch wrote in one extent. A reader asks the leaf of its branch, then that
+// of the nearest older one, and so on:
+//
+//	head        [ . 7 . . H . ]      H: a hole over what is older
+//	snapshot 2  [ . . . 5 . . ]      the head reads [ 1 7 2 5 - 4 ]
+//	snapshot 1  [ 1 3 2 . 6 4 ]
+//
+// Each copy of a block stands in one leaf only, so the cleaner moves it by one change and nobody
+// counts references: a copy is live while the way from some name to it is free. What a write hides
+// is dropped at once if no name is left (hidden), what a deletion leaves behind by the sweep. A
+// leaf that would stand deeper than depthMax keeps a view, all it sees resolved, in no image.
+//
 // # Space
 //
 // NoSpace is decided when a record is appended: its data and the growth of its leaf's image must
 // fit what cleaning can always win back. Overwrites, unmaps and deletions need no room of their
-// own. Of the free segments, hosts leave some for the cleaner, and both leave what the next
-// checkpoint would write. Whoever waits for a segment is woken by a checkpoint, and whatever may
-// make a segment worth cleaning wakes the maintenance while somebody waits.
+// own, unless a snapshot keeps what they replace. Of the free segments, hosts leave some for the
+// cleaner, and both leave what the next checkpoint would write. Whoever waits for a segment is
+// woken by a checkpoint, and whatever may make a segment worth cleaning wakes the maintenance while
+// somebody waits.
 //
 // # Locks
 //
-// lane.seal is taken before lane.mu; space.mu is a leaf lock. No call into the device is made
+// Engine.control before lane.seal before lane.mu, those by number and all of them for a change of
+// the tree, before Engine.mu; space.mu is a leaf lock. No call into the device is made
 // with lane.mu or space.mu held. Appended callbacks run without any lock.
 package engine

@@ -74,12 +74,13 @@ type Engine struct {
 
 	mu struct {
 		sync.RWMutex
-		branches   map[uint32]*Volume
+		branches   map[uint32]*branch
 		byVolume   map[domain.VolumeID]*Volume
+		bySnapshot map[domain.SnapshotID]*Volume
 		nextBranch uint32
 		closed     bool
 	}
-	control sync.Mutex // serialises Create, Resize and Delete
+	control sync.Mutex // serialises what changes branches
 
 	maint   maintenance
 	windows [2]*window // of the cleaner
@@ -117,7 +118,7 @@ func (e *Engine) Stats() Stats {
 	}
 	e.space.read(&s)
 	for _, l := range e.lanes {
-		s.IndexBytes += l.leaves.Load() * leafBytes
+		s.IndexBytes += l.memory.Load()
 	}
 	return s
 }

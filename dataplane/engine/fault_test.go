@@ -322,8 +322,8 @@ func TestReadStartsFresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 50 { // the pool may drop what it is given
-		left := &reader{again: true, bad: 9, badLoc: lostLoc}
-		left.loc[9] = lostLoc
+		left := &reader{again: true, bad: 9, badLoc: segment.LostLoc}
+		left.loc[9] = segment.LostLoc
 		readers.Put(left)
 		check(t, v, 2, 7)
 	}
@@ -342,7 +342,7 @@ func TestCleanerMeetsBadSector(t *testing.T) {
 	}
 	l := e.lanes[0]
 	l.mu.Lock()
-	at := v.leaves[0][0].Loc[0].Off()
+	at := v.fam.leaves[0][0].own.get(0).Off()
 	l.mu.Unlock()
 	dev.Add(faulty.Rule{On: faulty.Read, Off: at, Len: segment.Sector, Err: backends.ErrMedia})
 	for i := range uint64(4000) {

@@ -83,49 +83,80 @@ func holds(v *Volume, block uint64) (uint64, error) {
 	return n, nil
 }
 
+// all lists the leaves of an extent.
+func all(lf *leaf) []*leaf {
+	if lf == nil {
+		return nil
+	}
+	if lf.tree == nil {
+		return []*leaf{lf}
+	}
+	var list []*leaf
+	for _, m := range lf.tree.marks {
+		if !m.end {
+			list = append(list, m.lf)
+		}
+	}
+	return list
+}
+
 // recount walks the whole index of an engine to which nobody writes, with its cleaner held off, and
-// compares it with every counter that the engine keeps incrementally (E12, the space part).
+// compares it with every counter that the engine keeps incrementally (E12, the space part): what
+// lives is what some name sees, no more and no less.
 func recount(t testing.TB, e *Engine) {
 	t.Helper()
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
-	live := make([]int64, len(e.space.mu.segs))
-	total, leaves, index, dirty := int64(0), make([]int64, len(e.lanes)), int64(0), int64(0)
-	for _, v := range e.Volumes() {
-		mapped := int64(0)
+	families := map[*family]bool{}
+	for _, b := range e.mu.branches {
+		if !b.gone {
+			families[b.fam] = true
+		}
+	}
+	live, index, dirty := make([]int64, len(e.space.mu.segs)), int64(0), int64(0)
+	wanted := map[segment.Loc]bool{}
+	for f := range families {
+		census(t, e, f, wanted)
+	}
+	stored := 0
+	for f := range families {
 		for i, l := range e.lanes {
 			l.mu.Lock()
-			for ext, lf := range v.leaves[i] {
-				leaves[i]++
-				mapped += int64(lf.mapped)
-				if int(ext) != int(lf.Extent) || lf.Branch != v.id {
-					t.Errorf("extent %d of branch %d is filed as %d of %d", lf.Extent, lf.Branch, ext, v.id)
-				}
-				if lf.mapped != lf.Mapped() {
-					t.Errorf("extent %d: %d blocks mapped, counted %d", ext, lf.Mapped(), lf.mapped)
-				}
-				index += imageBytes(lf.mapped)
-				if lf.dirty {
-					dirty += imageBytes(lf.mapped)
-				}
-				for _, loc := range lf.Loc {
-					if loc.Kind() == segment.Flash {
-						live[(loc.Off()-e.space.first)/e.space.size] += segment.BlockSize
-						total += segment.BlockSize
+			for _, other := range f.leaves[i] {
+				for _, lf := range all(other) {
+					index += imageBytes(int(lf.n))
+					if lf.dirty {
+						dirty += imageBytes(int(lf.n))
 					}
+					lf.own.each(func(b int, loc segment.Loc) {
+						if loc.Kind() != segment.Flash {
+							return
+						}
+						stored++
+						if !wanted[loc] {
+							t.Errorf("branch %d extent %d block %d: nobody sees it", lf.br.id, lf.ext, b)
+						}
+						live[(loc.Off()-e.space.first)/e.space.size] += segment.BlockSize
+					})
+				}
+			}
+			for _, lf := range l.mu.dirty {
+				if lf.gone && lf.dirty {
+					index, dirty = index+imageBytes(int(lf.n)), dirty+imageBytes(int(lf.n))
 				}
 			}
 			l.mu.Unlock()
 		}
-		if got := v.mapped.Load(); got != mapped {
-			t.Errorf("volume %s: %d blocks mapped, counted %d", v.volume, mapped, got)
-		}
+	}
+	if stored != len(wanted) {
+		t.Errorf("%d copies in the index, %d are seen", stored, len(wanted))
 	}
 	for i, sg := range e.space.mu.segs {
 		if sg.live.Load() != live[i] {
 			t.Errorf("segment %d: %d bytes live, counted %d", i, live[i], sg.live.Load())
 		}
 	}
+	total := int64(len(wanted)) * segment.BlockSize
 	if e.space.live.Load() != total || e.space.admitted.Load() != 0 {
 		t.Errorf("%d bytes live, counted %d, and %d admitted", total, e.space.live.Load(),
 			e.space.admitted.Load())
@@ -134,11 +165,119 @@ func recount(t testing.TB, e *Engine) {
 		t.Errorf("index of %d bytes, %d changed; counted %d and %d", index, dirty,
 			e.space.index.Load(), e.space.dirty.Load())
 	}
+}
+
+// census resolves every block of every named branch of a family by laying one branch over the other
+// from the root on, with none of the engine's shortcuts, adds what it finds to wanted, and compares
+// it with what reads resolve and with the branches' counters.
+func census(t testing.TB, e *Engine, f *family, wanted map[segment.Loc]bool) {
+	t.Helper()
+	type counts struct{ mapped, data int64 }
+	sums := map[*branch]counts{}
 	for i, l := range e.lanes {
-		if l.leaves.Load() != leaves[i] {
-			t.Errorf("lane %d: %d leaves, counted %d", i, leaves[i], l.leaves.Load())
+		l.mu.Lock()
+		for ext, other := range f.leaves[i] {
+			checkExtent(t, ext, other)
+			of := map[*branch]*leaf{}
+			for _, lf := range all(other) {
+				of[lf.br] = lf
+			}
+			var walk func(b *branch, see [segment.LeafBlocks]segment.Loc)
+			walk = func(b *branch, see [segment.LeafBlocks]segment.Loc) {
+				if lf := of[b]; lf != nil {
+					lf.own.each(func(n int, loc segment.Loc) { see[n] = shown(loc) })
+				}
+				sum := sums[b]
+				for _, loc := range see {
+					if loc != 0 {
+						sum.mapped++
+					}
+					if loc.Kind() == segment.Flash {
+						sum.data++
+						if b.named() {
+							wanted[loc] = true
+						}
+					}
+				}
+				sums[b] = sum
+				if b.named() {
+					resolves(t, other.find(b), b, &see)
+				}
+				for _, k := range b.kids {
+					walk(k, see)
+				}
+			}
+			if f.root != nil {
+				walk(f.root, [segment.LeafBlocks]segment.Loc{})
+			}
+		}
+		l.mu.Unlock()
+	}
+	var walk func(b *branch)
+	walk = func(b *branch) {
+		if got := (counts{b.mapped.Load(), b.data.Load()}); b.named() && got != sums[b] {
+			t.Errorf("branch %d sees %+v, counted %+v", b.id, sums[b], got)
+		}
+		if !b.named() && len(b.kids) < 2 {
+			t.Errorf("branch %d has no name and %d kids", b.id, len(b.kids))
+		}
+		for _, k := range b.kids {
+			if k.parent != b {
+				t.Errorf("branch %d stands on %v, not %d", k.id, k.parent, b.id)
+			}
+			walk(k)
 		}
 	}
+	if f.root != nil {
+		walk(f.root)
+	}
+}
+
+// resolves compares what reads of a branch resolve with what they should, and their depth.
+func resolves(t testing.TB, lf *leaf, b *branch, see *[segment.LeafBlocks]segment.Loc) {
+	t.Helper()
+	var fast [segment.LeafBlocks]segment.Loc
+	lf.resolve(0, fast[:])
+	if fast != *see {
+		t.Errorf("branch %d resolves to something else", b.id)
+	}
+	for n, loc := range see {
+		if lf.at(n) != loc {
+			t.Fatalf("branch %d block %d: %x, not %x", b.id, n, uint64(lf.at(n)), uint64(loc))
+		}
+	}
+	if lf != nil && lf.depth() > depthMax {
+		t.Errorf("branch %d: a read walks %d leaves", b.id, lf.depth())
+	}
+}
+
+// checkExtent proves that the leaves of an extent are in order: each stands on the nearest older
+// one of its line, and counts what it holds. It stops at the first fault.
+func checkExtent(t testing.TB, ext uint32, other *leaf) {
+	t.Helper()
+	of := map[*branch]*leaf{}
+	for _, lf := range all(other) {
+		of[lf.br] = lf
+	}
+	for _, lf := range all(other) {
+		n := 0
+		lf.own.each(func(int, segment.Loc) { n++ })
+		var base *leaf
+		for b := lf.br.parent; b != nil && base == nil; b = b.parent {
+			base = of[b]
+		}
+		if int(lf.n) != n || lf.ext != ext || lf.gone || lf.base != base {
+			t.Errorf("extent %d of branch %d: %d blocks, counted %d, gone %v; base %v, not %v", ext,
+				lf.br.id, n, lf.n, lf.gone, lf.base, base)
+		}
+	}
+}
+
+// sealed tells whether a segment is full and has its footer.
+func (s *space) sealed(sg *seg) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return sg.state == segSealed
 }
 
 // placed is a chunk where it stands on the device.

@@ -15,32 +15,24 @@ const (
 	chunkBuffers  = 4    // per lane: one gathers, two are in flight, one waits for its turn
 	chunkWriters  = 2    // measured: two in flight beat four, whose chunks get smaller
 	chunkRecords  = 1008 // records of a chunk: fresh one-block entries that fit its header
-	leafBytes     = segment.LeafBlocks*12 + 64
 	entriesMax    = segment.HeaderMax - segment.ChunkHeader
 	segmentParts  = 8 // a chunk's entries take at most this part of a segment
 	chunkCRCs     = segment.PayloadMax / segment.BlockSize
 	firstEntryMax = segment.EntrySettled + segment.EntryFresh + 4*segment.RecordBlocks
 )
 
-// leaf is the index of one extent of one volume in memory, guarded by its lane's mutex.
-type leaf struct {
-	segment.Leaf
-	mapped int
-	dirty  bool // in the lane's dirty list
-}
-
 // pending is a record on its way to the device.
 type pending struct {
-	rec    *Record
-	vol    *Volume
-	kind   segment.Kind
-	block  uint64
-	count  int
-	lsn    uint64
-	unit   uint32 // DATA: place in the payload, in units of 512 B
-	crc    int    // DATA: index of its first CRC in the chunk
-	newly  int64  // bytes admitted for it
-	branch segment.Branch
+	rec   *Record
+	br    *branch // the head when it was appended
+	kind  segment.Kind
+	block uint64
+	count int
+	lsn   uint64
+	unit  uint32           // DATA: place in the payload, in units of 512 B
+	crc   int              // DATA: index of its first CRC in the chunk
+	newly int64            // bytes admitted for it
+	lines []segment.Branch // BRANCH
 }
 
 // chunk is one group commit: entries and payload gather here until a writer seals it. The buffer
@@ -167,20 +159,14 @@ type lane struct {
 		applied uint64 // all outcomes up to it are durable and in the index
 		chain   uint32 // of the chunk that ends at applied
 		openSeq uint64 // no chunk will be placed in a segment with a lower sequence
-		dirty   []*leafKey
+		dirty   []*leaf
 		holds   []*Hold
 		closed  bool
 	}
 	work   *sync.Cond // the writers wait for records
 	room   *sync.Cond // appenders wait for a chunk, a hold, an apply
 	wg     sync.WaitGroup
-	leaves atomic.Int64
-}
-
-// leafKey names a leaf for the checkpoint.
-type leafKey struct {
-	vol    *Volume
-	extent uint32
+	memory atomic.Int64 // bytes of its part of the index
 }
 
 func newLane(e *Engine, no int) *lane {
@@ -459,96 +445,13 @@ func (l *lane) apply(c *chunk) {
 		case segment.KindData:
 			l.setData(p, base, c.crcs[p.crc:p.crc+p.count])
 		case segment.KindZero:
-			l.setRange(p, segment.ZeroLoc())
+			l.setRange(p, segment.ZeroLoc)
 		case segment.KindUnmap:
-			l.setRange(p, 0)
+			l.setRange(p, segment.HoleLoc)
 		case segment.KindBranch:
-			l.e.setBranch(p.branch)
+			l.e.setBranches(p.lines)
 		}
 		l.e.space.admitted.Add(-p.newly)
 	}
 	l.mu.applied, l.mu.chain = c.head.LSN, c.chain
-}
-
-// setData points the blocks of a record at their new place.
-func (l *lane) setData(p *pending, base uint64, crcs []uint32) {
-	lf := l.leaf(p.vol, p.block)
-	if lf == nil {
-		return // buried while the record was on its way
-	}
-	first := int(p.block % segment.LeafBlocks)
-	for i, crc := range crcs {
-		addr := base + uint64(p.unit) + uint64(i)*segment.BlockUnits
-		loc := segment.MakeLoc(segment.Flash, addr, segment.BlockUnits, crc)
-		l.point(p.vol, lf, first+i, loc, crc)
-	}
-	l.touch(lf, p.vol, p.block)
-}
-
-// setRange makes a range of one extent zero or a hole.
-func (l *lane) setRange(p *pending, loc segment.Loc) {
-	lf := l.leaf(p.vol, p.block)
-	if lf == nil {
-		return
-	}
-	first := int(p.block % segment.LeafBlocks)
-	for i := range p.count {
-		l.point(p.vol, lf, first+i, loc, 0)
-	}
-	l.touch(lf, p.vol, p.block)
-}
-
-// point replaces one block's place and keeps the live counts.
-func (l *lane) point(v *Volume, lf *leaf, i int, loc segment.Loc, crc uint32) {
-	old := lf.Loc[i]
-	if old.Kind() == segment.Flash {
-		l.e.space.at(old.Off()).live.Add(-segment.BlockSize)
-		l.e.space.live.Add(-segment.BlockSize)
-	}
-	if loc.Kind() == segment.Flash {
-		l.e.space.at(loc.Off()).live.Add(segment.BlockSize)
-		l.e.space.live.Add(segment.BlockSize)
-	}
-	if (old == 0) != (loc == 0) {
-		was := imageBytes(lf.mapped)
-		if loc == 0 {
-			lf.mapped--
-			v.mapped.Add(-1)
-		} else {
-			lf.mapped++
-			v.mapped.Add(1)
-		}
-		if more := imageBytes(lf.mapped) - was; more != 0 {
-			l.e.space.index.Add(more)
-			if lf.dirty {
-				l.e.space.dirty.Add(more)
-			}
-		}
-	}
-	lf.Loc[i], lf.CRC[i] = loc, crc
-}
-
-// leaf gives the leaf of a block, made when it is missing; nil when the volume is gone.
-func (l *lane) leaf(v *Volume, block uint64) *leaf {
-	m := v.leaves[l.no]
-	if m == nil {
-		return nil
-	}
-	ext := uint32(block / segment.LeafBlocks)
-	lf := m[ext]
-	if lf == nil {
-		lf = &leaf{Leaf: segment.Leaf{Branch: v.id, Extent: ext}}
-		m[ext] = lf
-		l.leaves.Add(1)
-	}
-	return lf
-}
-
-// touch puts a changed leaf on the next checkpoint's list.
-func (l *lane) touch(lf *leaf, v *Volume, block uint64) {
-	if !lf.dirty {
-		lf.dirty = true
-		l.e.space.dirty.Add(imageBytes(lf.mapped))
-		l.mu.dirty = append(l.mu.dirty, &leafKey{v, uint32(block / segment.LeafBlocks)})
-	}
 }

@@ -22,7 +22,7 @@ const (
 
 // move is one block on its way from a victim.
 type move struct {
-	vol   *Volume
+	br    *branch // that holds it
 	block uint64
 	from  segment.Loc
 	crc   uint32
@@ -173,8 +173,8 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		}
 		outside := int(en.Off)*segment.Unit+en.Count*segment.BlockSize > int(h.PayloadBytes)
 		addr := uint64(base)/segment.Unit + uint64(en.Off)
-		vol := c.e.liveAt(&en, this, addr, live[:en.Count])
-		if vol == nil {
+		br := c.e.liveAt(&en, this, addr, live[:en.Count])
+		if br == nil {
 			continue
 		}
 		for i := range en.Count {
@@ -182,11 +182,11 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 				continue
 			}
 			if outside {
-				c.e.spoiled(v.id, vol, en.Block+uint64(i))
+				c.e.spoiled(v.id, br, en.Block+uint64(i))
 				continue
 			}
 			m := move{
-				vol: vol, block: en.Block + uint64(i), from: entryLoc(&en, this, addr, i),
+				br: br, block: en.Block + uint64(i), from: entryLoc(&en, this, addr, i),
 				crc: en.Further(this, i), seq: v.seq, lsn: en.LSN, version: en.Version,
 				gen: en.Gen, era: en.Era, stream: to,
 			}
@@ -200,35 +200,34 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 
 // entryLoc gives the place of block i of an entry whose payload stands at addr.
 func entryLoc(en *segment.Entry, bytes []byte, addr uint64, i int) segment.Loc {
-	return segment.MakeLoc(segment.Flash, addr+uint64(i)*segment.BlockUnits, segment.BlockUnits,
-		en.Further(bytes, i))
+	return segment.MakeLoc(addr+uint64(i)*segment.BlockUnits, en.Further(bytes, i))
 }
 
-// liveAt notes which blocks of the entry have their newest copy there, and gives the volume if any
-// has.
-func (e *Engine) liveAt(en *segment.Entry, bytes []byte, addr uint64, live []bool) *Volume {
-	e.mu.RLock()
-	v := e.mu.branches[en.Branch]
-	e.mu.RUnlock()
-	if v == nil || v.gone.Load() {
+// liveAt notes which copies of the entry's blocks are still wanted, and gives the branch that holds
+// them if any is: the one that the entry names, or that has absorbed it. No branch that only sees
+// them is asked.
+func (e *Engine) liveAt(en *segment.Entry, bytes []byte, addr uint64, live []bool) *branch {
+	b := e.branch(en.Branch)
+	if b == nil {
 		return nil
 	}
-	l := v.lane(en.Block)
+	ext := uint32(en.Block / segment.LeafBlocks)
+	l := e.laneOf(b.fam, ext)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	lf := v.leaves[l.no][uint32(en.Block/segment.LeafBlocks)]
+	lf := b.fam.leaves[l.no][ext].of(b)
 	if lf == nil {
 		return nil
 	}
 	first, any := int(en.Block%segment.LeafBlocks), false
 	for i := range live {
-		live[i] = lf.Loc[first+i] == entryLoc(en, bytes, addr, i)
+		live[i] = lf.own.get(first+i) == entryLoc(en, bytes, addr, i)
 		any = any || live[i]
 	}
 	if !any {
 		return nil
 	}
-	return v
+	return b
 }
 
 // add puts a live block into the filling window, into the span before it where that is near.
@@ -296,7 +295,7 @@ func (c *cleaner) write(w *window) error {
 		}
 	}
 	slices.SortFunc(w.moves, func(a, b move) int {
-		return cmp.Or(cmp.Compare(a.stream, b.stream), cmp.Compare(a.vol.id, b.vol.id),
+		return cmp.Or(cmp.Compare(a.stream, b.stream), cmp.Compare(a.br.id, b.br.id),
 			cmp.Compare(a.block, b.block))
 	})
 	for i := range w.moves {
@@ -305,7 +304,7 @@ func (c *cleaner) write(w *window) error {
 		switch {
 		case s.err != nil:
 		case segment.Checksum(data) != m.crc:
-			c.e.spoiled(s.id, m.vol, m.block)
+			c.e.spoiled(s.id, m.br, m.block)
 		default:
 			if err := c.put(m, data); err != nil {
 				return err
@@ -317,8 +316,10 @@ func (c *cleaner) write(w *window) error {
 
 // spoiled reports a live block whose bytes are wrong, and keeps its segment out of the cleaner's
 // way: the block stays where it is and reads as corrupt until it is written again.
-func (e *Engine) spoiled(id uint32, v *Volume, block uint64) {
-	e.report(Fact{What: "corrupt", Volume: v.volume, Block: block, Detail: "found by the cleaner"})
+func (e *Engine) spoiled(id uint32, b *branch, block uint64) {
+	e.report(Fact{
+		What: "corrupt", Volume: e.volumeOf(b), Block: block, Detail: "found by the cleaner",
+	})
 	e.space.set(e.space.mu.segs[id], segBad)
 }
 
@@ -340,7 +341,7 @@ func (c *cleaner) put(m *move, data []byte) error {
 	}
 	m.unit = uint32(c.c.payload / segment.Unit)
 	out := segment.Entry{
-		Branch: m.vol.id, Block: m.block, Count: 1, Kind: segment.KindData,
+		Branch: m.br.id, Block: m.block, Count: 1, Kind: segment.KindData,
 		Flags: segment.FlagMoved, Version: m.version, Gen: m.gen, Era: m.era, LSN: m.lsn,
 		Off: m.unit, Units: segment.BlockUnits, CRC: m.crc, From: m.from.Addr(), FromSeq: m.seq,
 	}
@@ -394,31 +395,32 @@ func (c *cleaner) flush() error {
 	}
 	base := uint64(off+int64(out.head.HeaderBytes())) / segment.Unit
 	for moves := c.moves; len(moves) > 0; {
-		moves = swap(moves, base)
+		moves = e.swap(moves, base)
 	}
 	return nil
 }
 
 // swap points the blocks of one leaf at their moved copies, each if nobody wrote it meanwhile, and
 // gives the moves that are left.
-func swap(moves []move, base uint64) []move {
-	v, ext := moves[0].vol, moves[0].block/segment.LeafBlocks
-	l := v.lane(moves[0].block)
+func (e *Engine) swap(moves []move, base uint64) []move {
+	b, ext := moves[0].br, uint32(moves[0].block/segment.LeafBlocks)
+	l := e.laneOf(b.fam, ext)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	lf := v.leaves[l.no][uint32(ext)]
+	lf := b.fam.leaves[l.no][ext].of(b)
 	for n := range moves {
 		m := &moves[n]
-		if m.vol != v || m.block/segment.LeafBlocks != ext {
+		if m.br != b || uint32(m.block/segment.LeafBlocks) != ext {
 			return moves[n:]
 		}
 		i := int(m.block % segment.LeafBlocks)
-		if lf == nil || lf.Loc[i] != m.from {
+		if lf == nil || lf.own.get(i) != m.from {
 			continue
 		}
-		to := segment.MakeLoc(segment.Flash, base+uint64(m.unit), segment.BlockUnits, m.crc)
-		l.point(v, lf, i, to, m.crc)
-		l.touch(lf, v, m.block)
+		to := segment.MakeLoc(base+uint64(m.unit), m.crc)
+		l.put(lf, i, to)
+		l.show(lf, i, m.from, to)
+		l.touch(lf)
 	}
 	return nil
 }

@@ -89,16 +89,14 @@ func (rd *reader) lookup(v *Volume, block uint64, count int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if v.gone.Load() {
-		return notFound(v.volume)
+		return v.missing()
 	}
-	lf := v.leaves[l.no][uint32(block/segment.LeafBlocks)]
-	if lf == nil {
-		clear(rd.loc[:count])
-		return nil
+	br := v.br.Load()
+	lf := br.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].find(br)
+	lf.resolve(int(block%segment.LeafBlocks), rd.loc[:count])
+	for i, loc := range rd.loc[:count] {
+		rd.crc[i] = loc.CRC()
 	}
-	first := int(block % segment.LeafBlocks)
-	copy(rd.loc[:count], lf.Loc[first:])
-	copy(rd.crc[:count], lf.CRC[first:])
 	if rd.again && rd.loc[rd.bad] == rd.badLoc {
 		rd.again = false
 		return v.corrupt(block, rd.bad) // nobody moved it: the bytes are wrong
@@ -146,7 +144,7 @@ func (rd *reader) plan(dst []byte) (lost int) {
 				P: dst[i*segment.BlockSize : (i+n)*segment.BlockSize], Off: rd.loc[i].Off(), To: rd,
 			})
 			rd.first = append(rd.first, i)
-		case segment.Hole, segment.Zero:
+		case segment.None, segment.Zero:
 			clear(dst[i*segment.BlockSize : (i+1)*segment.BlockSize])
 		default:
 			return i
@@ -229,7 +227,7 @@ func (v *Volume) Extents(block uint64, count int, dst []domain.Extent) ([]domain
 		k := rd.loc[i].Kind()
 		x := domain.Extent{
 			Off: int64(block+uint64(i)) * segment.BlockSize, Len: segment.BlockSize,
-			Hole: k == segment.Hole, Zero: k == segment.Hole || k == segment.Zero,
+			Hole: k == segment.None, Zero: k == segment.None || k == segment.Zero,
 		}
 		if n := len(dst); n > 0 && dst[n-1].Hole == x.Hole && dst[n-1].Zero == x.Zero &&
 			dst[n-1].Off+dst[n-1].Len == x.Off {

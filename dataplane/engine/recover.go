@@ -176,8 +176,9 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, dev: cfg.Device, super: sb, space: newSpace(sb)}
 	e.fua = cfg.Mode == Durable && g.Durability == backends.NeedsFlush
-	e.mu.branches = map[uint32]*Volume{}
+	e.mu.branches = map[uint32]*branch{}
 	e.mu.byVolume = map[domain.VolumeID]*Volume{}
+	e.mu.bySnapshot = map[domain.SnapshotID]*Volume{}
 	e.mu.nextBranch = 1
 	for i := range int(sb.Lanes) {
 		e.lanes = append(e.lanes, newLane(e, i))
@@ -230,6 +231,7 @@ func (e *Engine) recover() error {
 			return err
 		}
 	}
+	e.settleIndex()
 	e.settleSpace(a)
 	for _, l := range e.lanes {
 		// Nothing of an earlier incarnation is ever replayed again, cut chunks least of all.
@@ -305,8 +307,11 @@ func (e *Engine) loadRoot(at segment.Piece) error {
 		return domain.Errorf(domain.Corrupt, "%v", err)
 	}
 	e.mu.nextBranch = max(1, root.NextBranch)
-	for _, br := range root.Branches {
-		e.setBranch(br)
+	e.setBranches(root.Branches)
+	for _, a := range root.Aliases {
+		if b := e.mu.branches[a.Into]; b != nil {
+			e.mu.branches[a.ID] = &branch{id: a.ID, fam: b.fam, into: b, gone: true}
+		}
 	}
 	for _, l := range root.Leaves {
 		e.maint.directory[leafID{l.Branch, l.Extent}] = l.Piece
@@ -321,66 +326,122 @@ func (e *Engine) loadRoot(at segment.Piece) error {
 // loadLeaves reads every leaf of the checkpoint. One that does not verify costs its extent only:
 // its blocks read as corrupt until they are written again.
 func (e *Engine) loadLeaves() error {
+	im := &segment.Leaf{}
 	for id, p := range e.maint.directory {
-		v := e.mu.branches[id.branch]
-		if v == nil {
+		br := e.mu.branches[id.branch]
+		if br == nil || br.gone {
 			delete(e.maint.directory, id)
 			continue
 		}
 		if e.space.valid(int64(p.Off), int64(p.Bytes)) {
 			e.space.at(int64(p.Off)).meta += int64(p.Bytes)
 		}
-		lf := &leaf{}
 		b, err := e.read(p)
 		if err == nil {
-			_, err = segment.DecodeLeaf(b, &lf.Leaf)
+			_, err = segment.DecodeLeaf(b, im)
 		}
-		if err == nil && (lf.Branch != id.branch || lf.Extent != id.extent) {
-			err = domain.Errorf(domain.Corrupt, "leaf of branch %d extent %d", lf.Branch, lf.Extent)
+		if err == nil && (e.branch(im.Branch) != br || im.Extent != id.extent) {
+			err = domain.Errorf(domain.Corrupt, "leaf of branch %d extent %d", im.Branch, im.Extent)
 		}
 		if err != nil && domain.IsKind(err, domain.Unavailable) {
 			return err
 		}
-		block := uint64(id.extent) * segment.LeafBlocks
 		if err != nil {
 			e.report(Fact{
-				What: "corrupt", Volume: v.volume, Block: block,
+				What: "corrupt", Volume: e.volumeOf(br), Block: uint64(id.extent) * segment.LeafBlocks,
 				Detail: fmt.Sprintf("index of extent %d: %v", id.extent, err),
 			})
-			lf.Leaf = segment.Leaf{Branch: id.branch, Extent: id.extent}
-			for i := range lf.Loc {
-				lf.Loc[i] = lostLoc
+			*im = segment.Leaf{Extent: id.extent}
+			for i := range im.Loc {
+				im.Loc[i] = segment.LostLoc
 			}
 		}
-		e.adopt(v, lf)
+		e.adopt(br, im)
 	}
 	return nil
 }
 
-// lostLoc is the place of a block whose index entry could not be recovered.
-var lostLoc = segment.MakeLoc(segment.Lost, 0, segment.BlockUnits, 0)
-
 // adopt enters a loaded leaf and counts what it keeps alive.
-func (e *Engine) adopt(v *Volume, lf *leaf) {
-	block := uint64(lf.Extent) * segment.LeafBlocks
-	l := v.lane(block)
-	v.leaves[l.no][lf.Extent] = lf
-	l.leaves.Add(1)
-	for i, loc := range lf.Loc {
-		if loc == 0 {
+func (e *Engine) adopt(b *branch, im *segment.Leaf) {
+	l := e.laneOf(b.fam, im.Extent)
+	lf := &leaf{br: b, ext: im.Extent, complete: im.Complete}
+	l.insert(lf)
+	count := 0
+	for i, loc := range im.Loc {
+		switch loc.Kind() {
+		case segment.None:
 			continue
-		}
-		switch loc.Kind() { //nolint:exhaustive // holes and lost blocks stand nowhere
-		case segment.Zero:
+		case segment.Hole, segment.Zero:
 		case segment.Flash:
 			if !e.space.valid(loc.Off(), segment.BlockSize) {
-				loc = lostLoc
+				loc = segment.LostLoc
 			}
-		default:
-			loc = lostLoc // a kind of a later format would have come with an incompatible feature
+		case segment.Lost:
+			loc = segment.LostLoc // also what no version writes
 		}
-		lf.Loc[i] = 0
-		l.point(v, lf, i, loc, lf.CRC[i])
+		im.Loc[i] = loc
+		count++
+		if loc.Kind() == segment.Flash {
+			e.space.at(loc.Off()).live.Add(segment.BlockSize)
+			e.space.live.Add(segment.BlockSize)
+			b.own.Add(1)
+		}
+	}
+	lf.own.load(&im.Loc, count)
+	l.memory.Add(lf.own.bytes())
+	l.resize(lf, uint16(count))
+}
+
+// settleIndex brings the index to its order once everything is loaded and replayed: branches that
+// lost their names are swept, as far as the last life had not come to it; every branch's counts are
+// taken; reads are given their bound.
+func (e *Engine) settleIndex() {
+	e.sweepAll()
+	families := map[*family]bool{}
+	for _, b := range e.mu.branches {
+		b.mapped.Store(0)
+		b.data.Store(0)
+		families[b.fam] = true
+	}
+	for f := range families {
+		if f.root == nil {
+			continue
+		}
+		for _, l := range e.lanes {
+			for _, lf := range f.leaves[l.no] {
+				l.settleExtent(lf)
+			}
+		}
+		f.root.inherit()
+	}
+}
+
+// settleExtent counts, for every branch that wrote to an extent, what it sees there more than its
+// parent does, and gives views to the leaves that stand too deep.
+func (l *lane) settleExtent(lf *leaf) {
+	marks := []mark{{lf: lf}}
+	if lf.tree != nil {
+		marks = lf.tree.marks
+	}
+	for _, m := range marks {
+		if m.end {
+			continue
+		}
+		l.bound(m.lf)
+		m.lf.own.each(func(i int, loc segment.Loc) {
+			mapped, data := seen(m.lf.base.at(i), shown(loc))
+			m.lf.br.mapped.Add(mapped)
+			m.lf.br.data.Add(data)
+		})
+	}
+}
+
+// inherit adds to the counts of the branches below what they see as this one does.
+func (b *branch) inherit() {
+	for _, k := range b.kids {
+		k.mapped.Add(b.mapped.Load())
+		k.data.Add(b.data.Load())
+		k.inherit()
 	}
 }
 

@@ -135,7 +135,7 @@ func (l *lane) whole(c *logChunk, t *logTail, i int) (bool, error) {
 				at = end
 			}
 		case segment.KindBranch:
-			end := at + segment.BranchBytes
+			end := at + en.Count*segment.BranchBytes
 			ok = ok && end <= len(b) && segment.Checksum(b[at:end]) == en.CRC
 		}
 		return nil
@@ -172,15 +172,18 @@ func (l *lane) redo(c *logChunk, mark uint64) error {
 		if en.Kind == segment.KindBranch {
 			return l.redoBranch(c, en)
 		}
-		v := l.e.mu.branches[en.Branch]
-		if v == nil || v.gone.Load() || v.leaves[l.no] == nil {
-			return nil // buried later in the log, or before the checkpoint
+		b := l.e.mu.branches[en.Branch]
+		if b == nil || b.gone {
+			return nil // swept before the checkpoint
 		}
 		ext := uint32(en.Block / segment.LeafBlocks)
-		if lf := v.leaves[l.no][ext]; lf != nil && en.LSN <= lf.Complete {
+		if l.e.laneOf(b.fam, ext) != l {
+			return nil // nothing of ours: a lane's log names its own extents only
+		}
+		if lf := b.fam.leaves[l.no][ext].of(b); lf != nil && en.LSN <= lf.complete {
 			return nil
 		}
-		p := pending{vol: v, kind: en.Kind, block: en.Block, count: en.Count, unit: en.Off}
+		p := pending{br: b, kind: en.Kind, block: en.Block, count: en.Count, unit: en.Off}
 		switch en.Kind { //nolint:exhaustive // the other kinds change no index
 		case segment.KindData:
 			var crcs [segment.RecordBlocks]uint32
@@ -190,34 +193,31 @@ func (l *lane) redo(c *logChunk, mark uint64) error {
 			l.setData(&p, uint64(c.payload)/segment.Unit, crcs[:en.Count])
 		case segment.KindZero:
 			p.count = int(en.Range)
-			l.setRange(&p, segment.ZeroLoc())
+			l.setRange(&p, segment.ZeroLoc)
 		case segment.KindUnmap:
 			p.count = int(en.Range)
-			l.setRange(&p, 0)
+			l.setRange(&p, segment.HoleLoc)
 		}
 		return nil
 	})
 }
 
-// redoBranch applies a volume's creation, growth or burial.
+// redoBranch applies what became of branches: all lines of the record, or none.
 func (l *lane) redoBranch(c *logChunk, en *segment.Entry) error {
-	b := backends.AlignedBuffer(segment.Sector)
+	b := backends.AlignedBuffer(2 * segment.Sector)
 	off := c.payload + int64(en.Off)*segment.Unit
 	start := off / segment.Sector * segment.Sector
-	if err := l.e.dev.ReadAt(b, start); err != nil {
+	n := en.Count * segment.BranchBytes
+	skip := int(off - start)
+	if err := l.e.dev.ReadAt(b[:segment.RoundUp(skip+n, segment.Sector)], start); err != nil {
 		return l.e.device(err, "engine.replay")
 	}
-	b = b[off-start:]
-	br, err := segment.DecodeBranch(b)
-	if err != nil || segment.Checksum(b[:segment.BranchBytes]) != en.CRC {
+	b = b[skip : skip+n]
+	lines, err := segment.DecodeBranches(b, en.Count)
+	if err != nil || segment.Checksum(b) != en.CRC {
 		l.e.report(Fact{What: "corrupt", Detail: fmt.Sprintf("record of branch %d", en.Branch)})
 		return nil
 	}
-	l.e.setBranch(br)
-	if v := l.e.mu.branches[br.ID]; br.State == segment.BranchBuried {
-		for _, o := range l.e.lanes {
-			o.bury(v)
-		}
-	}
+	l.e.setBranches(lines)
 	return nil
 }

@@ -173,8 +173,8 @@ func imageBytes(mapped int) int64 {
 	if mapped == 0 {
 		return 0
 	}
-	const fixed, run, line = 64, 16, 32
-	n := min(fixed+run*mapped, segment.LeafMax)
+	const line = 32
+	n := min(segment.LeafFixed+segment.LeafEntry*mapped, segment.LeafMax)
 	return int64(segment.RoundUp(n, segment.Unit) + line)
 }
 

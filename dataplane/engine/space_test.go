@@ -270,10 +270,10 @@ func TestVolumeLoops(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if seen[v.id] {
-			t.Fatalf("branch %d given out twice", v.id)
+		if seen[v.br.Load().id] {
+			t.Fatalf("branch %d given out twice", v.br.Load().id)
 		}
-		seen[v.id] = true
+		seen[v.br.Load().id] = true
 		kindOf(t, v.Read(1024, 1, make([]byte, segment.BlockSize)), domain.OutOfRange)
 		if err := e.Resize(background, id, 16*domain.MiB); err != nil {
 			t.Fatal(err)

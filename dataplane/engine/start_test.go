@@ -145,7 +145,7 @@ func TestStartedReadStale(t *testing.T) {
 	if err := read(func(p []byte) { p[17] ^= 1 }); err != nil || !spells(dst, 4) {
 		t.Errorf("spoilt on its way: %v", err)
 	}
-	at := v.leaves[0][0].Loc[3].Off()
+	at := v.fam.leaves[0][0].own.get(3).Off()
 	sector := backends.AlignedBuffer(segment.BlockSize)
 	copy(sector, fill(1, 4))
 	sector[5] ^= 4

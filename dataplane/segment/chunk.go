@@ -210,7 +210,8 @@ const (
 
 // Entry is one record as a chunk names it. For DATA, Off is the payload's place in units of 512
 // bytes from the start of the chunk's payload, and CRC holds the CRC-32C of the first block; the
-// further ones follow the entry. For the range kinds Range counts the blocks.
+// further ones follow the entry. For the range kinds Range counts the blocks, for BRANCH Count
+// counts the lines of the payload, which take effect together.
 type Entry struct {
 	Branch    uint32
 	Block     uint64 // below 2^40
@@ -347,8 +348,11 @@ func DecodeEntry(b []byte, chunkLSN uint64, e *Entry) (int, error) {
 func (e *Entry) check() error {
 	inside := int(e.Block%LeafBlocks)+e.Count <= LeafBlocks
 	switch {
-	case e.Kind == KindData && (!inside || int(e.Units) != e.Count*BlockUnits):
+	case e.Kind == KindData &&
+		(!inside || int(e.Units) != e.Count*BlockUnits || e.Off%BlockUnits != 0):
 		return fmt.Errorf("entry: %d blocks in %d units: %w", e.Count, e.Units, ErrBad)
+	case e.Kind == KindBranch && (e.Count > BranchesMax || int(e.Units) != BranchUnits(e.Count)):
+		return fmt.Errorf("entry: %d branches in %d units: %w", e.Count, e.Units, ErrBad)
 	case ranged(e.Kind) && (e.Range == 0 || e.Block%LeafBlocks+e.Range > LeafBlocks):
 		return fmt.Errorf("entry: range of %d blocks: %w", e.Range, ErrBad)
 	}

@@ -195,8 +195,8 @@ func FuzzLeaf(f *testing.F) {
 		if _, err := DecodeLeaf(l.Encode(nil), &again); err != nil {
 			t.Fatalf("written again: %v", err)
 		}
-		if again.Mapped() != l.Mapped() {
-			t.Fatalf("written again: %d blocks, not %d", again.Mapped(), l.Mapped())
+		if again.Count() != l.Count() {
+			t.Fatalf("written again: %d blocks, not %d", again.Count(), l.Count())
 		}
 	})
 }

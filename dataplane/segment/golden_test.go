@@ -34,9 +34,10 @@ func uuid(b byte) (u domain.UUID) {
 
 func goldenSuper() *Superblock {
 	return &Superblock{
-		Version: 1, Incompat: IncompatBase, Compat: 0x8000, Cluster: domain.ClusterID{UUID: uuid(1)},
-		Node: domain.NodeID{UUID: uuid(0x21)}, Device: domain.DeviceID{UUID: uuid(0x41)},
-		Size: 1 << 30, LogicalBlock: 512, AtomicUnit: 4096, SegmentSize: 4 << 20, Segments: 255,
+		Version: FormatVersion, Incompat: IncompatBase, Compat: 0x8000,
+		Cluster: domain.ClusterID{UUID: uuid(1)}, Node: domain.NodeID{UUID: uuid(0x21)},
+		Device: domain.DeviceID{UUID: uuid(0x41)},
+		Size:   1 << 30, LogicalBlock: 512, AtomicUnit: 4096, SegmentSize: 4 << 20, Segments: 255,
 		FirstOff: DataOff, Lanes: 3, Tier: 2, Generation: 0x0102030405060708, Salt: 0x61626364,
 	}
 }
@@ -79,7 +80,7 @@ func goldenEntries() []Entry {
 			Branch: 4, Block: 1023, Count: 1, Kind: KindData, Flags: FlagFresh | FlagMoved, Version: ver,
 			Off: 48, Units: 8, LSN: 99, CRC: 2, Request: req, From: 1, FromSeq: 2,
 		},
-		{Branch: 5, Count: 1, Kind: KindBranch, Off: 56, Units: 1, LSN: 100, CRC: 3},
+		{Branch: 5, Count: 7, Kind: KindBranch, Off: 56, Units: 2, LSN: 100, CRC: 3},
 	}
 }
 
@@ -105,14 +106,13 @@ const goldenSalt = 0x51525354
 func goldenLeaf(dense bool) *Leaf {
 	l := &Leaf{Branch: 7, Extent: 0x01020304, Complete: 0x1112131415161718}
 	for i := range 20 {
-		l.CRC[100+i] = uint32(i) * 0x01010101
-		l.Loc[100+i] = MakeLoc(Flash, uint64(4096+8*i), 8, l.CRC[100+i])
+		l.Loc[100+i] = MakeLoc(uint64(4096+8*i), uint32(i)*0x01010101)
 	}
-	l.Loc[1022], l.Loc[1023] = ZeroLoc(), ZeroLoc()
+	l.Loc[500], l.Loc[501], l.Loc[502] = HoleLoc, HoleLoc, LostLoc
+	l.Loc[1022], l.Loc[1023] = ZeroLoc, ZeroLoc
 	for i := range LeafBlocks {
 		if dense {
-			l.CRC[i] = uint32(i) * 0x9e3779b9
-			l.Loc[i] = MakeLoc(Flash, uint64(LeafBlocks-i)*16, 8, l.CRC[i])
+			l.Loc[i] = MakeLoc(uint64(LeafBlocks-i)*16, uint32(i)*0x9e3779b9)
 		}
 	}
 	return l
@@ -122,10 +122,17 @@ func goldenRoot() *Root {
 	return &Root{
 		NextBranch: 9,
 		Branches: []Branch{
-			{ID: 1, State: BranchLive, Volume: domain.VolumeID{UUID: uuid(1)}, Size: 1 << 40, Gen: 1},
-			{ID: 8, State: BranchBuried, Volume: domain.VolumeID{UUID: uuid(9)}, Size: 4 << 20, Epoch: 7},
+			{
+				ID: 2, Family: 1, State: BranchFrozen, Volume: domain.VolumeID{UUID: uuid(1)},
+				Snapshot: domain.SnapshotID{UUID: uuid(0x71)}, Size: 1 << 40, Gen: 1,
+			},
+			{
+				ID: 8, Parent: 2, Family: 1, State: BranchLive, Volume: domain.VolumeID{UUID: uuid(9)},
+				Size: 4 << 20, Gen: 0x01020304, Epoch: 7,
+			},
 		},
-		Leaves: []LeafRef{{1, 2, Piece{512, 64, 3}}, {1, 4, Piece{1024, 12352, 5}}},
+		Leaves:  []LeafRef{{2, 2, Piece{512, 64, 3}}, {8, 4, Piece{1024, LeafMax, 5}}},
+		Aliases: []Alias{{1, 2}, {7, 8}},
 	}
 }
 
@@ -235,7 +242,7 @@ func codecs() []codec {
 func TestGolden(t *testing.T) {
 	for _, c := range codecs() {
 		t.Run(c.name, func(t *testing.T) {
-			path := filepath.Join("testdata", c.name+".v1.txt")
+			path := filepath.Join("testdata", c.name+".v2.txt")
 			want, err := readDump(path)
 			if os.IsNotExist(err) && *rewrite {
 				if err := os.MkdirAll("testdata", 0o755); err != nil {

@@ -1,37 +1,36 @@
 package segment
 
-import (
-	"fmt"
-	"math"
-
-	"weft/domain"
-)
+import "fmt"
 
 const (
 	leafMagic = 0x4641454c // "LEAF"
 	leafFixed = 64
-	leafRun   = 12 // start u16, blocks u16, location u64; CRCs follow all runs
-	leafDense = LeafBlocks * 12
+	leafRun   = 8 // start u16, blocks u16, address u32; the CRCs of data follow all runs
+	leafDense = LeafBlocks * 8
 
 	formRuns  = 1
 	formDense = 2
 
+	// LeafFixed is the size of an image without its body in bytes.
+	LeafFixed = leafFixed
+	// LeafEntry bounds what one block adds to an image in runs: a run of its own and its CRC.
+	LeafEntry = leafRun + 4
 	// LeafMax is the largest image of a leaf in bytes.
 	LeafMax = leafFixed + leafDense
 )
 
-// Leaf is the index of one extent of one branch: for each block where its newest copy stands and
-// its CRC-32C. Complete is the lane's LSN up to which all outcomes are in.
+// Leaf is what one branch wrote in one extent: for each block the place and the CRC-32C of the
+// branch's newest copy, or None where an older branch of the line answers. Complete is the lane's
+// LSN up to which all outcomes are in.
 type Leaf struct {
-	Branch   uint32
+	Branch   uint32 // the branch, or one that it has absorbed since the image was written
 	Extent   uint32
 	Complete uint64
 	Loc      [LeafBlocks]Loc
-	CRC      [LeafBlocks]uint32
 }
 
-// Mapped counts the blocks that are no holes.
-func (l *Leaf) Mapped() int {
+// Count counts the blocks that the branch answers for.
+func (l *Leaf) Count() int {
 	n := 0
 	for _, loc := range l.Loc {
 		if loc != 0 {
@@ -44,21 +43,19 @@ func (l *Leaf) Mapped() int {
 // Encode appends the image to dst: as runs of blocks that follow each other on the device, or
 // dense, whichever is smaller.
 func (l *Leaf) Encode(dst []byte) []byte {
-	runs, mapped := l.runs()
-	form, size := formRuns, leafFixed+runs*leafRun+4*mapped
+	runs, data := l.runs()
+	form, size := formRuns, leafFixed+runs*leafRun+4*data
 	if size >= leafFixed+leafDense {
 		form, size = formDense, leafFixed+leafDense
 	}
 	at := len(dst)
-	dst = append(dst, make([]byte, leafFixed)...)
+	var fixed [leafFixed]byte
+	dst = append(dst, fixed[:]...)
 	if form == formRuns {
 		dst = l.appendRuns(dst)
 	} else {
 		for _, loc := range l.Loc {
 			dst = le.AppendUint64(dst, uint64(loc))
-		}
-		for _, crc := range l.CRC {
-			dst = le.AppendUint32(dst, crc)
 		}
 	}
 	b := dst[at:]
@@ -78,31 +75,32 @@ func leafCRC(b []byte) uint32 { return crcUpdate(Checksum(b[:60]), b[leafFixed:]
 // follows tells whether block i continues the run that ends with block i-1.
 func (l *Leaf) follows(i int) bool {
 	a, b := l.Loc[i-1], l.Loc[i]
-	switch {
-	case a == 0 || b == 0 || a.Kind() != b.Kind():
-		return false
-	case a.Kind() == Zero:
-		return true
+	if a.Kind() == Flash && b.Kind() == Flash {
+		return b>>32 == a>>32+1
 	}
-	return b.Addr() == a.Addr()+BlockUnits
+	return a != 0 && a == b
 }
 
-func (l *Leaf) runs() (runs, mapped int) {
+func (l *Leaf) runs() (runs, data int) {
 	for i, loc := range l.Loc {
 		if loc == 0 {
 			continue
 		}
-		mapped++
+		if loc.Kind() == Flash {
+			data++
+		}
 		if i == 0 || !l.follows(i) {
 			runs++
 		}
 	}
-	return runs, mapped
+	return runs, data
 }
 
+// appendRuns writes the runs. One that stands nowhere names its kind in the place of the address.
 func (l *Leaf) appendRuns(dst []byte) []byte {
 	for i := 0; i < LeafBlocks; {
-		if l.Loc[i] == 0 {
+		loc := l.Loc[i]
+		if loc == 0 {
 			i++
 			continue
 		}
@@ -112,12 +110,16 @@ func (l *Leaf) appendRuns(dst []byte) []byte {
 		}
 		dst = le.AppendUint16(dst, uint16(i))
 		dst = le.AppendUint16(dst, uint16(n))
-		dst = le.AppendUint64(dst, uint64(l.Loc[i]))
+		if loc.Kind() == Flash {
+			dst = le.AppendUint32(dst, uint32(loc>>32))
+		} else {
+			dst = le.AppendUint32(dst, uint32(loc))
+		}
 		i += n
 	}
-	for i, loc := range l.Loc {
-		if loc != 0 {
-			dst = le.AppendUint32(dst, l.CRC[i])
+	for _, loc := range l.Loc {
+		if loc.Kind() == Flash {
+			dst = le.AppendUint32(dst, loc.CRC())
 		}
 	}
 	return dst
@@ -146,7 +148,6 @@ func DecodeLeaf(b []byte, l *Leaf) (int, error) {
 		}
 		for i := range l.Loc {
 			l.Loc[i] = Loc(le.Uint64(b[leafFixed+8*i:]))
-			l.CRC[i] = le.Uint32(b[leafFixed+8*LeafBlocks+4*i:])
 		}
 		return size, nil
 	}
@@ -160,164 +161,22 @@ func (l *Leaf) decodeRuns(b []byte, runs int) error {
 	crcs, next := b[runs*leafRun:], 0
 	for r := range runs {
 		p := b[r*leafRun:]
-		start, n, loc := int(le.Uint16(p)), int(le.Uint16(p[2:])), Loc(le.Uint64(p[4:]))
-		beyond := loc.Addr()+uint64(n)*BlockUnits > addrMax
-		if loc == 0 || n == 0 || start < next || start+n > LeafBlocks || len(crcs) < 4*n || beyond {
+		start, n, addr := int(le.Uint16(p)), int(le.Uint16(p[2:])), uint64(le.Uint32(p[4:]))
+		data := addr > uint64(LostLoc)
+		if addr == 0 || n == 0 || start < next || start+n > LeafBlocks ||
+			data && (len(crcs) < 4*n || addr+uint64(n) > addrMax) {
 			return fmt.Errorf("leaf: run %d+%d: %w", start, n, ErrBad)
 		}
 		for i := range n {
-			crc := le.Uint32(crcs[4*i:])
-			l.CRC[start+i] = crc
-			l.Loc[start+i] = loc
-			if loc.Kind() != Zero {
-				addr := loc.Addr() + uint64(i)*BlockUnits
-				l.Loc[start+i] = MakeLoc(loc.Kind(), addr, BlockUnits, crc)
+			l.Loc[start+i] = Loc(addr)
+			if data {
+				l.Loc[start+i] = Loc((addr+uint64(i))<<32 | uint64(le.Uint32(crcs[4*i:])))
 			}
 		}
-		crcs, next = crcs[4*n:], start+n
+		if data {
+			crcs = crcs[4*n:]
+		}
+		next = start + n
 	}
 	return nil
-}
-
-const rootMagic = 0x544f4f52 // "ROOT"
-
-// BranchState says what became of a branch.
-type BranchState uint8
-
-// The states of a branch. A buried branch's id is never given out again.
-const (
-	BranchLive   BranchState = 1
-	BranchBuried BranchState = 2
-)
-
-// Branch is a volume's line of writes on this device. It is the payload of a BRANCH entry and a
-// line of the checkpoint root.
-type Branch struct {
-	ID     uint32
-	State  BranchState
-	Volume domain.VolumeID
-	Size   uint64 // bytes
-	Gen    uint32
-	Epoch  domain.Epoch
-}
-
-// BranchBytes is the encoded size of a Branch.
-const BranchBytes = 48
-
-// Append encodes the branch.
-func (r *Branch) Append(dst []byte) []byte {
-	dst = le.AppendUint32(dst, r.ID)
-	dst = append(dst, byte(r.State), 0, 0, 0)
-	dst = append(dst, r.Volume.UUID[:]...)
-	dst = le.AppendUint64(dst, r.Size)
-	dst = le.AppendUint32(dst, r.Gen)
-	dst = le.AppendUint64(dst, uint64(r.Epoch))
-	return le.AppendUint32(dst, 0)
-}
-
-// DecodeBranch reads a branch from the start of b.
-func DecodeBranch(b []byte) (Branch, error) {
-	if len(b) < BranchBytes {
-		return Branch{}, fmt.Errorf("branch: cut short: %w", ErrBad)
-	}
-	r := Branch{
-		ID: le.Uint32(b), State: BranchState(b[4]), Size: le.Uint64(b[24:]),
-		Gen: le.Uint32(b[32:]), Epoch: domain.Epoch(le.Uint64(b[36:])),
-	}
-	copy(r.Volume.UUID[:], b[8:])
-	if r.State != BranchLive && r.State != BranchBuried || r.ID == 0 || r.Size > math.MaxInt64 {
-		return Branch{}, fmt.Errorf("branch %d: state %d: %w", r.ID, r.State, ErrBad)
-	}
-	return r, nil
-}
-
-// LeafRef names the newest image of a leaf.
-type LeafRef struct {
-	Branch uint32
-	Extent uint32
-	Piece  Piece
-}
-
-const leafRefBytes = 24
-
-// Root is what a checkpoint commits besides the leaves themselves.
-type Root struct {
-	NextBranch uint32
-	Branches   []Branch
-	Leaves     []LeafRef
-	Pieces     []Piece // where this root itself stands; filled by the reader
-}
-
-// Encode gives the root as one stretch of bytes, to be cut into pieces.
-func (r *Root) Encode() []byte {
-	b := le.AppendUint32(nil, rootMagic)
-	b = le.AppendUint32(b, r.NextBranch)
-	b = le.AppendUint32(b, uint32(len(r.Branches)))
-	b = le.AppendUint32(b, uint32(len(r.Leaves)))
-	for i := range r.Branches {
-		b = r.Branches[i].Append(b)
-	}
-	for _, l := range r.Leaves {
-		b = le.AppendUint32(b, l.Branch)
-		b = le.AppendUint32(b, l.Extent)
-		b = appendPiece(b, l.Piece)
-	}
-	return b
-}
-
-func appendPiece(b []byte, p Piece) []byte {
-	b = le.AppendUint64(b, p.Off)
-	b = le.AppendUint32(b, p.Bytes)
-	return le.AppendUint32(b, p.CRC)
-}
-
-func piece(b []byte) Piece { return Piece{le.Uint64(b), le.Uint32(b[8:]), le.Uint32(b[12:])} }
-
-// DecodeRoot reads a whole root, whose pieces were verified one by one.
-func DecodeRoot(b []byte) (*Root, error) {
-	if len(b) < 16 || le.Uint32(b) != rootMagic {
-		return nil, fmt.Errorf("root: no magic: %w", ErrBad)
-	}
-	branches, leaves := uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:]))
-	if uint64(len(b)) < 16+branches*BranchBytes+leaves*leafRefBytes {
-		return nil, fmt.Errorf("root: cut short: %w", ErrBad)
-	}
-	r := &Root{NextBranch: le.Uint32(b[4:])}
-	b = b[16:]
-	for range branches {
-		br, err := DecodeBranch(b)
-		if err != nil {
-			return nil, err
-		}
-		r.Branches, b = append(r.Branches, br), b[BranchBytes:]
-	}
-	for range leaves {
-		r.Leaves = append(r.Leaves, LeafRef{le.Uint32(b), le.Uint32(b[4:]), piece(b[8:])})
-		b = b[leafRefBytes:]
-	}
-	return r, nil
-}
-
-// PieceBytes is the encoded size of a Piece.
-const PieceBytes = 16
-
-// EncodePieces gives the list that an anchor's Root points to.
-func EncodePieces(list []Piece) []byte {
-	var b []byte
-	for _, p := range list {
-		b = appendPiece(b, p)
-	}
-	return b
-}
-
-// DecodePieces reads the list.
-func DecodePieces(b []byte) ([]Piece, error) {
-	if len(b)%PieceBytes != 0 {
-		return nil, fmt.Errorf("root: list of %d B: %w", len(b), ErrBad)
-	}
-	var list []Piece
-	for ; len(b) > 0; b = b[PieceBytes:] {
-		list = append(list, piece(b))
-	}
-	return list, nil
 }

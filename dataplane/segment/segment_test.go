@@ -30,7 +30,7 @@ func TestArithmetic(t *testing.T) {
 		{"the largest record fits a header", ChunkHeader+fresh+EntryMoved+4*RecordBlocks <= HeaderMax},
 		{"count-1 of a record fits a byte", RecordBlocks-1 <= 0xff},
 		{"units of a record fit 16 bits", RecordBlocks*BlockUnits <= 0xffff},
-		{"a dense leaf is 12352 B", LeafMax == 12352 && leafRefs/Sector == 4},
+		{"a dense leaf is 8256 B", LeafMax == 8256 && leafRefs/Sector == 3},
 		{"its size fits a piece of one chunk", LeafMax <= PayloadMax},
 		{"anchors hold their lanes and window", 64+LanesMax*32+windowMax*4 <= Sector-4},
 		{"the ring of anchors ends before the data", AnchorOff+AnchorSlots*Sector <= DataOff},
@@ -39,8 +39,10 @@ func TestArithmetic(t *testing.T) {
 			"the last anchor stays in the ring",
 			AnchorPlace(1<<64-1)+AnchorCopies*Sector <= AnchorOff+AnchorSlots*Sector,
 		},
-		{"the largest device has addresses for all", uint64(1)<<49/Unit <= addrMax},
-		{"zeros have no place and are not a hole", ZeroLoc().Kind() == Zero && ZeroLoc() != 0},
+		{"the largest device has addresses for all", SizeMax/BlockSize <= addrMax},
+		{"the guard covers the addresses of no place", Guard/BlockSize > uint64(LostLoc)},
+		{"the lines of a BRANCH record fit a sector", BranchesMax*BranchBytes <= Sector},
+		{"zeros have no place and are not a hole", ZeroLoc.Kind() == Zero && ZeroLoc != 0},
 	} {
 		if !c.ok {
 			t.Errorf("no longer true: %s", c.what)
@@ -50,7 +52,7 @@ func TestArithmetic(t *testing.T) {
 
 // TestSuperOffsets proves that the three copies lie apart, aligned and inside the device.
 func TestSuperOffsets(t *testing.T) {
-	for _, size := range []int64{4 << 20, 4<<20 + 512, 1<<30 + 12345*512, 1 << 49} {
+	for _, size := range []int64{4 << 20, 4<<20 + 512, 1<<30 + 12345*512, SizeMax} {
 		o := SuperOffsets(size)
 		for i, off := range o {
 			if off%Sector != 0 || off < Guard || off+Sector > size || i > 0 && off < o[i-1]+Sector {
@@ -86,18 +88,23 @@ func TestLaneOf(t *testing.T) {
 	}
 }
 
-// TestLoc proves that a location gives back what it was made of, at the ends of every field.
+// TestLoc proves that a location gives back what it was made of, at the ends of both fields, and
+// that what no version writes reads as lost.
 func TestLoc(t *testing.T) {
-	for _, addr := range []uint64{0, 1, 8, addrMax - 1} {
-		for _, units := range []int{1, 8} {
-			for _, kind := range []LocKind{Flash, Lost} {
-				l := MakeLoc(kind, addr, units, 0xdeadbeef)
-				if l.Kind() != kind || l.Addr() != addr || l.Off() != int64(addr)*Unit ||
-					uint64(l)&(1<<18-1) != uint64(Fold(0xdeadbeef)) ||
-					int(uint64(l)>>18&7)+1 != units {
-					t.Errorf("kind %d addr %d units %d: %#x", kind, addr, units, uint64(l))
-				}
+	for _, block := range []uint64{Guard / BlockSize, DataOff / BlockSize, addrMax - 1} {
+		for _, crc := range []uint32{0, 1, 0xdeadbeef, 1<<32 - 1} {
+			l := MakeLoc(block*BlockUnits, crc)
+			if l.Kind() != Flash || l.Addr() != block*BlockUnits || l.Off() != int64(block*BlockSize) ||
+				l.CRC() != crc {
+				t.Errorf("block %d CRC %#x: %#x", block, crc, uint64(l))
 			}
+		}
+	}
+	for loc, kind := range map[Loc]LocKind{
+		0: None, HoleLoc: Hole, ZeroLoc: Zero, LostLoc: Lost, LostLoc + 1: Lost, 1<<32 - 1: Lost,
+	} {
+		if loc.Kind() != kind {
+			t.Errorf("%#x is of kind %d", uint64(loc), loc.Kind())
 		}
 	}
 }
@@ -157,6 +164,7 @@ func TestEntryRefusals(t *testing.T) {
 		"encrypted":          func(b []byte) { b[11] |= FlagEncrypted },
 		"compressed":         func(b []byte) { b[11] |= FlagCompressed },
 		"units of no record": func(b []byte) { b[36]++ },
+		"between two blocks": func(b []byte) { b[32]++ },
 		"beyond the extent":  func(b []byte) { le.PutUint32(b[4:], LeafBlocks-1) },
 	} {
 		e := goldenEntries()[1]
@@ -190,9 +198,10 @@ func TestSuperblockRefusals(t *testing.T) {
 		"too many lanes":    func(s *Superblock) { s.Lanes = LanesMax + 1 },
 		"odd logical block": func(s *Superblock) { s.LogicalBlock = 520 },
 		"version 0":         func(s *Superblock) { s.Version = 0 },
+		"version before":    func(s *Superblock) { s.Version = FormatVersion - 1 },
 		"later version":     func(s *Superblock) { s.Version = FormatVersion + 1 },
 		"unknown feature":   func(s *Superblock) { s.Incompat |= 1 << 63 },
-		"too large":         func(s *Superblock) { s.Size = 1<<49 + 1 },
+		"too large":         func(s *Superblock) { s.Size = SizeMax + 1 },
 	} {
 		s := goldenSuper()
 		spoil(s)
@@ -219,30 +228,32 @@ func TestLeafRoundTrip(t *testing.T) {
 	for range 2000 {
 		l := Leaf{Branch: rnd.Uint32(), Extent: rnd.Uint32(), Complete: rnd.Uint64()}
 		fill, stay := rnd.Float64(), rnd.Float64()
-		addr := rnd.Uint64N(addrMax / 2)
+		block := 512 + rnd.Uint64N(addrMax/2)
 		for i := range LeafBlocks {
 			if rnd.Float64() > fill {
 				continue
 			}
 			if rnd.Float64() > stay {
-				addr = rnd.Uint64N(addrMax / 2)
+				block = 512 + rnd.Uint64N(addrMax/2)
 			}
-			switch addr += BlockUnits; {
-			case rnd.IntN(50) == 0:
-				l.Loc[i] = ZeroLoc()
-			case rnd.IntN(50) == 0:
-				l.Loc[i] = MakeLoc(Lost, 0, BlockUnits, 0)
+			switch block++; rnd.IntN(60) {
+			case 0:
+				l.Loc[i] = ZeroLoc
+			case 1:
+				l.Loc[i] = LostLoc
+			case 2:
+				l.Loc[i] = HoleLoc
 			default:
-				l.CRC[i] = rnd.Uint32()
-				l.Loc[i] = MakeLoc(Flash, addr, BlockUnits, l.CRC[i])
+				l.Loc[i] = MakeLoc(block*BlockUnits, rnd.Uint32())
 			}
 		}
 		b := l.Encode(nil)
-		if runs, mapped := l.runs(); len(b) != min(LeafMax, leafFixed+runs*leafRun+4*mapped) {
-			t.Fatalf("%d runs of %d blocks take %d B", runs, mapped, len(b))
+		if runs, data := l.runs(); len(b) != min(LeafMax, leafFixed+runs*leafRun+4*data) ||
+			len(b) > LeafFixed+LeafEntry*l.Count() {
+			t.Fatalf("%d runs of %d blocks take %d B", runs, data, len(b))
 		}
 		n, err := DecodeLeaf(append(b, 1, 2, 3), &got)
-		if err != nil || n != len(b) || got != l || got.Mapped() != l.Mapped() {
+		if err != nil || n != len(b) || got != l || got.Count() != l.Count() {
 			t.Fatalf("%d of %d B: %v", n, len(b), err)
 		}
 	}
@@ -297,7 +308,7 @@ func TestFooterSize(t *testing.T) {
 // bytes claim: counts of four thousand million in a few bytes.
 func TestBoundedAllocation(t *testing.T) {
 	root := goldenRoot().Encode()
-	for at := 8; at < 16; at++ {
+	for at := 8; at < 20; at++ {
 		root[at] = 0xff
 	}
 	leaf := goldenLeaf(false).Encode(nil)
@@ -354,13 +365,22 @@ func TestAnchorLimits(t *testing.T) {
 // TestBranchRefusals proves that a branch in no state, without an id or of no size is refused.
 func TestBranchRefusals(t *testing.T) {
 	for _, br := range []Branch{
-		{ID: 0, State: BranchLive}, {ID: 1}, {ID: 1, State: 3}, {ID: 1, State: BranchLive, Size: 1 << 63},
+		{ID: 0, Family: 1, State: BranchLive},
+		{ID: 1, Family: 1},
+		{ID: 1, Family: 1, State: 4},
+		{ID: 1, Family: 1, State: BranchLive, Size: 1 << 63},
+		{ID: 2, Family: 1, State: BranchLive, Parent: 2},
+		{ID: 2, Family: 3, State: BranchLive},
+		{ID: 2, State: BranchLive},
 	} {
 		if _, err := DecodeBranch(br.Append(nil)); !errors.Is(err, ErrBad) {
 			t.Errorf("%+v: %v", br, err)
 		}
 	}
-	ok := Branch{ID: 1, State: BranchBuried, Volume: domain.VolumeID{UUID: uuid(3)}, Size: 1, Gen: 2}
+	ok := Branch{
+		ID: 3, Parent: 2, Family: 1, State: BranchFrozen, Volume: domain.VolumeID{UUID: uuid(3)},
+		Snapshot: domain.SnapshotID{UUID: uuid(4)}, Size: 1, Gen: 2,
+	}
 	if got, err := DecodeBranch(ok.Append(nil)); err != nil || got != ok {
 		t.Errorf("%+v, %v", got, err)
 	}

@@ -23,6 +23,8 @@ const (
 	DataOff = 2 << 20
 	// LanesMax is the most lanes of a device.
 	LanesMax = 16
+	// SizeMax is the largest device in bytes: a Loc names 2^32 blocks of 4 KiB.
+	SizeMax = 1 << 44
 )
 
 // Features that a reader must know. A device with an unknown incompatible bit is refused, one with
@@ -113,11 +115,11 @@ func (s *Superblock) check() error {
 	switch {
 	case s.Incompat&^IncompatAll != 0:
 		return fmt.Errorf("superblock: unknown features %#x: %w", s.Incompat, ErrBad)
-	case s.Version == 0 || s.Version > FormatVersion:
+	case s.Version != FormatVersion:
 		return fmt.Errorf("superblock: format version %d: %w", s.Version, ErrBad)
 	case s.SegmentSize < 16*Sector || s.SegmentSize%Sector != 0 || s.Segments < 8:
 		return fmt.Errorf("superblock: segments %d x %d: %w", s.Segments, s.SegmentSize, ErrBad)
-	case s.FirstOff < DataOff || s.FirstOff%Sector != 0 || s.Size > 1<<49 || end > s.Size:
+	case s.FirstOff < DataOff || s.FirstOff%Sector != 0 || s.Size > SizeMax || end > s.Size:
 		return fmt.Errorf("superblock: data outside the device: %w", ErrBad)
 	case s.Lanes == 0 || s.Lanes > LanesMax:
 		return fmt.Errorf("superblock: %d lanes: %w", s.Lanes, ErrBad)
@@ -127,11 +129,12 @@ func (s *Superblock) check() error {
 	return nil
 }
 
-// LaneOf gives the lane that an extent of a branch belongs to. Neighbouring extents spread over all
-// lanes, so it mixes fully (the finalizer of MurmurHash3): one multiplication would keep sixteen
-// neighbours together. Recovery depends on it: it must not change.
-func LaneOf(branch, extent uint32, lanes int) int {
-	h := uint64(extent) + uint64(branch)*0x9e3779b97f4a7c15
+// LaneOf gives the lane that an extent of a family belongs to: all branches of the family share it,
+// so that what one of them hides from another is decided under one lock. Neighbouring extents
+// spread over all lanes, so it mixes fully (the finalizer of MurmurHash3): one multiplication would
+// keep sixteen neighbours together. Recovery depends on it: it must not change.
+func LaneOf(family, extent uint32, lanes int) int {
+	h := uint64(extent) + uint64(family)*0x9e3779b97f4a7c15
 	h = (h ^ h>>33) * 0xff51afd7ed558ccd
 	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
 	return int((h ^ h>>33) % uint64(lanes))

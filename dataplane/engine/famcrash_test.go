@@ -1,0 +1,265 @@
+package engine
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+
+	"weft/backends/mem"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// moment is the state of a family between two steps of a script.
+type moment struct {
+	vols  map[domain.VolumeID]*image
+	snaps map[domain.SnapshotID]*image
+	begun int // point of the history when the step that leads here began
+	ended int // and when its outcome was there
+}
+
+// saga is a script of steps, one at a time, that change families, with everything that must be
+// there after each.
+type saga struct {
+	f       *families
+	moments []moment
+}
+
+func (s *saga) step(do func()) {
+	begun := s.f.dev.Mark()
+	do()
+	m := moment{
+		vols: map[domain.VolumeID]*image{}, snaps: map[domain.SnapshotID]*image{}, begun: begun,
+		ended: s.f.dev.Mark(),
+	}
+	for id, im := range s.f.vols {
+		m.vols[id] = im.clone()
+	}
+	for id, im := range s.f.snaps {
+		m.snaps[id] = im.clone()
+	}
+	s.moments = append(s.moments, m)
+}
+
+// one writes one record.
+func (s *saga) one() {
+	f := s.f
+	id, _ := anyOf(f.rnd, f.vols)
+	v, ok := f.e.Volume(id)
+	if !ok {
+		f.t.Fatal("a volume is gone")
+	}
+	block, count := f.span(f.vols[id], 4)
+	block = block/1024*1024 + block%60
+	n := uint64(f.next())
+	r := data(block, count, n)
+	switch f.rnd.IntN(8) {
+	case 0:
+		r.Kind, n = segment.KindZero, 0
+	case 1:
+		r.Kind, n = segment.KindUnmap, 0
+	}
+	f.must(put(v, r))
+	f.vols[id].apply(r.Kind, block, count, n)
+}
+
+// run takes steps by chance, mostly records; checkpoints and cleaning go on by themselves.
+func (s *saga) run(steps int) {
+	f := s.f
+	for range steps {
+		switch d := f.rnd.IntN(100); {
+		case d < 62:
+			s.step(s.one)
+		case d < 76:
+			s.step(f.snapshot)
+		case d < 86:
+			s.step(f.deleteSnapshot)
+		case d < 90:
+			s.step(f.clone)
+		case d < 93:
+			s.step(f.deleteVolume)
+		case d < 96:
+			s.step(f.rollback)
+		case d < 97:
+			s.step(f.grow)
+		default:
+			f.must(f.e.Checkpoint())
+		}
+	}
+}
+
+// judge opens an image: it must hold, exactly, one of the moments that the cut allows, and its
+// counters must be those of a recount.
+func (s *saga) judge(img *mem.Device, cut int) error {
+	t := s.f.t
+	e, err := Open(background, Config{
+		Device: img, Cluster: testCluster, Node: 1,
+		Report: func(x Fact) { t.Errorf("cut %d: reported %+v", cut, x) },
+	})
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer e.Abandon()
+	recount(t, e)
+	lo, hi := 0, 0
+	for i, m := range s.moments {
+		if m.ended <= cut {
+			lo = i
+		}
+		if m.begun <= cut {
+			hi = i
+		}
+	}
+	why := ""
+	for i := hi; i >= lo; i-- {
+		w := s.moments[i].differs(e)
+		if w == "" {
+			return nil
+		}
+		why += fmt.Sprintf("\nstep %d: %s", i, w)
+	}
+	return fmt.Errorf("neither before nor after:%s", why)
+}
+
+func (m *moment) differs(e *Engine) string {
+	if len(e.Volumes()) != len(m.vols) || len(e.mu.bySnapshot) != len(m.snaps) {
+		return fmt.Sprintf("%d volumes and %d snapshots, not %d and %d", len(e.Volumes()),
+			len(e.mu.bySnapshot), len(m.vols), len(m.snaps))
+	}
+	for id, im := range m.vols {
+		v, ok := e.Volume(id)
+		if !ok {
+			return fmt.Sprintf("volume %s is gone", id)
+		}
+		if w := im.differs(v); w != "" {
+			return fmt.Sprintf("volume %s: %s", id, w)
+		}
+	}
+	for id, im := range m.snaps {
+		v, ok := e.OpenSnapshot(id)
+		if !ok {
+			return fmt.Sprintf("snapshot %s is gone", id)
+		}
+		if w := im.differs(v); w != "" {
+			return fmt.Sprintf("snapshot %s: %s", id, w)
+		}
+	}
+	return ""
+}
+
+// differs reads what a volume has allocated and compares: all of it, and nothing else.
+func (m *image) differs(v *Volume) string {
+	if v.Size() != m.size {
+		return fmt.Sprintf("%s, not %s", v.Size(), m.size)
+	}
+	r, err := v.Allocated(0, int64(m.size), 0)
+	if err != nil || r.Next >= 0 {
+		return fmt.Sprintf("%v, next %d", err, r.Next)
+	}
+	want, zero := maps.Clone(m.data), maps.Clone(m.zero)
+	for _, x := range r.List {
+		for at := x.Off; at < x.Off+x.Len; at += segment.BlockSize {
+			b := uint64(at) / segment.BlockSize
+			got, err := holds(v, b)
+			if err != nil || got != m.data[b] || x.Zero != m.zero[b] {
+				return fmt.Sprintf("block %d holds %d, model %d, zeros %v: %v", b, got, m.data[b],
+					m.zero[b], err)
+			}
+			delete(want, b)
+			delete(zero, b)
+		}
+	}
+	if len(want)+len(zero) > 0 {
+		return fmt.Sprintf("%d blocks and %d of zeros are holes", len(want), len(zero))
+	}
+	return ""
+}
+
+func newSaga(t *testing.T, segments, lanes int, seed uint64) *saga {
+	f := newFamilies(t, crashDevice(t, segments, lanes), seed)
+	f.most = 6
+	s := &saga{f: f}
+	s.step(func() {})
+	f.dev.StartHistory()
+	s.step(f.create)
+	return s
+}
+
+// enumerate judges images for every cut of the history, as many as the budget allows.
+func (s *saga) enumerate(budget int) int {
+	dev := s.f.dev
+	stride, each := max(1, 2*dev.Ops()/budget), max(2, budget/(dev.Ops()+1))
+	n, seed := 0, uint64(1)
+	for en := dev.Enumerate(); en.Next() && !s.f.t.Failed(); {
+		if en.At()%stride != 0 {
+			continue
+		}
+		choosers := []mem.Chooser{mem.None, mem.All}
+		for len(choosers) < each {
+			choosers = append(choosers, mem.RandomGarbage(seed))
+			seed++
+		}
+		if stride > 1 {
+			choosers[1] = mem.RandomGarbage(seed)
+			seed++
+		}
+		for i, choose := range choosers {
+			n++
+			if err := s.judge(en.Image(choose), en.At()); err != nil {
+				s.f.t.Fatalf("cut %d of %d, choice %d: %v", en.At(), dev.Ops(), i, err)
+			}
+		}
+	}
+	return n
+}
+
+// TestCrashFamilies cuts the power at every write and flush of scripts of records, cuts, clones,
+// deletions, rollbacks and growth, with checkpoints and cleaning under way: each image holds, to
+// the byte and to the name, what was there before or after the step under way, and its space is
+// counted exactly (E1, E5, E12).
+func TestCrashFamilies(t *testing.T) {
+	total := 0
+	for seed := range uint64(4) {
+		s := newSaga(t, 48, 1+int(seed%2), 40+seed)
+		s.run(120)
+		s.f.e.Abandon()
+		total += s.enumerate(images() / 10)
+	}
+	long := newSaga(t, 64, 2, 60)
+	long.run(1200)
+	if st := long.f.e.Stats(); st.Cleaned == 0 || st.Checkpoints < 10 {
+		t.Fatalf("the script never cleaned: %+v", st)
+	}
+	long.f.e.Abandon()
+	total += long.enumerate(images() / 10)
+	t.Logf("%d crash images", total)
+}
+
+// TestCrashWhileSweeping deletes snapshots and clones with much to be swept, cuts the power at
+// each write from there on, and again at each write of the recovery: the space is always counted
+// exactly.
+func TestCrashWhileSweeping(t *testing.T) {
+	s := newSaga(t, 64, 2, 70)
+	s.run(250)
+	for len(s.f.snaps) > 1 {
+		s.step(s.f.deleteSnapshot)
+	}
+	s.step(s.f.snapshot)
+	s.f.must(s.f.e.Checkpoint())
+	s.f.e.Abandon()
+	n := 0
+	stride := max(1, 4*s.f.dev.Ops()/images())
+	for cut := s.f.dev.Ops() / 2; cut <= s.f.dev.Ops(); cut += stride {
+		img := s.f.dev.CrashImage(cut, mem.RandomGarbage(uint64(cut)))
+		img.StartHistory()
+		open(t, img, quiet).Abandon()
+		for again := 0; again <= img.Ops(); again += 3 {
+			n++
+			second := img.CrashImage(again, mem.RandomGarbage(uint64(again)))
+			if err := s.judge(second, cut); err != nil {
+				t.Fatalf("cut %d, then %d: %v", cut, again, err)
+			}
+		}
+	}
+	t.Logf("%d images", n)
+}

@@ -1,0 +1,222 @@
+package engine
+
+import "weft/dataplane/segment"
+
+// How the index changes: every change of a leaf goes through point or put, which keep all counters.
+// The lane's mutex is held throughout.
+
+// setData points the blocks of a record at their new place.
+func (l *lane) setData(p *pending, base uint64, crcs []uint32) {
+	lf := l.leaf(p.br, p.block)
+	if lf == nil {
+		return // buried while the record was on its way
+	}
+	first := int(p.block % segment.LeafBlocks)
+	for i, crc := range crcs {
+		addr := base + uint64(p.unit) + uint64(i)*segment.BlockUnits
+		l.point(lf, first+i, segment.MakeLoc(addr, crc))
+	}
+	l.touch(lf)
+}
+
+// setRange makes a range of one extent zero or, with HoleLoc, a hole.
+func (l *lane) setRange(p *pending, loc segment.Loc) {
+	lf := l.leaf(p.br, p.block)
+	if lf == nil {
+		return
+	}
+	first := int(p.block % segment.LeafBlocks)
+	for i := range p.count {
+		l.point(lf, first+i, loc)
+	}
+	l.touch(lf)
+}
+
+// point replaces what a leaf's branch says of one block. A hole is noted only where something older
+// would show through.
+func (l *lane) point(lf *leaf, i int, loc segment.Loc) {
+	old, under := lf.own.get(i), segment.Loc(0)
+	if lf.base != nil {
+		under = lf.base.at(i)
+	}
+	if loc == segment.HoleLoc && under == 0 {
+		loc = 0
+	}
+	was, now := under, shown(loc)
+	if old != 0 {
+		was = shown(old)
+	}
+	l.put(lf, i, loc)
+	l.show(lf, i, was, now)
+	if old == 0 && under != 0 {
+		l.hidden(lf, i)
+	}
+}
+
+// put stores one block's location in a leaf and keeps the counts of what stands on the device.
+func (l *lane) put(lf *leaf, i int, loc segment.Loc) {
+	dense := lf.own.dense != nil
+	before := int64(0)
+	if !dense {
+		before = lf.own.bytes()
+	}
+	old := lf.own.set(i, loc)
+	if loc.Kind() == segment.Flash {
+		l.e.space.at(loc.Off()).live.Add(segment.BlockSize)
+		l.e.space.live.Add(segment.BlockSize)
+		lf.br.own.Add(1)
+	}
+	if old.Kind() == segment.Flash {
+		l.e.space.at(old.Off()).live.Add(-segment.BlockSize)
+		l.e.space.live.Add(-segment.BlockSize)
+		lf.br.own.Add(-1)
+	}
+	if (old == 0) != (loc == 0) {
+		n := lf.n + 1
+		if loc == 0 {
+			n = lf.n - 1
+		}
+		l.resize(lf, n)
+		if dense && n <= fewAgain {
+			before = lf.own.bytes()
+			lf.own.pack(int(n))
+			dense = false
+		}
+	}
+	if !dense {
+		l.memory.Add(lf.own.bytes() - before)
+	}
+}
+
+// resize notes how many blocks a leaf holds, and what its image will take.
+func (l *lane) resize(lf *leaf, n uint16) {
+	more := imageBytes(int(n)) - imageBytes(int(lf.n))
+	lf.n = n
+	if more == 0 {
+		return
+	}
+	l.e.space.index.Add(more)
+	if lf.dirty {
+		l.e.space.dirty.Add(more)
+	}
+}
+
+// show counts what a leaf's branch sees of a block, and lets all that see it by way of this branch
+// know. Only a record that was appended before a cut and entered behind it, and the cleaner, change
+// what others see.
+func (l *lane) show(lf *leaf, i int, was, now segment.Loc) {
+	mapped, data := seen(was, now)
+	lf.br.mapped.Add(mapped)
+	lf.br.data.Add(data)
+	if lf.view != nil {
+		l.look(lf, i, now)
+	}
+	if len(lf.br.kids) == 0 {
+		return
+	}
+	l.spread(lf, i, now)
+	if mapped != 0 || data != 0 {
+		l.below(lf.br, lf, i, func(b *branch) bool {
+			b.mapped.Add(mapped)
+			b.data.Add(data)
+			return false
+		})
+	}
+}
+
+// seen gives the change of what is counted of a block.
+func seen(was, now segment.Loc) (mapped, data int64) {
+	count := func(loc segment.Loc, n int64) {
+		if loc != 0 {
+			mapped += n
+		}
+		if loc.Kind() == segment.Flash {
+			data += n
+		}
+	}
+	count(was, -1)
+	count(now, 1)
+	return mapped, data
+}
+
+// look changes a block in a leaf's view.
+func (l *lane) look(lf *leaf, i int, loc segment.Loc) {
+	before := lf.view.bytes()
+	lf.view.set(i, loc)
+	l.memory.Add(lf.view.bytes() - before)
+}
+
+// spread changes a block in all views to which the leaf's copy shows through.
+func (l *lane) spread(lf *leaf, i int, loc segment.Loc) {
+	if lf.tree == nil {
+		return
+	}
+	marks := lf.tree.within(lf)
+	for j := 0; j < len(marks); j++ {
+		k := marks[j].lf
+		switch {
+		case marks[j].end:
+		case k.own.get(i) != 0:
+			for end := (mark{k, true}); marks[j] != end; {
+				j++
+			}
+		case k.view != nil:
+			l.look(k, i, loc)
+		}
+	}
+}
+
+// below calls fn with the branches below one that see the block as it does, until fn gives true.
+// lf is any leaf of the extent.
+func (l *lane) below(b *branch, lf *leaf, i int, fn func(b *branch) bool) bool {
+	for _, k := range b.kids {
+		if kl := lf.of(k); kl != nil && kl.own.get(i) != 0 {
+			continue
+		}
+		if fn(k) || l.below(k, lf, i, fn) {
+			return true
+		}
+	}
+	return false
+}
+
+// hidden drops the copy that a leaf has just hidden from its branch if no name sees it any more. A
+// name on the way to it answers that at once, and only a clone whose origin was deleted has none.
+func (l *lane) hidden(lf *leaf, i int) {
+	if lf.br.parent == nil || lf.br.parent.named() {
+		return
+	}
+	owner := lf.base
+	for owner != nil && owner.own.get(i) == 0 {
+		owner = owner.base
+	}
+	if owner == nil {
+		return
+	}
+	for b := lf.br.parent; ; b = b.parent {
+		if b.named() {
+			return
+		}
+		if b == owner.br {
+			break
+		}
+	}
+	if !l.wanted(owner, i) {
+		l.put(owner, i, 0)
+		l.touch(owner)
+	}
+}
+
+// wanted tells whether a name sees the leaf's copy of a block.
+func (l *lane) wanted(lf *leaf, i int) bool {
+	return lf.br.named() || l.below(lf.br, lf, i, func(b *branch) bool { return b.named() })
+}
+
+// touch puts a changed leaf on the next checkpoint's list.
+func (l *lane) touch(lf *leaf) {
+	if !lf.dirty {
+		lf.dirty = true
+		l.e.space.dirty.Add(imageBytes(int(lf.n)))
+		l.mu.dirty = append(l.mu.dirty, lf)
+	}
+}

@@ -1,0 +1,185 @@
+package engine
+
+import (
+	"slices"
+	"sync"
+
+	"weft/dataplane/segment"
+)
+
+// A branch that lost its name is swept by the maintenance, extent by extent: copies that no name
+// sees any more are dropped, and what is left goes over to its only kid, if it has one. Each step
+// leaves every view as it was, so readers, writers and a crash may stand between any two of them.
+// Checkpoints do not: a leaf's image would leave the directory before the one that took its blocks
+// over is written.
+
+// sweeps are the branches that wait to be swept.
+type sweeps struct {
+	mu   sync.Mutex
+	list []*sweepJob
+}
+
+type sweepJob struct {
+	br   *branch
+	done chan struct{}
+}
+
+// sweep lets the maintenance sweep a branch and waits until it is done or the engine stops; what
+// was not done then is done by the next start.
+func (e *Engine) sweep(b *branch) {
+	j := &sweepJob{b, make(chan struct{})}
+	e.maint.sweeps.mu.Lock()
+	e.maint.sweeps.list = append(e.maint.sweeps.list, j)
+	e.maint.sweeps.mu.Unlock()
+	e.maint.kick()
+	select {
+	case <-j.done:
+	case <-e.maint.halt:
+	}
+}
+
+// runSweeps does what waits. The checkpoint lock is held.
+func (e *Engine) runSweeps() {
+	s := &e.maint.sweeps
+	for {
+		s.mu.Lock()
+		list := s.list
+		s.list = nil
+		s.mu.Unlock()
+		if len(list) == 0 {
+			return
+		}
+		for _, j := range list {
+			e.sweepBranch(j.br)
+			close(j.done)
+		}
+	}
+}
+
+// sweepAll sweeps every branch without a name; for a start, when nobody else is there.
+func (e *Engine) sweepAll() {
+	var list []*branch
+	for _, b := range e.mu.branches {
+		if !b.gone && !b.named() {
+			list = append(list, b)
+		}
+	}
+	// The youngest first: what they hide and hold is decided before that of those they stand on.
+	slices.SortFunc(list, func(a, b *branch) int { return int(b.id) - int(a.id) })
+	for _, b := range list {
+		e.sweepBranch(b)
+	}
+}
+
+// sweepBranch sweeps a branch, and then the one it stood on if that has become superfluous by it.
+func (e *Engine) sweepBranch(b *branch) {
+	for e.waits(b) {
+		for _, l := range e.lanes {
+			for _, ext := range l.extents(b.fam) {
+				l.sweep(b, ext)
+			}
+		}
+		if len(b.kids) > 1 {
+			return
+		}
+		below := b.parent
+		if len(b.kids) == 1 {
+			below = nil
+		}
+		e.prune(b)
+		b = below
+	}
+}
+
+// waits tells whether a branch has to be swept.
+func (e *Engine) waits(b *branch) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return b != nil && !b.gone && !b.named()
+}
+
+// extents lists the extents of a family in a lane.
+func (l *lane) extents(f *family) []uint32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]uint32, 0, len(f.leaves[l.no]))
+	for ext := range f.leaves[l.no] {
+		list = append(list, ext)
+	}
+	return list
+}
+
+// sweep sweeps a branch in one extent. What dies by its end is its own, or stands in a branch
+// without a name right below it.
+func (l *lane) sweep(b *branch, ext uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	leaves := b.fam.leaves[l.no]
+	for p := b; p != nil && !p.named(); p = p.parent {
+		if lf := leaves[ext].of(p); lf != nil {
+			l.winnow(lf)
+		}
+	}
+	lf := leaves[ext].of(b)
+	switch {
+	case lf == nil:
+	case len(b.kids) == 1:
+		l.absorb(lf, b.kids[0])
+	case lf.n == 0:
+		l.touch(lf)
+		l.remove(lf)
+	}
+}
+
+// winnow drops the copies in a leaf that no name sees.
+func (l *lane) winnow(lf *leaf) {
+	for _, k := range lf.br.kids {
+		if k.named() && lf.of(k) == nil {
+			return // it hides nothing
+		}
+	}
+	was := lf.n
+	lf.own.each(func(i int, _ segment.Loc) {
+		if !l.wanted(lf, i) {
+			l.put(lf, i, 0)
+		}
+	})
+	if lf.n != was {
+		l.touch(lf)
+	}
+}
+
+// absorb lets a branch's only kid have what the branch still holds in an extent. What both hold is
+// dropped before.
+func (l *lane) absorb(lf *leaf, kid *branch) {
+	own := int64(0)
+	kl := lf.of(kid)
+	if kl == nil {
+		lf.own.each(func(_ int, loc segment.Loc) {
+			if loc.Kind() == segment.Flash {
+				own++
+			}
+		})
+		m := l.e.maint.directory
+		if p, ok := m[leafID{lf.br.id, lf.ext}]; ok {
+			delete(m, leafID{lf.br.id, lf.ext})
+			m[leafID{kid.id, lf.ext}] = p
+		}
+		lf.br.own.Add(-own)
+		kid.own.Add(own)
+		lf.br = kid
+		return
+	}
+	lf.own.each(func(i int, loc segment.Loc) {
+		l.put(kl, i, loc)
+		l.put(lf, i, 0)
+	})
+	l.touch(lf)
+	l.touch(kl)
+	l.remove(lf)
+	kl.own.each(func(i int, loc segment.Loc) {
+		if loc == segment.HoleLoc && kl.base.at(i) == 0 {
+			l.put(kl, i, 0)
+		}
+	})
+}

@@ -1,0 +1,202 @@
+package segment
+
+import (
+	"fmt"
+	"math"
+
+	"weft/domain"
+)
+
+const rootMagic = 0x544f4f52 // "ROOT"
+
+// BranchState says what a branch is.
+type BranchState uint8
+
+// The states of a branch. A buried branch's id is never given out again; in a root it is there
+// only while two or more branches stand on it.
+const (
+	BranchLive   BranchState = 1 // the head of a volume
+	BranchBuried BranchState = 2 // named by nobody any more
+	BranchFrozen BranchState = 3 // a snapshot
+)
+
+// Branch is one line of writes on this device: from a cut or a creation to the next cut. A volume,
+// its snapshots and its clones are a family, a tree of branches over one space of blocks. It is a
+// line of a BRANCH record and of the checkpoint root.
+type Branch struct {
+	ID       uint32
+	Parent   uint32 // the branch that answers for what this one never wrote; 0: none
+	Family   uint32 // id of the family: that of its first branch
+	State    BranchState
+	Gen      uint32 // stamped into every record of the branch
+	Epoch    domain.Epoch
+	Size     uint64 // bytes
+	Volume   domain.VolumeID
+	Snapshot domain.SnapshotID // of a frozen branch
+}
+
+const (
+	// BranchBytes is the encoded size of a Branch.
+	BranchBytes = 80
+	// BranchesMax is the most lines of one BRANCH record: they fit a sector.
+	BranchesMax = Sector / BranchBytes
+)
+
+// BranchUnits gives the units that the payload of a BRANCH record of n lines takes.
+func BranchUnits(n int) int { return RoundUp(n*BranchBytes, Unit) / Unit }
+
+// Append encodes the branch.
+func (r *Branch) Append(dst []byte) []byte {
+	dst = le.AppendUint32(dst, r.ID)
+	dst = le.AppendUint32(dst, r.Parent)
+	dst = le.AppendUint32(dst, r.Family)
+	dst = append(dst, byte(r.State), 0, 0, 0)
+	dst = le.AppendUint64(dst, uint64(r.Gen))
+	dst = le.AppendUint64(dst, uint64(r.Epoch))
+	dst = le.AppendUint64(dst, r.Size)
+	dst = append(dst, r.Volume.UUID[:]...)
+	dst = append(dst, r.Snapshot.UUID[:]...)
+	return le.AppendUint64(dst, 0)
+}
+
+// DecodeBranch reads a branch from the start of b.
+func DecodeBranch(b []byte) (Branch, error) {
+	if len(b) < BranchBytes {
+		return Branch{}, fmt.Errorf("branch: cut short: %w", ErrBad)
+	}
+	r := Branch{
+		ID: le.Uint32(b), Parent: le.Uint32(b[4:]), Family: le.Uint32(b[8:]),
+		State: BranchState(b[12]), Gen: le.Uint32(b[16:]), Epoch: domain.Epoch(le.Uint64(b[24:])),
+		Size: le.Uint64(b[32:]),
+	}
+	copy(r.Volume.UUID[:], b[40:])
+	copy(r.Snapshot.UUID[:], b[56:])
+	// A branch stands on an older one, so ids fall on the way to the root and the way has an end.
+	if r.State < BranchLive || r.State > BranchFrozen || r.ID == 0 || r.Size > math.MaxInt64 ||
+		r.Parent >= r.ID || r.Family == 0 || r.Family > r.ID {
+		return Branch{}, fmt.Errorf("branch %d: state %d: %w", r.ID, r.State, ErrBad)
+	}
+	return r, nil
+}
+
+// DecodeBranches reads the n lines of a BRANCH record.
+func DecodeBranches(b []byte, n int) ([]Branch, error) {
+	var list []Branch
+	for range n {
+		br, err := DecodeBranch(b)
+		if err != nil {
+			return nil, err
+		}
+		list, b = append(list, br), b[BranchBytes:]
+	}
+	return list, nil
+}
+
+// Alias says that a branch was absorbed by another one of its family, which answers for all that
+// entries on the device still name by the old id.
+type Alias struct{ ID, Into uint32 }
+
+const aliasBytes = 8
+
+// LeafRef names the newest image of a leaf.
+type LeafRef struct {
+	Branch uint32
+	Extent uint32
+	Piece  Piece
+}
+
+const leafRefBytes = 24
+
+// Root is what a checkpoint commits besides the leaves themselves.
+type Root struct {
+	NextBranch uint32
+	Branches   []Branch
+	Leaves     []LeafRef
+	Aliases    []Alias
+}
+
+const rootFixed = 24
+
+// Encode gives the root as one stretch of bytes, to be cut into pieces.
+func (r *Root) Encode() []byte {
+	b := le.AppendUint32(nil, rootMagic)
+	b = le.AppendUint32(b, r.NextBranch)
+	b = le.AppendUint32(b, uint32(len(r.Branches)))
+	b = le.AppendUint32(b, uint32(len(r.Leaves)))
+	b = le.AppendUint64(b, uint64(len(r.Aliases)))
+	for i := range r.Branches {
+		b = r.Branches[i].Append(b)
+	}
+	for _, l := range r.Leaves {
+		b = le.AppendUint32(b, l.Branch)
+		b = le.AppendUint32(b, l.Extent)
+		b = appendPiece(b, l.Piece)
+	}
+	for _, a := range r.Aliases {
+		b = le.AppendUint32(b, a.ID)
+		b = le.AppendUint32(b, a.Into)
+	}
+	return b
+}
+
+func appendPiece(b []byte, p Piece) []byte {
+	b = le.AppendUint64(b, p.Off)
+	b = le.AppendUint32(b, p.Bytes)
+	return le.AppendUint32(b, p.CRC)
+}
+
+func piece(b []byte) Piece { return Piece{le.Uint64(b), le.Uint32(b[8:]), le.Uint32(b[12:])} }
+
+// DecodeRoot reads a whole root, whose pieces were verified one by one.
+func DecodeRoot(b []byte) (*Root, error) {
+	if len(b) < rootFixed || le.Uint32(b) != rootMagic {
+		return nil, fmt.Errorf("root: no magic: %w", ErrBad)
+	}
+	branches, leaves := uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:]))
+	aliases := uint64(le.Uint32(b[16:]))
+	if uint64(len(b)) < rootFixed+branches*BranchBytes+leaves*leafRefBytes+aliases*aliasBytes {
+		return nil, fmt.Errorf("root: cut short: %w", ErrBad)
+	}
+	r := &Root{NextBranch: le.Uint32(b[4:])}
+	b = b[rootFixed:]
+	for range branches {
+		br, err := DecodeBranch(b)
+		if err != nil {
+			return nil, err
+		}
+		r.Branches, b = append(r.Branches, br), b[BranchBytes:]
+	}
+	for range leaves {
+		r.Leaves = append(r.Leaves, LeafRef{le.Uint32(b), le.Uint32(b[4:]), piece(b[8:])})
+		b = b[leafRefBytes:]
+	}
+	for range aliases {
+		r.Aliases = append(r.Aliases, Alias{le.Uint32(b), le.Uint32(b[4:])})
+		b = b[aliasBytes:]
+	}
+	return r, nil
+}
+
+// PieceBytes is the encoded size of a Piece.
+const PieceBytes = 16
+
+// EncodePieces gives the list that an anchor's Root points to.
+func EncodePieces(list []Piece) []byte {
+	var b []byte
+	for _, p := range list {
+		b = appendPiece(b, p)
+	}
+	return b
+}
+
+// DecodePieces reads the list.
+func DecodePieces(b []byte) ([]Piece, error) {
+	if len(b)%PieceBytes != 0 {
+		return nil, fmt.Errorf("root: list of %d B: %w", len(b), ErrBad)
+	}
+	var list []Piece
+	for ; len(b) > 0; b = b[PieceBytes:] {
+		list = append(list, piece(b))
+	}
+	return list, nil
+}
