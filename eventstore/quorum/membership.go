@@ -195,6 +195,13 @@ func (s *Store) Follow(ctx context.Context) error {
 	members, err := s.Members(ctx)
 	if err != nil {
 		s.widen()
+		// A member that was removed while it was cut off is never told: nobody speaks to it any more,
+		// and it cannot read the list by itself. The others can.
+		if s.local() != nil && s.remote() != nil {
+			members, err = list(ctx, s.remote())
+		}
+	}
+	if err != nil {
 		return err
 	}
 	at := slices.IndexFunc(members, func(m Member) bool { return m.URL == s.cfg.Net.URL })

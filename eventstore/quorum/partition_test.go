@@ -105,3 +105,37 @@ func TestPartitionedLeader(t *testing.T) {
 	append1(t, lead, "w-0", 0, "late") // the same again: once in the end
 	same(t, append(nodes[:], client), []domain.Revision{1, 19, 19})
 }
+
+// A voter that is removed while it is cut off finds out when it is back, and goes on as a client: no
+// member speaks to it any more, and its own list still names it.
+func TestRemovedWhileCutOff(t *testing.T) {
+	nodes := three(t)
+	gone := follower(t, nodes)
+	other := nodes[0]
+	if gone == other {
+		other = nodes[1]
+	}
+	id := gone.local().id()
+	for _, n := range nodes { // both ways, so that it neither hears nor is heard
+		if n != gone {
+			n.wall.keepOut(id)
+		}
+	}
+	gone.wall.keepOut(nodes[0].local().id(), nodes[1].local().id(), nodes[2].local().id())
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := other.Remove(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if gone.local() != nil && gone.local().etcd.Server.IsIDRemoved(id) {
+		t.Fatal("it was told, so nothing is shown")
+	}
+	for _, n := range nodes {
+		n.wall.keepOut()
+	}
+	until(t, "a client again", func() bool { return gone.local() == nil && !gone.hasMember() })
+	_, err := gone.Append(ctx, "s-1", eventstore.NoStream(), storetest.Propose("after", 1)...)
+	if err != nil {
+		t.Errorf("as a client: %v", err)
+	}
+}
