@@ -53,6 +53,14 @@ const (
 
 // wire makes an event's parts.
 func (s *Server) wire(r *eventstore.Recorded) (recorded, error) {
+	if s.config.Appender != nil {
+		if f, ok := s.config.Appender.Foreign(r); ok {
+			return recorded{
+				stream: []byte(r.Stream), custom: f.Custom, data: f.Data,
+				metadata: systemMetadata(r, f.ContentType),
+			}, nil
+		}
+	}
 	content := eventstore.Content(&r.Header, r.Data)
 	a := annotations{
 		Position: r.Position.String(), Timeline: decimal(uint64(r.Position.Timeline())),
@@ -83,12 +91,17 @@ func (s *Server) wire(r *eventstore.Recorded) (recorded, error) {
 	if err != nil {
 		return out, err
 	}
-	out.custom = custom
-	ticks := r.Created.Unix()*ticksPerSecond + int64(r.Created.Nanosecond()/nanosPerTick)
-	out.metadata = map[string]string{
-		"type": r.Type, "content-type": kind, "created": strconv.FormatInt(ticks, 10),
-	}
+	out.custom, out.metadata = custom, systemMetadata(r, kind)
 	return out, nil
+}
+
+// systemMetadata is what the protocol itself knows of an event. Clients end their process when the
+// time is no integer.
+func systemMetadata(r *eventstore.Recorded, contentType string) map[string]string {
+	ticks := r.Created.Unix()*ticksPerSecond + int64(r.Created.Nanosecond()/nanosPerTick)
+	return map[string]string{
+		"type": r.Type, "content-type": contentType, "created": strconv.FormatInt(ticks, 10),
+	}
 }
 
 // event is an event as a read gives it.

@@ -77,6 +77,8 @@ type Config struct {
 	// Render, when not nil, gives an event's payload as JSON; the recorded bytes are then in no
 	// answer, and their SHA-256 is in the metadata. Nil serves the bytes.
 	Render func(*eventstore.Recorded) ([]byte, error)
+	// Appender, when not nil, takes the appends of clients. Nil, as in the product, refuses them.
+	Appender Appender
 	// Now is the clock of retries; nil is time.Now.
 	Now func() time.Time
 	// Log takes one record per event that an operator may act on. Nil discards.
