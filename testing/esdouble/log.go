@@ -131,6 +131,9 @@ func (l *Log) AppendForeign(
 	}
 	stream := l.mu.streams[s]
 	if a, found := l.repeated(stream, e, ev); found {
+		if fault == Applied {
+			return eventstore.Appended{}, down
+		}
 		return a, nil
 	}
 	if current := domain.Revision(len(stream) - 1); !e.Holds(current) {
