@@ -112,8 +112,8 @@ type StreamHead struct {
 	Position domain.Position
 }
 
-// Store is one event log. Implementations: memory, quorum, kurrent. Every method may be called by many
-// goroutines at once. After Close all fail with ErrClosed.
+// Store is one event log. Implementations: memory, quorum, kurrent. Every method may be called by
+// many goroutines at once. After Close all fail with ErrClosed.
 type Store interface {
 	// Append adds events to the end of one stream, all or none. A nil error means that they are
 	// durable on a quorum. An append of no events is Invalid.
