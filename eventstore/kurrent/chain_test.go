@@ -252,6 +252,24 @@ func TestLongStream(t *testing.T) {
 	}
 }
 
+// TestCloseInsideRead closes a store from the body of a read over it: neither waits for the other,
+// and the read says why it ends.
+func TestCloseInsideRead(t *testing.T) {
+	s := connect(t, esdouble.Serve(t, esdouble.New()))
+	appendOne(t, s, "a-1", eventstore.NoStream(), "0")
+	appendOne(t, s, "a-1", eventstore.At(0), "1")
+	var last error
+	for _, err := range s.ReadAll(t.Context(), 0, eventstore.Forward, domain.Filter{},
+		eventstore.NoLimit) {
+		if last = err; err == nil {
+			_ = s.Close()
+		}
+	}
+	if !errors.Is(last, eventstore.ErrClosed) {
+		t.Error(last)
+	}
+}
+
 // TestTextIsUTF8 proves that text the protocol cannot carry is refused before it is sent.
 func TestTextIsUTF8(t *testing.T) {
 	s := connect(t, esdouble.Serve(t, esdouble.New()))

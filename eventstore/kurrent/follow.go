@@ -32,9 +32,14 @@ func (s *Store) Subscribe(
 			StreamPrefix: slices.Clone(f.StreamPrefix), TypePrefix: slices.Clone(f.TypePrefix),
 		},
 	}
-	sub.ended, sub.end = context.WithCancel(s.ended)
-	s.calls.Add(1)
 	leave()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return nil, eventstore.ErrClosed
+	}
+	sub.ended, sub.end = context.WithCancel(s.ended)
+	s.follows.Add(1)
 	go sub.run()
 	return sub, nil
 }
@@ -101,7 +106,7 @@ func (f *follower) Close() error {
 
 // run subscribes, and subscribes again behind what it has seen whenever it was dropped.
 func (f *follower) run() {
-	defer f.store.calls.Done()
+	defer f.store.follows.Done()
 	defer close(f.done)
 	for failed := 0; ; {
 		from := f.resume

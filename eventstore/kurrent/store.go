@@ -57,7 +57,7 @@ type Store struct {
 	clients *clients
 	ended   context.Context //nolint:containedctx // it ends with the store, not with a call
 	end     context.CancelFunc
-	calls   sync.WaitGroup // calls and followers
+	follows sync.WaitGroup // followers
 
 	mu struct {
 		sync.Mutex
@@ -94,14 +94,15 @@ func New(c Config) (*Store, error) {
 	return s, nil
 }
 
-// Close implements eventstore.Store. It waits for every call and every subscription.
+// Close implements eventstore.Store. It waits for every call to the cluster and every subscription,
+// not for a reader between two events.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	first := !s.mu.closed
 	s.mu.closed = true
 	s.mu.Unlock()
 	s.end()
-	s.calls.Wait()
+	s.follows.Wait()
 	if first {
 		s.clients.close()
 	}
@@ -119,13 +120,11 @@ func (s *Store) enter(ctx context.Context, op string) (context.Context, func(), 
 	if ctx.Err() != nil {
 		return nil, nil, &domain.Error{Op: op, Kind: domain.Aborted, Err: ctx.Err()}
 	}
-	s.calls.Add(1)
 	inner, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.ended, cancel)
 	return inner, func() {
 		stop()
 		cancel()
-		s.calls.Done()
 	}, nil
 }
 
