@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -107,12 +108,21 @@ func (t *tally) take(e event) {
 	}
 }
 
-// finished tells how a package ended.
+// finished tells how a package ended. Of one that failed it shows the tests that never ended, too:
+// a process that was killed, or ended itself, says nothing of them.
 func (t *tally) finished(e event, res *result) {
 	t.out.printf("%-4s %7.1fs %s\n", e.Action, e.Elapsed, e.Package)
-	if e.Action == "fail" {
-		t.failed++
-		t.out.printf("%s", strings.Join(res.output, ""))
+	if e.Action != "fail" {
+		return
+	}
+	t.failed++
+	t.out.printf("%s", strings.Join(res.output, ""))
+	for _, key := range slices.Sorted(maps.Keys(t.open)) {
+		pkg, test, _ := strings.Cut(key, "\n")
+		if pkg == e.Package && test != "" {
+			t.out.printf("NOT ENDED %s %s\n%s", pkg, test, strings.Join(t.open[key].output, ""))
+			delete(t.open, key)
+		}
 	}
 }
 
