@@ -100,6 +100,10 @@ type (
 	DeviceID struct{ UUID }
 	// TenantID names a tenant.
 	TenantID struct{ UUID }
+	// UserID names a user for ever; the name it signs in with may pass to another user later.
+	UserID struct{ UUID }
+	// AccessTokenID names a token of the API. It is no secret.
+	AccessTokenID struct{ UUID }
 	// TemplateID names an application template; its versions are numbered.
 	TemplateID struct{ UUID }
 	// AppID names an application instance.

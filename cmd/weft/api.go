@@ -228,7 +228,7 @@ func (b *backend) Until(ctx context.Context, t time.Time) (domain.Position, erro
 // Replay implements rest.Backend.
 func (b *backend) Replay(ctx context.Context, p domain.Position) ([]rest.Replayed, error) {
 	var out []rest.Replayed
-	for _, v := range []projections.View{topology.New(), desired.New(), catalog.New(), audit.New()} {
+	for _, v := range newViews().list() {
 		begin := time.Now()
 		r, err := projections.Replay(ctx, b.runner, p, v)
 		if err != nil {

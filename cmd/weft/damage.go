@@ -44,7 +44,7 @@ func verifyLog(ctx context.Context, dir string) (client.Verdict, error) {
 			Remedy: "weft events verify without --offline asks it",
 		}
 	}
-	var id identity
+	var id nodeIdentity
 	b, err := os.ReadFile(filepath.Join(dir, "node.json"))
 	if err == nil {
 		err = json.Unmarshal(b, &id)

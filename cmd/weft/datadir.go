@@ -36,13 +36,13 @@ import (
 type dataDir struct {
 	path string
 	lock *os.File
-	id   identity
+	id   nodeIdentity
 	// fresh is the administrator's token when this start made it.
 	fresh string
 }
 
-// identity is node.json.
-type identity struct {
+// nodeIdentity is node.json.
+type nodeIdentity struct {
 	Cluster     domain.ClusterID `json:"cluster"`
 	Node        domain.NodeID    `json:"node"`
 	Name        string           `json:"name"`

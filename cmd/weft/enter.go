@@ -80,7 +80,7 @@ func newCluster(o *Options, d *dataDir) error {
 			}
 		}
 	}
-	d.id = identity{
+	d.id = nodeIdentity{
 		Cluster: domain.ClusterID{UUID: randomUUID()}, Node: domain.NodeID{UUID: randomUUID()},
 		Name: o.Name, Number: 1,
 	}
@@ -97,12 +97,12 @@ func joinCluster(ctx context.Context, o *Options, d *dataDir) error {
 	if err != nil {
 		return err
 	}
-	id := identity{Cluster: t.Cluster, Node: domain.NodeID{UUID: randomUUID()}, Name: o.Name}
+	id := nodeIdentity{Cluster: t.Cluster, Node: domain.NodeID{UUID: randomUUID()}, Name: o.Name}
 	if id.Name == "" {
 		id.Name = hostname()
 	}
 	b, err := os.ReadFile(d.file("joining.json"))
-	var before identity
+	var before nodeIdentity
 	if err == nil && json.Unmarshal(b, &before) == nil && before.Cluster == t.Cluster {
 		id.Node = before.Node
 	} else if b, err = json.Marshal(id); err == nil {

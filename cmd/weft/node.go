@@ -9,6 +9,7 @@ import (
 	"weft/dataplane/vdisk"
 	"weft/domain"
 	"weft/domain/cluster"
+	"weft/domain/identity"
 	"weft/domain/intent"
 	"weft/domain/policy"
 	"weft/domain/tenancy"
@@ -17,6 +18,7 @@ import (
 	"weft/eventstore/codec"
 	"weft/eventstore/quorum"
 	"weft/projections"
+	"weft/projections/access"
 	"weft/projections/audit"
 	"weft/projections/catalog"
 	"weft/projections/desired"
@@ -57,14 +59,15 @@ type views struct {
 	desired  *desired.View
 	catalog  *catalog.View
 	audit    *audit.View
+	access   *access.View
 }
 
 func newViews() *views {
-	return &views{topology.New(), desired.New(), catalog.New(), audit.New()}
+	return &views{topology.New(), desired.New(), catalog.New(), audit.New(), access.New()}
 }
 
 func (v *views) list() []projections.View {
-	return []projections.View{v.topology, v.desired, v.catalog, v.audit}
+	return []projections.View{v.topology, v.desired, v.catalog, v.audit, v.access}
 }
 
 // openStore opens the event log. A node with a vote waits until enough others answer.
@@ -110,6 +113,9 @@ func newExecutor(s eventstore.Store, c *codec.Registry) (*eventstore.Executor, e
 	eventstore.Register(x, cluster.MembershipAggregate())
 	eventstore.Register(x, cluster.DeviceAggregate())
 	eventstore.Register(x, tenancy.Aggregate())
+	eventstore.Register(x, tenancy.DirectoryAggregate())
+	eventstore.Register(x, identity.UserAggregate())
+	eventstore.Register(x, identity.TokenAggregate())
 	eventstore.Register(x, intent.TemplateAggregate())
 	eventstore.Register(x, intent.AppAggregate())
 	eventstore.Register(x, volume.Aggregate())

@@ -5,6 +5,7 @@
 package tenancy
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -23,10 +24,19 @@ const ReservedMax = 100_000
 // Stream gives a tenant's stream.
 func Stream(id domain.TenantID) domain.StreamID { return domain.StreamOf(Category, id.UUID) }
 
-// TenantCreated is the first event of a tenant.
+// DepthMax is how deep tenants nest: a tenant without a parent has depth one.
+const DepthMax = 8
+
+// TenantCreated is the first event of a tenant. Parent is zero for one that stands below none.
 type TenantCreated struct {
 	Tenant domain.TenantID `msgpack:"tenant,omitempty"`
 	Name   string          `msgpack:"name,omitempty"`
+	Parent domain.TenantID `msgpack:"parent,omitempty"`
+}
+
+// TenantDeleted is the last event of a tenant.
+type TenantDeleted struct {
+	Tenant domain.TenantID `msgpack:"tenant,omitempty"`
 }
 
 // QuotaSet replaces the tenant's limits; zero is no limit.
@@ -56,6 +66,9 @@ type ReserveReleased struct {
 func (TenantCreated) EventType() string { return "TenantCreated" }
 
 // EventType implements domain.Event.
+func (TenantDeleted) EventType() string { return "TenantDeleted" }
+
+// EventType implements domain.Event.
 func (QuotaSet) EventType() string { return "QuotaSet" }
 
 // EventType implements domain.Event.
@@ -64,10 +77,21 @@ func (Reserved) EventType() string { return "Reserved" }
 // EventType implements domain.Event.
 func (ReserveReleased) EventType() string { return "ReserveReleased" }
 
-// Create makes a tenant.
+// Create makes a tenant. With a cluster its name is taken in the cluster's directory first, and a
+// parent holds it, so that neither two tenants share a name nor a parent is deleted below its child.
 type Create struct {
-	Tenant domain.TenantID
-	Name   string
+	Tenant  domain.TenantID
+	Name    string
+	Parent  domain.TenantID
+	Cluster domain.ClusterID
+}
+
+// Delete removes a tenant that holds nothing: no template, no instance, no sub-tenant. A tenant that
+// is gone already is no error.
+type Delete struct {
+	Tenant  domain.TenantID
+	Parent  domain.TenantID
+	Cluster domain.ClusterID
 }
 
 // SetQuota replaces the tenant's limits.
@@ -101,6 +125,46 @@ func (Create) CommandType() string { return "CreateTenant" }
 // Stream implements domain.Command.
 func (c Create) Stream() domain.StreamID { return Stream(c.Tenant) }
 
+// Validate implements domain.Validator.
+func (c Create) Validate() error { return CheckName("tenancy.Create", "name", c.Name) }
+
+// Before implements domain.Prelude.
+func (c Create) Before() []domain.Command {
+	var list []domain.Command
+	if !c.Cluster.IsZero() {
+		list = append(list, TakeName{c.Cluster, "tenant", c.Name, c.Tenant.UUID})
+	}
+	if !c.Parent.IsZero() {
+		list = append(list, Reserve{
+			Tenant: c.Parent, Kind: "tenant", Name: c.Name, Object: c.Tenant.UUID,
+		})
+	}
+	return list
+}
+
+// Undo implements domain.Reversal.
+func (c Create) Undo() []domain.Command { return free(c.Cluster, c.Parent, c.Tenant, "refused") }
+
+func free(in domain.ClusterID, parent, t domain.TenantID, why string) []domain.Command {
+	var list []domain.Command
+	if !parent.IsZero() {
+		list = append(list, Release{Tenant: parent, Object: t.UUID, Why: "tenant " + why})
+	}
+	if !in.IsZero() {
+		list = append(list, FreeName{in, t.UUID})
+	}
+	return list
+}
+
+// CommandType implements domain.Command.
+func (Delete) CommandType() string { return "DeleteTenant" }
+
+// Stream implements domain.Command.
+func (c Delete) Stream() domain.StreamID { return Stream(c.Tenant) }
+
+// After implements domain.Postlude.
+func (c Delete) After() []domain.Command { return free(c.Cluster, c.Parent, c.Tenant, "deleted") }
+
 // CommandType implements domain.Command.
 func (SetQuota) CommandType() string { return "SetQuota" }
 
@@ -124,12 +188,13 @@ type Held struct{ Reserved }
 
 // State is a tenant folded.
 type State struct {
-	Exists bool
-	Name   string
-	Quota  QuotaSet
-	Bytes  domain.Bytes // sum of what is held
-	Count  int64        // volumes held
-	Held   []Held       // in the order they were taken
+	Exists  bool
+	Deleted bool
+	Name    string
+	Quota   QuotaSet
+	Bytes   domain.Bytes // sum of what is held
+	Count   int64        // volumes held
+	Held    []Held       // in the order they were taken
 }
 
 // Aggregate is the tenant for the executor.
@@ -142,6 +207,8 @@ func Evolve(s State, ev domain.Event) State {
 	switch ev := ev.(type) {
 	case *TenantCreated:
 		s.Exists, s.Name = true, ev.Name
+	case *TenantDeleted:
+		s.Deleted = true
 	case *QuotaSet:
 		s.Quota = *ev
 	case *Reserved:
@@ -181,9 +248,12 @@ func Decide(s State, r domain.Request) ([]domain.Event, error) {
 		if err := CheckName(op, "name", c.Name); err != nil {
 			return nil, err
 		}
-		return []domain.Event{&TenantCreated{c.Tenant, c.Name}}, nil
+		return []domain.Event{&TenantCreated{c.Tenant, c.Name, c.Parent}}, nil
 	}
-	if !s.Exists {
+	if c, ok := r.Command.(Delete); ok && s.Exists {
+		return s.delete(c)
+	}
+	if !s.Exists || s.Deleted {
 		return nil, domain.Errorf(domain.NotFound, "no such tenant")
 	}
 	switch c := r.Command.(type) {
@@ -205,6 +275,21 @@ func Decide(s State, r domain.Request) ([]domain.Event, error) {
 	return nil, domain.Errorf(domain.Internal, "tenant: unknown command %T", r.Command)
 }
 
+func (s State) delete(c Delete) ([]domain.Event, error) {
+	switch {
+	case s.Deleted:
+		return nil, nil
+	case len(s.Held) > 0:
+		h := s.Held[len(s.Held)-1]
+		return nil, &domain.Error{
+			Kind: domain.Conflict, Ref: "tenant/" + s.Name,
+			Msg:    fmt.Sprintf("it holds %d objects, such as %s/%s", len(s.Held), h.Kind, h.Name),
+			Remedy: "delete what it holds first",
+		}
+	}
+	return []domain.Event{&TenantDeleted{c.Tenant}}, nil
+}
+
 func (s State) reserve(c Reserve, id domain.CommandID) ([]domain.Event, error) {
 	for _, h := range s.Held {
 		if c.Name != "" && h.Kind == c.Kind && h.Name == c.Name {
@@ -220,10 +305,10 @@ func (s State) reserve(c Reserve, id domain.CommandID) ([]domain.Event, error) {
 		return nil, domain.Errorf(domain.Invalid, "a reservation is not negative")
 	case len(s.Held) >= ReservedMax:
 		return nil, domain.Errorf(domain.NoSpace, "the tenant holds %d objects", len(s.Held))
-	case s.Quota.Bytes > 0 && s.Bytes+c.Bytes > s.Quota.Bytes:
+	case c.Bytes > 0 && s.Quota.Bytes > 0 && s.Bytes+c.Bytes > s.Quota.Bytes:
 		return nil, domain.Errorf(domain.NoSpace, "quota: %s of %s are held, %s more wanted",
 			s.Bytes, s.Quota.Bytes, c.Bytes)
-	case s.Quota.Volumes > 0 && s.Count+c.Volumes > s.Quota.Volumes:
+	case c.Volumes > 0 && s.Quota.Volumes > 0 && s.Count+c.Volumes > s.Quota.Volumes:
 		return nil, domain.Errorf(domain.NoSpace, "quota: %d of %d volumes are held",
 			s.Count, s.Quota.Volumes)
 	}

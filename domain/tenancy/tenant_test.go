@@ -54,3 +54,76 @@ func TestReserve(t *testing.T) {
 		t.Errorf("the name and the room are free again: %v", err)
 	}
 }
+
+// TestTenantTree proves that names of tenants are unique in a cluster, that a parent holds its
+// child, and that a tenant goes only when it holds nothing and never comes back.
+func TestTenantTree(t *testing.T) {
+	in := domain.ClusterID{UUID: domain.UUID{1}}
+	top, low := domain.TenantID{UUID: domain.UUID{2}}, domain.TenantID{UUID: domain.UUID{3}}
+	var dir Directory
+	tree := map[domain.StreamID]State{}
+	do := func(c domain.Command) error {
+		r := domain.Request{Command: c}
+		if c.Stream().Category() == DirectoryCategory {
+			evs, err := DecideDirectory(dir, r)
+			for _, ev := range evs {
+				dir = EvolveDirectory(dir, ev)
+			}
+			return err
+		}
+		evs, err := Decide(tree[c.Stream()], r)
+		for _, ev := range evs {
+			tree[c.Stream()] = Evolve(tree[c.Stream()], ev)
+		}
+		return err
+	}
+	whole := func(c domain.Command) error {
+		if p, ok := c.(domain.Prelude); ok {
+			for _, b := range p.Before() {
+				if err := do(b); err != nil {
+					return err
+				}
+			}
+		}
+		err := do(c)
+		if p, ok := c.(domain.Postlude); ok && err == nil {
+			for _, a := range p.After() {
+				if err := do(a); err != nil {
+					return err
+				}
+			}
+		}
+		return err
+	}
+	want := func(err error, k domain.Kind) {
+		t.Helper()
+		if err == nil || domain.KindOf(err) != k {
+			t.Errorf("%v, want %s", err, k)
+		}
+	}
+	for _, c := range []domain.Command{
+		Create{Tenant: top, Name: "acme", Cluster: in},
+		Create{Tenant: low, Name: "lab", Parent: top, Cluster: in},
+	} {
+		if err := whole(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := domain.TenantID{UUID: domain.UUID{4}}
+	want(whole(Create{Tenant: third, Name: "lab", Cluster: in}), domain.Exists)
+	want(whole(Delete{Tenant: top, Cluster: in}), domain.Conflict)
+	if err := whole(Delete{Tenant: low, Parent: top, Cluster: in}); err != nil {
+		t.Fatal(err)
+	}
+	want(do(Reserve{Tenant: low, Kind: "app", Name: "x"}), domain.NotFound)
+	want(do(Create{Tenant: low, Name: "lab"}), domain.Exists)
+	if err := whole(Delete{Tenant: low, Parent: top, Cluster: in}); err != nil {
+		t.Errorf("deleted twice: %v", err)
+	}
+	if err := whole(Delete{Tenant: top, Cluster: in}); err != nil {
+		t.Errorf("without its child: %v", err)
+	}
+	if err := whole(Create{Tenant: third, Name: "lab", Cluster: in}); err != nil {
+		t.Errorf("the name is free again: %v", err)
+	}
+}

@@ -3,6 +3,7 @@ package codec
 import (
 	"weft/domain"
 	"weft/domain/cluster"
+	"weft/domain/identity"
 	"weft/domain/intent"
 	"weft/domain/policy"
 	"weft/domain/tenancy"
@@ -24,7 +25,11 @@ func Catalog() *Registry {
 		&cluster.LearnerAdded{}, &cluster.VoterPromoted{}, &cluster.VoterRemoved{},
 		&cluster.DeviceAdmitted{}, &cluster.DeviceFailed{}, &cluster.DeviceReadmitted{},
 		&tenancy.TenantCreated{}, &tenancy.QuotaSet{}, &tenancy.Reserved{},
-		&tenancy.ReserveReleased{},
+		&tenancy.ReserveReleased{}, &tenancy.TenantDeleted{}, &tenancy.NameTaken{},
+		&tenancy.NameFreed{},
+		&identity.UserCreated{}, &identity.UserDisabled{}, &identity.UserEnabled{},
+		&identity.UserRoleGranted{}, &identity.UserRoleRevoked{}, &identity.UserDeleted{},
+		&identity.TokenIssued{}, &identity.TokenRevoked{},
 		&intent.TemplateCreated{}, &intent.TemplateVersionPublished{}, &intent.TemplateDeleted{},
 		&intent.AppInstanceCreated{}, &intent.VolumeSpecAdded{}, &intent.VolumeSpecResized{},
 		&intent.VolumeSpecRemoved{}, &intent.ExportChanged{}, &intent.IntentChanged{},

@@ -25,6 +25,7 @@ const IQNPrefix = "iqn.2026-01.io.weft:"
 type Tenant struct {
 	Tenant   domain.TenantID
 	Name     string
+	Parent   domain.TenantID
 	Revision domain.Revision
 	Quota    tenancy.QuotaSet
 }
@@ -71,7 +72,7 @@ func New() *View {
 func (*View) Name() string { return "desired" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 1 }
+func (*View) Version() uint16 { return 2 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -103,13 +104,19 @@ func (v *View) Apply(r domain.Record) error {
 }
 
 func (v *View) tenant(id string, r domain.Record) {
-	t := v.mu.Tenants[id]
+	t, ok := v.mu.Tenants[id]
+	if _, first := r.Event.(*tenancy.TenantCreated); !ok && !first {
+		return // what is given back after the tenant was deleted
+	}
 	t.Revision = r.Revision
 	switch ev := r.Event.(type) {
 	case *tenancy.TenantCreated:
-		t.Tenant, t.Name = ev.Tenant, ev.Name
+		t.Tenant, t.Name, t.Parent = ev.Tenant, ev.Name, ev.Parent
 	case *tenancy.QuotaSet:
 		t.Quota = *ev
+	case *tenancy.TenantDeleted:
+		delete(v.mu.Tenants, id)
+		return
 	}
 	v.mu.Tenants[id] = t
 }

@@ -1,0 +1,264 @@
+package identity
+
+import (
+	"slices"
+
+	"weft/domain"
+	"weft/domain/tenancy"
+)
+
+// UserCategory of a user's stream.
+const UserCategory = "user"
+
+// Limits of users.
+const (
+	// UserNameMax is the longest name of a user in bytes.
+	UserNameMax = 128
+	// GrantsMax is the most roles of one user.
+	GrantsMax = 256
+)
+
+// BootstrapName is what the bearer of a node's own administrator token is called. No user bears it.
+const BootstrapName = "admin"
+
+// UserStream gives a user's stream.
+func UserStream(id domain.UserID) domain.StreamID { return domain.StreamOf(UserCategory, id.UUID) }
+
+// UserCreated is the first event of a user.
+type UserCreated struct {
+	User domain.UserID `msgpack:"user,omitempty"`
+	Name string        `msgpack:"name,omitempty"`
+}
+
+// UserDisabled says that the user may do nothing until it is enabled.
+type UserDisabled struct {
+	User domain.UserID `msgpack:"user,omitempty"`
+}
+
+// UserEnabled ends UserDisabled.
+type UserEnabled struct {
+	User domain.UserID `msgpack:"user,omitempty"`
+}
+
+// UserRoleGranted gives a role for the cluster (no tenant) or for a tenant and those below it.
+type UserRoleGranted struct {
+	User   domain.UserID   `msgpack:"user,omitempty"`
+	Role   string          `msgpack:"role,omitempty"`
+	Tenant domain.TenantID `msgpack:"tenant,omitempty"`
+}
+
+// UserRoleRevoked takes such a role away.
+type UserRoleRevoked struct {
+	User   domain.UserID   `msgpack:"user,omitempty"`
+	Role   string          `msgpack:"role,omitempty"`
+	Tenant domain.TenantID `msgpack:"tenant,omitempty"`
+}
+
+// UserDeleted is the last event of a user.
+type UserDeleted struct {
+	User domain.UserID `msgpack:"user,omitempty"`
+}
+
+// EventType implements domain.Event.
+func (UserCreated) EventType() string { return "UserCreated" }
+
+// EventType implements domain.Event.
+func (UserDisabled) EventType() string { return "UserDisabled" }
+
+// EventType implements domain.Event.
+func (UserEnabled) EventType() string { return "UserEnabled" }
+
+// EventType implements domain.Event.
+func (UserRoleGranted) EventType() string { return "UserRoleGranted" }
+
+// EventType implements domain.Event.
+func (UserRoleRevoked) EventType() string { return "UserRoleRevoked" }
+
+// EventType implements domain.Event.
+func (UserDeleted) EventType() string { return "UserDeleted" }
+
+// CreateUser makes a user without any role. Its name is taken in the cluster's directory first.
+type CreateUser struct {
+	Cluster domain.ClusterID
+	User    domain.UserID
+	Name    string
+}
+
+// EnableUser lets a user in again, or shuts it out.
+type EnableUser struct {
+	User    domain.UserID
+	Disable bool
+}
+
+// GrantRole gives a user a role, or takes it away. What is so already is no error.
+type GrantRole struct {
+	User   domain.UserID
+	Grant  Grant
+	Revoke bool
+}
+
+// DeleteUser removes a user for good; its name may be used again, its id never is.
+type DeleteUser struct {
+	Cluster domain.ClusterID
+	User    domain.UserID
+}
+
+// CommandType implements domain.Command.
+func (CreateUser) CommandType() string { return "CreateUser" }
+
+// Stream implements domain.Command.
+func (c CreateUser) Stream() domain.StreamID { return UserStream(c.User) }
+
+// Validate implements domain.Validator.
+func (c CreateUser) Validate() error {
+	var k domain.Checker
+	k.Check(ValidUserName(c.Name), "name",
+		"%q is no user's name: 1 to %d of a-z, 0-9, '-', '.', '_' and '@', starting with a letter",
+		clip(c.Name), UserNameMax)
+	k.Check(c.Name != BootstrapName, "name", "the bearer of a node's own token is called so")
+	return k.Err("identity.CreateUser", "")
+}
+
+// Before implements domain.Prelude.
+func (c CreateUser) Before() []domain.Command {
+	return []domain.Command{tenancy.TakeName{
+		Cluster: c.Cluster, Kind: "user", Name: c.Name, Object: c.User.UUID,
+	}}
+}
+
+// Undo implements domain.Reversal.
+func (c CreateUser) Undo() []domain.Command {
+	return []domain.Command{tenancy.FreeName{Cluster: c.Cluster, Object: c.User.UUID}}
+}
+
+// CommandType implements domain.Command.
+func (c EnableUser) CommandType() string {
+	if c.Disable {
+		return "DisableUser"
+	}
+	return "EnableUser"
+}
+
+// Stream implements domain.Command.
+func (c EnableUser) Stream() domain.StreamID { return UserStream(c.User) }
+
+// CommandType implements domain.Command.
+func (c GrantRole) CommandType() string {
+	if c.Revoke {
+		return "RevokeRole"
+	}
+	return "GrantRole"
+}
+
+// Stream implements domain.Command.
+func (c GrantRole) Stream() domain.StreamID { return UserStream(c.User) }
+
+// CommandType implements domain.Command.
+func (DeleteUser) CommandType() string { return "DeleteUser" }
+
+// Stream implements domain.Command.
+func (c DeleteUser) Stream() domain.StreamID { return UserStream(c.User) }
+
+// After implements domain.Postlude.
+func (c DeleteUser) After() []domain.Command {
+	return []domain.Command{tenancy.FreeName{Cluster: c.Cluster, Object: c.User.UUID}}
+}
+
+// User is a user folded.
+type User struct {
+	User     domain.UserID
+	Name     string
+	Disabled bool
+	Deleted  bool
+	Grants   []Grant // in the order they were given
+}
+
+// UserAggregate is the user for the executor.
+func UserAggregate() domain.Aggregate[User] {
+	return domain.Aggregate[User]{Category: UserCategory, Evolve: EvolveUser, Decide: DecideUser}
+}
+
+// EvolveUser folds one event.
+func EvolveUser(u User, ev domain.Event) User {
+	switch ev := ev.(type) {
+	case *UserCreated:
+		u.User, u.Name = ev.User, ev.Name
+	case *UserDisabled:
+		u.Disabled = true
+	case *UserEnabled:
+		u.Disabled = false
+	case *UserRoleGranted:
+		u.Grants = append(slices.Clip(u.Grants), Grant{Role(ev.Role), ev.Tenant})
+	case *UserRoleRevoked:
+		u.Grants = slices.DeleteFunc(slices.Clone(u.Grants), func(g Grant) bool {
+			return g == Grant{Role(ev.Role), ev.Tenant}
+		})
+	case *UserDeleted:
+		u.Deleted, u.Grants = true, nil
+	}
+	return u
+}
+
+// DecideUser judges one command.
+func DecideUser(u User, r domain.Request) ([]domain.Event, error) {
+	if c, ok := r.Command.(CreateUser); ok {
+		if !u.User.IsZero() {
+			return nil, domain.Errorf(domain.Exists, "user %s exists", c.User)
+		}
+		return []domain.Event{&UserCreated{c.User, c.Name}}, nil
+	}
+	if _, ok := r.Command.(DeleteUser); ok && u.Deleted {
+		return nil, nil
+	}
+	if u.User.IsZero() || u.Deleted {
+		return nil, domain.Errorf(domain.NotFound, "no such user")
+	}
+	switch c := r.Command.(type) {
+	case EnableUser:
+		switch {
+		case c.Disable == u.Disabled:
+			return nil, nil
+		case c.Disable:
+			return []domain.Event{&UserDisabled{u.User}}, nil
+		}
+		return []domain.Event{&UserEnabled{u.User}}, nil
+	case GrantRole:
+		return u.grant(c)
+	case DeleteUser:
+		return []domain.Event{&UserDeleted{u.User}}, nil
+	}
+	return nil, domain.Errorf(domain.Internal, "user: unknown command %T", r.Command)
+}
+
+func (u User) grant(c GrantRole) ([]domain.Event, error) {
+	var k domain.Checker
+	c.Grant.check(&k, "role")
+	if err := k.Err("identity.GrantRole", ""); err != nil {
+		return nil, err
+	}
+	has := slices.Contains(u.Grants, c.Grant)
+	switch {
+	case has != c.Revoke:
+		return nil, nil
+	case c.Revoke:
+		return []domain.Event{&UserRoleRevoked{u.User, string(c.Grant.Role), c.Grant.Tenant}}, nil
+	case len(u.Grants) >= GrantsMax:
+		return nil, domain.Errorf(domain.NoSpace, "the user has %d roles", len(u.Grants))
+	}
+	return []domain.Event{&UserRoleGranted{u.User, string(c.Grant.Role), c.Grant.Tenant}}, nil
+}
+
+// ValidUserName tells whether a user may be called so: a short name or an address of mail.
+func ValidUserName(name string) bool {
+	if name == "" || len(name) > UserNameMax {
+		return false
+	}
+	for i, c := range []byte(name) {
+		letter := c >= 'a' && c <= 'z'
+		other := c >= '0' && c <= '9' || c == '-' || c == '.' || c == '_' || c == '@'
+		if !letter && (i == 0 || !other) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,113 @@
+package tenancy
+
+import (
+	"slices"
+
+	"weft/domain"
+)
+
+// DirectoryCategory of the one stream that holds the names which are unique in a whole cluster:
+// those of tenants and of users. It is no tenant's: whoever may read a tenant learns nothing here.
+const DirectoryCategory = "directory"
+
+// NamesMax is the most names of a directory.
+const NamesMax = 100_000
+
+// DirectoryStream gives a cluster's directory.
+func DirectoryStream(id domain.ClusterID) domain.StreamID {
+	return domain.StreamOf(DirectoryCategory, id.UUID)
+}
+
+// NameTaken holds a name for an object that is about to be made.
+type NameTaken struct {
+	Kind   string      `msgpack:"kind,omitempty"` // "tenant", "user"
+	Name   string      `msgpack:"name,omitempty"`
+	Object domain.UUID `msgpack:"object,omitempty"`
+}
+
+// NameFreed gives the name of an object back.
+type NameFreed struct {
+	Object domain.UUID `msgpack:"object,omitempty"`
+}
+
+// EventType implements domain.Event.
+func (NameTaken) EventType() string { return "NameTaken" }
+
+// EventType implements domain.Event.
+func (NameFreed) EventType() string { return "NameFreed" }
+
+// TakeName holds a name in a cluster; Exists when another object has it.
+type TakeName struct {
+	Cluster domain.ClusterID
+	Kind    string
+	Name    string
+	Object  domain.UUID
+}
+
+// FreeName gives an object's name back. One that holds none is no error.
+type FreeName struct {
+	Cluster domain.ClusterID
+	Object  domain.UUID
+}
+
+// CommandType implements domain.Command.
+func (TakeName) CommandType() string { return "TakeName" }
+
+// Stream implements domain.Command.
+func (c TakeName) Stream() domain.StreamID { return DirectoryStream(c.Cluster) }
+
+// CommandType implements domain.Command.
+func (FreeName) CommandType() string { return "FreeName" }
+
+// Stream implements domain.Command.
+func (c FreeName) Stream() domain.StreamID { return DirectoryStream(c.Cluster) }
+
+// Directory is the names folded, in the order they were taken.
+type Directory struct{ Names []NameTaken }
+
+// DirectoryAggregate is the directory for the executor.
+func DirectoryAggregate() domain.Aggregate[Directory] {
+	return domain.Aggregate[Directory]{
+		Category: DirectoryCategory, Evolve: EvolveDirectory, Decide: DecideDirectory,
+	}
+}
+
+// EvolveDirectory folds one event.
+func EvolveDirectory(d Directory, ev domain.Event) Directory {
+	switch ev := ev.(type) {
+	case *NameTaken:
+		d.Names = append(slices.Clip(d.Names), *ev)
+	case *NameFreed:
+		d.Names = slices.DeleteFunc(slices.Clone(d.Names), func(n NameTaken) bool {
+			return n.Object == ev.Object
+		})
+	}
+	return d
+}
+
+// DecideDirectory judges one command.
+func DecideDirectory(d Directory, r domain.Request) ([]domain.Event, error) {
+	switch c := r.Command.(type) {
+	case TakeName:
+		for _, n := range d.Names {
+			if n.Kind == c.Kind && n.Name == c.Name {
+				return nil, &domain.Error{
+					Kind: domain.Exists, Ref: c.Kind + "/" + c.Name, Msg: "the name is taken",
+					Remedy: "choose another name",
+				}
+			}
+		}
+		if len(d.Names) >= NamesMax {
+			return nil, domain.Errorf(domain.NoSpace, "the cluster holds %d names", len(d.Names))
+		}
+		return []domain.Event{&NameTaken{c.Kind, c.Name, c.Object}}, nil
+	case FreeName:
+		for _, n := range d.Names {
+			if n.Object == c.Object {
+				return []domain.Event{&NameFreed{c.Object}}, nil
+			}
+		}
+		return nil, nil
+	}
+	return nil, domain.Errorf(domain.Internal, "directory: unknown command %T", r.Command)
+}

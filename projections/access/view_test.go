@@ -1,0 +1,153 @@
+package access
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"testing"
+	"time"
+
+	"weft/domain"
+	"weft/domain/identity"
+	"weft/domain/intent"
+	"weft/domain/tenancy"
+)
+
+var (
+	ann    = domain.UserID{UUID: domain.UUID{1}}
+	acme   = domain.TenantID{UUID: domain.UUID{2}}
+	below  = domain.TenantID{UUID: domain.UUID{3}}
+	other  = domain.TenantID{UUID: domain.UUID{4}}
+	token  = domain.AccessTokenID{UUID: domain.UUID{5}}
+	app    = domain.AppID{UUID: domain.UUID{6}}
+	secret = bytes.Repeat([]byte{7}, identity.SecretSize)
+	noon   = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+)
+
+func fold(t *testing.T, v *View, s domain.StreamID, list ...domain.Event) {
+	t.Helper()
+	for _, ev := range list {
+		r := domain.Record{Header: domain.Header{Stream: s, Type: ev.EventType()}, Event: ev}
+		if err := v.Apply(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func world(t *testing.T) *View {
+	t.Helper()
+	v := New()
+	fold(t, v, tenancy.Stream(acme), &tenancy.TenantCreated{Tenant: acme})
+	fold(t, v, tenancy.Stream(below), &tenancy.TenantCreated{Tenant: below, Parent: acme})
+	fold(t, v, tenancy.Stream(other), &tenancy.TenantCreated{Tenant: other})
+	hash := sha256.Sum256(secret)
+	fold(t, v, identity.UserStream(ann), &identity.UserCreated{User: ann, Name: "ann"},
+		&identity.UserRoleGranted{User: ann, Role: "tenant-admin", Tenant: acme})
+	fold(t, v, identity.TokenStream(token), &identity.TokenIssued{
+		Token: token, Owner: ann, Hash: hash[:], Role: "operator", Expires: noon,
+	})
+	fold(t, v, intent.AppStream(app), &intent.AppInstanceCreated{App: app, Tenant: below})
+	return v
+}
+
+// TestBearer proves that a token opens for its secret alone, until it expires, is revoked, or its
+// owner is disabled or deleted, and then at once (U4); and that it allows what its owner's roles
+// and its own scope both allow, now.
+func TestBearer(t *testing.T) {
+	text, before := identity.TokenText(token, secret), noon.Add(-1)
+	v := world(t)
+	p, err := v.Bearer(text, before)
+	if err != nil || p.Name != "ann" || p.Actor() != "user/ann" {
+		t.Fatal(p, err)
+	}
+	for _, x := range []struct {
+		verb identity.Verb
+		in   domain.TenantID
+		want bool
+	}{
+		{identity.Operate, acme, true},
+		{identity.Operate, below, true},
+		{identity.AdministerTenant, acme, false}, // the token is an operator's
+		{identity.Read, other, false},
+		{identity.Read, domain.TenantID{UUID: domain.UUID{99}}, false},
+	} {
+		if got := v.May(p, x.verb, x.in); got != x.want {
+			t.Errorf("%s in %s: %v", x.verb, x.in, got)
+		}
+	}
+	wrong := identity.TokenText(token, bytes.Repeat([]byte{8}, identity.SecretSize))
+	nobody := identity.TokenText(domain.AccessTokenID{UUID: domain.UUID{50}}, secret)
+	for _, bad := range []string{"", "x", wrong, nobody} {
+		if p, err := v.Bearer(bad, before); !domain.IsKind(err, domain.Denied) || p.Name != "" {
+			t.Errorf("%q: %v %v", bad, p, err)
+		}
+	}
+	if _, err := v.Bearer(text, noon); !domain.IsKind(err, domain.Denied) {
+		t.Errorf("an expired token: %v", err)
+	}
+	user, tok := identity.UserStream(ann), identity.TokenStream(token)
+	for name, x := range map[string]struct {
+		s  domain.StreamID
+		ev domain.Event
+	}{
+		"disabled": {user, &identity.UserDisabled{User: ann}},
+		"deleted":  {user, &identity.UserDeleted{User: ann}},
+		"revoked":  {tok, &identity.TokenRevoked{Token: token}},
+	} {
+		v := world(t)
+		fold(t, v, x.s, x.ev)
+		if p, err := v.Bearer(text, before); !domain.IsKind(err, domain.Denied) ||
+			v.May(p, identity.Read, acme) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	fold(t, v, user, &identity.UserRoleRevoked{User: ann, Role: "tenant-admin", Tenant: acme})
+	if p, err = v.Bearer(text, before); err != nil || v.May(p, identity.Read, acme) {
+		t.Errorf("a role taken away is still held: %v", err)
+	}
+}
+
+// TestSees proves that streams are seen by those who may read their tenant, and those of none by who
+// may read the cluster; also when the tenant is gone.
+func TestSees(t *testing.T) {
+	v := world(t)
+	p, err := v.Named("ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s, want := range map[domain.StreamID]bool{
+		intent.AppStream(app):                       true,
+		tenancy.Stream(acme):                        true,
+		tenancy.Stream(other):                       false,
+		identity.UserStream(ann):                    false,
+		tenancy.DirectoryStream(domain.ClusterID{}): false,
+		"node-x": false,
+	} {
+		if got := v.Sees(p, s); got != want {
+			t.Errorf("%s is seen: %v", s, got)
+		}
+		if !v.Sees(Bootstrap(), s) {
+			t.Errorf("the administrator does not see %s", s)
+		}
+	}
+	fold(t, v, tenancy.Stream(below), &tenancy.TenantDeleted{Tenant: below})
+	if v.Sees(p, intent.AppStream(app)) {
+		t.Error("what a deleted tenant left is seen")
+	}
+	if _, err := v.Named("bob"); !domain.IsKind(err, domain.Denied) {
+		t.Errorf("an unknown user: %v", err)
+	}
+}
+
+// TestCloneIsApart proves that a kept state does not change with the live one.
+func TestCloneIsApart(t *testing.T) {
+	v := world(t)
+	var before, after bytes.Buffer
+	c := v.Clone()
+	if err := c.Digest(&before); err != nil {
+		t.Fatal(err)
+	}
+	fold(t, v, identity.UserStream(ann), &identity.UserDeleted{User: ann})
+	if err := c.Digest(&after); err != nil || !bytes.Equal(before.Bytes(), after.Bytes()) {
+		t.Errorf("the clone changed: %v", err)
+	}
+}
