@@ -27,9 +27,12 @@ type AppBody struct {
 }
 
 func (s *Server) appRoutes() {
-	register(s, "GET", "/v1/apps", "list-apps", "List application instances", 200, s.listApps)
-	register(s, "GET", "/v1/apps/{name}", "get-app", "Show an application instance", 200, s.getApp)
-	register(s, "POST", "/v1/apps", "create-app", "Create an application instance", 201,
+	register(s, readTenant, "GET", "/v1/apps", "list-apps",
+		"List application instances", 200, s.listApps)
+	register(s, readTenant, "GET", "/v1/apps/{name}", "get-app",
+		"Show an application instance", 200, s.getApp)
+	register(s, operateTenant, "POST", "/v1/apps", "create-app",
+		"Create an application instance", 201,
 		func(ctx context.Context, in *struct {
 			Change
 			Body AppBody
@@ -37,16 +40,18 @@ func (s *Server) appRoutes() {
 		) (*Changed[App], error) {
 			return s.createApp(ctx, in.Change, in.Body)
 		})
-	register(s, "PUT", "/v1/apps/{name}", "apply-app",
+	register(s, operateTenant, "PUT", "/v1/apps/{name}", "apply-app",
 		"Create an application instance, or bring it to this form", 200, s.applyApp)
-	register(s, "DELETE", "/v1/apps/{name}", "delete-app",
+	register(s, operateTenant, "DELETE", "/v1/apps/{name}", "delete-app",
 		"Delete an application instance and all its data", 202, s.deleteApp)
-	register(s, "POST", "/v1/apps/{name}/volumes", "add-volume", "Add a volume", 201, s.addVolume)
-	register(s, "PATCH", "/v1/apps/{name}/volumes/{volume}", "resize-volume", "Grow a volume", 200,
+	register(s, operateTenant, "POST", "/v1/apps/{name}/volumes", "add-volume",
+		"Add a volume", 201, s.addVolume)
+	register(s, operateTenant, "PATCH", "/v1/apps/{name}/volumes/{volume}", "resize-volume",
+		"Grow a volume", 200,
 		s.resizeVolume)
-	register(s, "DELETE", "/v1/apps/{name}/volumes/{volume}", "remove-volume",
+	register(s, operateTenant, "DELETE", "/v1/apps/{name}/volumes/{volume}", "remove-volume",
 		"Remove a volume and its data", 202, s.removeVolume)
-	register(s, "POST", "/v1/apps/{name}/volumes/{volume}/snapshots", "snapshot-volume",
+	register(s, operateTenant, "POST", "/v1/apps/{name}/volumes/{volume}/snapshots", "snapshot-volume",
 		"Refused until snapshots are offered", 201, s.snapshot)
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"weft/domain"
+	"weft/projections/access"
 	"weft/projections/audit"
 	"weft/projections/catalog"
 	"weft/projections/desired"
@@ -27,6 +28,7 @@ type Views struct {
 	Desired  *desired.View
 	Catalog  *catalog.View
 	Audit    *audit.View
+	Access   *access.View // of the present only: nobody sees in the past what today denies
 }
 
 // Event is a stored event with its payload as JSON.
@@ -99,8 +101,13 @@ type Backend interface {
 	// Replay folds every view anew from the first event up to a position and keeps none of them.
 	// Busy when too many views of the past are being built.
 	Replay(ctx context.Context, p domain.Position) ([]Replayed, error)
-	// Admin tells whether a bearer token is the administrator's.
-	Admin(token string) bool
+	// Identify tells who bears a token. Denied with a reason for the audit when nobody does, or may;
+	// the principal's name is then given as far as it was proved.
+	Identify(ctx context.Context, token string) (access.Principal, error)
+	// Refused keeps an attempt that was refused. It does not wait and does not fail the caller.
+	Refused(a Attempt)
+	// Refusals gives the newest attempts that this node refused, newest first, at most limit.
+	Refusals(limit int) ([]Attempt, error)
 	// JoinToken makes a join token as the request's caller.
 	JoinToken(ctx context.Context, r domain.Request, ttl time.Duration, uses int64) (
 		string, Result, error)

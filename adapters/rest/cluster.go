@@ -94,11 +94,11 @@ type DecisionScore struct {
 }
 
 func (s *Server) clusterRoutes() {
-	register(s, "GET", "/v1/health", "health", "Is it there", 200, s.health)
-	register(s, "GET", "/v1/devices", "list-devices", "List devices", 200, s.devices)
-	register(s, "GET", "/v1/tenants", "list-tenants", "List tenants", 200, s.tenants)
-	register(s, "GET", "/v1/plans", "list-plans", "List the last plans, newest first", 200, s.plans)
-	register(s, "PUT", "/v1/secrets/{name}", "put-secret",
+	register(s, openToAll, "GET", "/v1/health", "health", "Is it there", 200, s.health)
+	register(s, readCluster, "GET", "/v1/devices", "list-devices", "List devices", 200, s.devices)
+	register(s, readCluster, "GET", "/v1/plans", "list-plans",
+		"List the last plans, newest first", 200, s.plans)
+	register(s, operateCluster, "PUT", "/v1/secrets/{name}", "put-secret",
 		"Keep a CHAP secret on this node; it is never shown again", 200, s.putSecret)
 }
 
@@ -141,25 +141,6 @@ func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error
 			d.Corruptions, d.Mode = l.Corruptions, l.Mode
 		}
 		out.Body.Items = append(out.Body.Items, d)
-	}
-	return out, nil
-}
-
-// TenantDoc is a tenant.
-type TenantDoc struct {
-	ID   string `json:"id"`
-	Name string `json:"name"`
-}
-
-func (s *Server) tenants(ctx context.Context, in *At) (*Got[List[TenantDoc]], error) {
-	v, _, err := s.views(ctx, *in)
-	if err != nil {
-		return nil, err
-	}
-	out := &Got[List[TenantDoc]]{Position: v.Position.String()}
-	out.Body = List[TenantDoc]{[]TenantDoc{}, v.Position.String()}
-	for _, t := range v.Desired.Tenants() {
-		out.Body.Items = append(out.Body.Items, TenantDoc{t.Tenant.String(), t.Name})
 	}
 	return out, nil
 }

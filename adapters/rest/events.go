@@ -44,23 +44,27 @@ type VerdictDoc struct {
 }
 
 func (s *Server) eventRoutes() {
-	register(s, "GET", "/v1/events", "list-events", "List events", 200, s.listEvents)
-	register(s, "GET", "/v1/events/{position}", "get-event", "Show an event", 200, s.getEvent)
-	register(s, "POST", "/v1/events:verify", "verify-events",
+	register(s, readOwn, "GET", "/v1/events", "list-events", "List events", 200, s.listEvents)
+	register(s, readOwn, "GET", "/v1/events/{position}", "get-event",
+		"Show an event", 200, s.getEvent)
+	register(s, readCluster, "POST", "/v1/events:verify", "verify-events",
 		"Read the whole log again and check every record and the chain", 200, s.verify)
-	register(s, "POST", "/v1/events:replay", "replay-events",
+	register(s, readCluster, "POST", "/v1/events:replay", "replay-events",
 		"Fold every view anew from the first event, and tell what it comes to", 200, s.replay)
-	register(s, "GET", "/v1/audit", "list-audit", "Who did what, newest first", 200, s.listAudit)
-	huma.Register(s.api, huma.Operation{
+	register(s, readOwn, "GET", "/v1/audit", "list-audit",
+		"Who did what, newest first", 200, s.listAudit)
+	stream(s, readCluster, huma.Operation{
 		OperationID: "export-events", Method: "GET", Path: "/v1/events:export",
 		Summary: "The records of the log as they are stored, for a backup",
 		Description: "Records (eventstore/FORMAT.md), one behind the other, and then the end: " +
 			"\"WEND\", the u32 16, and the position u64 of the last record.",
 	}, s.export)
-	huma.Register(s.api, huma.Operation{
+	stream(s, readOwn, huma.Operation{
 		OperationID: "watch-events", Method: "GET", Path: "/v1/watch",
 		Summary: "Follow the log as server-sent events; id is the position",
 	}, s.watch)
+	register(s, readCluster, "GET", "/v1/audit/refusals", "list-refusals",
+		"Attempts that this node refused, newest first", 200, s.listRefusals)
 }
 
 func (s *Server) listEvents(ctx context.Context, in *EventsIn) (*Got[List[EventDoc]], error) {
@@ -76,7 +80,7 @@ func (s *Server) listEvents(ctx context.Context, in *EventsIn) (*Got[List[EventD
 	if in.Newest {
 		from = now
 	}
-	list, err := s.b.Events(ctx, from, in.Newest, in.filter(), in.Limit)
+	list, err := s.seen(ctx, from, in.Newest, in.filter(), in.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +108,7 @@ func (s *Server) getEvent(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	if len(list) == 0 || list[0].Position != p {
+	if len(list) == 0 || list[0].Position != p || !s.sees(ctx, list[0].Stream) {
 		return nil, missing
 	}
 	return &Got[EventDoc]{Position: in.Position, Body: eventDoc(&list[0])}, nil
@@ -209,11 +213,12 @@ type AuditDoc struct {
 	Created  string `json:"created"`
 }
 
-func (s *Server) listAudit(_ context.Context, in *EventsIn) (*Got[List[AuditDoc]], error) {
+func (s *Server) listAudit(ctx context.Context, in *EventsIn) (*Got[List[AuditDoc]], error) {
 	v := s.b.Now()
 	out := &Got[List[AuditDoc]]{Position: v.Position.String()}
 	out.Body = List[AuditDoc]{[]AuditDoc{}, v.Position.String()}
-	for _, h := range v.Audit.Entries(in.filter(), in.Limit) {
+	keep := func(h *domain.Header) bool { return s.sees(ctx, h.Stream) }
+	for _, h := range v.Audit.Entries(in.filter(), in.Limit, keep) {
 		out.Body.Items = append(out.Body.Items, AuditDoc{
 			Position: h.Position.String(), Type: h.Type, Stream: string(h.Stream), Actor: h.Actor,
 			Source: h.Source, Request: h.RequestID,
@@ -252,7 +257,12 @@ func (s *Server) watch(ctx context.Context, in *struct {
 		if _, err := fmt.Fprint(w, ": weft\n\n"); err != nil || flush() != nil {
 			return
 		}
-		err := s.b.Watch(hc.Context(), after, f, func(e *Event) error { return send(w, flush, e) })
+		err := s.b.Watch(hc.Context(), after, f, func(e *Event) error {
+			if show, err := s.stillSees(hc.Context(), e); err != nil || !show {
+				return err
+			}
+			return send(w, flush, e)
+		})
 		if err != nil && hc.Context().Err() == nil {
 			loggerOf(hc.Context()).Warn("watch", "err", err)
 			_, _ = fmt.Fprintf(w, "event: error\ndata: %q\n\n", domain.KindOf(err).String())

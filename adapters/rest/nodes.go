@@ -26,35 +26,35 @@ type JoinToken struct {
 }
 
 func (s *Server) nodeRoutes() {
-	register(s, "GET", "/v1/nodes", "list-nodes", "List nodes", 200, s.nodes)
-	register(s, "POST", "/v1/nodes/tokens", "create-join-token",
+	register(s, readCluster, "GET", "/v1/nodes", "list-nodes", "List nodes", 200, s.nodes)
+	register(s, administerCluster, "POST", "/v1/nodes/tokens", "create-join-token",
 		"Make a token by which machines join; it is shown once", 201,
 		func(ctx context.Context, in *struct {
 			Change
 			Body TokenBody
 		},
 		) (*Changed[JoinToken], error) {
-			return s.joinToken(ctx, in.Change, in.Body)
+			return s.joinToken(ctx, in.Body)
 		})
-	register(s, "POST", "/v1/nodes/{name}/drain", "drain-node",
+	register(s, operateCluster, "POST", "/v1/nodes/{name}/drain", "drain-node",
 		"Let a node take no new volumes and give its vote to another", 200,
 		func(ctx context.Context, in *NamedChange) (*Changed[Node], error) {
 			return s.drain(ctx, in, false)
 		})
-	register(s, "POST", "/v1/nodes/{name}/undrain", "undrain-node", "Let a node take part again", 200,
+	register(s, operateCluster, "POST", "/v1/nodes/{name}/undrain", "undrain-node",
+		"Let a node take part again", 200,
 		func(ctx context.Context, in *NamedChange) (*Changed[Node], error) {
 			return s.drain(ctx, in, true)
 		})
-	register(s, "DELETE", "/v1/nodes/{name}", "remove-node",
+	register(s, administerCluster, "DELETE", "/v1/nodes/{name}", "remove-node",
 		"Take a drained node without volumes out for good", 200, s.removeNode)
 }
 
 // joinToken makes a token. A request that is repeated makes another one: the first is kept nowhere.
-func (s *Server) joinToken(ctx context.Context, ch Change, b TokenBody) (
+func (s *Server) joinToken(ctx context.Context, b TokenBody) (
 	*Changed[JoinToken], error,
 ) {
 	r := domain.Request{Caller: callerOf(ctx)}
-	r.Caller.Tenant = ch.Tenant
 	ttl := time.Duration(b.TTLSeconds) * time.Second
 	token, res, err := s.b.JoinToken(ctx, r, ttl, b.Uses)
 	if err != nil {

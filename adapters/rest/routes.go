@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"weft/domain"
 	"weft/domain/intent"
 	"weft/projections/desired"
@@ -96,7 +94,7 @@ func (s *Server) command(ctx context.Context, ch Change, id domain.CommandID,
 	c domain.Command,
 ) (Result, error) {
 	r := domain.Request{Command: c, ID: id, Caller: callerOf(ctx)}
-	r.Caller.Tenant = ch.Tenant
+	r.Caller.Tenant = attemptOf(ctx).Tenant // where the guard let the caller in
 	if ch.IfMatch != "" {
 		rev, err := parseETag(ch.IfMatch)
 		if err != nil {
@@ -122,14 +120,14 @@ func stale(detail string) error {
 	}
 }
 
-// commandID derives a command's id from the caller and its key. Without a key it is zero, which
-// makes the executor draw one.
+// commandID derives a command's id from the caller and its key, so that nobody meets another's.
+// Without a key it follows from the request, which has an id of its own.
 func commandID(ctx context.Context, ch Change) domain.CommandID {
 	if ch.Key == "" {
 		return domain.CommandID{UUID: domain.DeriveUUID(domain.UUID{}, requestID(ctx))}
 	}
 	return domain.CommandID{UUID: domain.DeriveUUID(domain.UUID{}, ch.Tenant,
-		callerOf(ctx).Actor, ch.Key)}
+		principalOf(ctx).Key(), ch.Key)}
 }
 
 func parseETag(s string) (domain.Revision, error) {
@@ -141,21 +139,6 @@ func parseETag(s string) (domain.Revision, error) {
 	return domain.Revision(n), nil
 }
 
-// register adds one operation and turns its errors into problems.
-func register[I, O any](s *Server, method, path, id, summary string, code int,
-	fn func(context.Context, *I) (*O, error),
-) {
-	huma.Register(s.api, huma.Operation{
-		OperationID: id, Method: method, Path: path, Summary: summary, DefaultStatus: code,
-	}, func(ctx context.Context, in *I) (*O, error) {
-		out, err := fn(ctx, in)
-		if err != nil {
-			return nil, problem(ctx, err)
-		}
-		return out, nil
-	})
-}
-
 func (s *Server) routes() {
 	s.clusterRoutes()
 	s.nodeRoutes()
@@ -163,6 +146,9 @@ func (s *Server) routes() {
 	s.appRoutes()
 	s.volumeRoutes()
 	s.eventRoutes()
+	s.tenantRoutes()
+	s.userRoutes()
+	s.tokenRoutes()
 }
 
 // TemplateBody creates a template or adds a version.
@@ -186,9 +172,11 @@ type NamedChange struct {
 }
 
 func (s *Server) templateRoutes() {
-	register(s, "GET", "/v1/templates", "list-templates", "List templates", 200, s.listTemplates)
-	register(s, "GET", "/v1/templates/{name}", "get-template", "Show a template", 200, s.getTemplate)
-	register(s, "POST", "/v1/templates", "create-template", "Create a template", 201,
+	register(s, readTenant, "GET", "/v1/templates", "list-templates",
+		"List templates", 200, s.listTemplates)
+	register(s, readTenant, "GET", "/v1/templates/{name}", "get-template",
+		"Show a template", 200, s.getTemplate)
+	register(s, operateTenant, "POST", "/v1/templates", "create-template", "Create a template", 201,
 		func(ctx context.Context, in *struct {
 			Change
 			Body TemplateBody
@@ -196,9 +184,10 @@ func (s *Server) templateRoutes() {
 		) (*Changed[Template], error) {
 			return s.createTemplate(ctx, in.Change, in.Body)
 		})
-	register(s, "PUT", "/v1/templates/{name}", "apply-template",
+	register(s, operateTenant, "PUT", "/v1/templates/{name}", "apply-template",
 		"Create a template, or publish a version if its intent differs", 200, s.applyTemplate)
-	register(s, "DELETE", "/v1/templates/{name}", "delete-template", "Delete a template nobody uses",
+	register(s, operateTenant, "DELETE", "/v1/templates/{name}", "delete-template",
+		"Delete a template nobody uses",
 		200, s.deleteTemplate)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"weft/domain"
+	"weft/projections/access"
 )
 
 // Limits of the API.
@@ -30,6 +31,8 @@ type Config struct {
 	Backend Backend
 	Logger  *slog.Logger
 	Version string
+	// Now is the clock; nil: the real one.
+	Now func() time.Time
 	// Metrics is served at /metrics, without a token.
 	Metrics http.Handler
 }
@@ -41,10 +44,15 @@ type Server struct {
 	api  huma.API
 	http *http.Server
 	stop context.CancelFunc
+	// needs says of every operation, by its id, what it demands of the caller.
+	needs map[string]need
 }
 
 // New makes the API; Serve lets it run.
 func New(cfg Config) *Server {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	mux := http.NewServeMux()
 	// huma has no instance-wide hook for errors: these are the package's own, set before any use.
 	huma.NewErrorWithContext = newError
@@ -55,7 +63,7 @@ func New(cfg Config) *Server {
 		"token": {Type: "http", Scheme: "bearer"},
 	}
 	hc.Security = []map[string][]string{{"token": {}}}
-	s := &Server{cfg: cfg, b: cfg.Backend, api: humago.New(mux, hc)}
+	s := &Server{cfg: cfg, b: cfg.Backend, api: humago.New(mux, hc), needs: map[string]need{}}
 	s.routes()
 	if cfg.Metrics != nil {
 		mux.Handle("GET /metrics", cfg.Metrics)
@@ -127,35 +135,64 @@ func open(path string) bool {
 	return strings.HasPrefix(path, "/schemas/")
 }
 
-// around numbers requests, bounds bodies, checks tokens and turns ServeMux's own text errors into
-// problems.
+// around numbers requests, bounds bodies, finds out who calls, keeps what is refused, and turns
+// ServeMux's own text errors into problems.
 func (s *Server) around(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var raw [8]byte
 		_, _ = rand.Read(raw[:])
 		id := hex.EncodeToString(raw[:])
 		w.Header().Set("Weft-Request-Id", id)
-		ctx := context.WithValue(r.Context(), requestKey{}, id)
+		a := newAttempt(r, id, s.cfg.Now())
 		r.Body = http.MaxBytesReader(w, r.Body, bodyMax)
+		p, known := access.Principal{}, true
 		if !open(r.URL.Path) {
-			token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-			if !ok || !s.b.Admin(token) {
-				s.cfg.Logger.Warn("api: refused", "source", r.RemoteAddr, "path", r.URL.Path,
-					"request", id)
-				w.Header().Set("WWW-Authenticate", `Bearer realm="weft"`)
-				write(w, &Problem{
-					Type: "urn:weft:problem:denied", Title: "Unauthorized", Kind: "denied",
-					Status: http.StatusUnauthorized, RequestID: id,
-					Detail: "a valid token is needed: Authorization: Bearer TOKEN",
-					Remedy: "weft serve shows the token at its first start; weft token renews it",
-				})
-				return
-			}
+			p, known = s.identify(r, a)
 		}
+		ctx := context.WithValue(r.Context(), requestKey{}, id)
+		ctx = context.WithValue(ctx, attemptKey{}, a)
+		ctx = context.WithValue(ctx, principalKey{}, p)
 		ctx = context.WithValue(ctx, callerKey{}, domain.Caller{
-			Actor: "user/admin", Source: r.RemoteAddr, RequestID: id,
+			Actor: a.Actor, Source: r.RemoteAddr, RequestID: id,
 		})
-		next.ServeHTTP(&plain{ResponseWriter: w, id: id}, r.WithContext(ctx))
+		answer := &plain{ResponseWriter: w, id: id, code: http.StatusOK}
+		if known {
+			next.ServeHTTP(answer, r.WithContext(ctx))
+		} else {
+			unauthorized(answer, id)
+		}
+		if a.refused(r.Method, answer.code) {
+			s.b.Refused(*a)
+		}
+	})
+}
+
+// identify tells who calls; why it is nobody is for the audit alone.
+func (s *Server) identify(r *http.Request, a *Attempt) (access.Principal, bool) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok || token == "" {
+		a.Reason = "no token"
+		return access.Principal{}, false
+	}
+	p, err := s.b.Identify(r.Context(), token)
+	if p.Name != "" {
+		a.Actor = p.Actor()
+	}
+	if err != nil {
+		a.Reason = detail(err)
+		return access.Principal{}, false
+	}
+	return p, true
+}
+
+// unauthorized is the one answer to whoever is not known, whatever the reason.
+func unauthorized(w http.ResponseWriter, id string) {
+	w.Header().Set("WWW-Authenticate", `Bearer realm="weft"`)
+	write(w, &Problem{
+		Type: "urn:weft:problem:denied", Title: "Unauthorized", Kind: "denied",
+		Status: http.StatusUnauthorized, RequestID: id,
+		Detail: "a valid token is needed: Authorization: Bearer TOKEN",
+		Remedy: "weft token issue makes one for a user; weft token renew, the node's own",
 	})
 }
 
@@ -163,11 +200,13 @@ func (s *Server) around(next http.Handler) http.Handler {
 type plain struct {
 	http.ResponseWriter
 	id      string
+	code    int
 	swallow bool
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (p *plain) WriteHeader(code int) {
+	p.code = code
 	text := strings.HasPrefix(p.Header().Get("Content-Type"), "text/plain")
 	if text && (code == http.StatusNotFound || code == http.StatusMethodNotAllowed) {
 		p.swallow = true

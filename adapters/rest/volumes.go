@@ -10,9 +10,10 @@ import (
 const listMax = 1000
 
 func (s *Server) volumeRoutes() {
-	register(s, "GET", "/v1/volumes", "list-volumes", "List volumes", 200, s.listVolumes)
-	register(s, "GET", "/v1/volumes/{id}", "get-volume", "Show a volume by id", 200, s.getVolume)
-	register(s, "GET", "/v1/volumes/{id}/decision", "why-volume",
+	register(s, readTenant, "GET", "/v1/volumes", "list-volumes", "List volumes", 200, s.listVolumes)
+	register(s, readTenant, "GET", "/v1/volumes/{id}", "get-volume",
+		"Show a volume by id", 200, s.getVolume)
+	register(s, readTenant, "GET", "/v1/volumes/{id}/decision", "why-volume",
 		"Why the volume is where it is, or nowhere", 200, s.why)
 }
 

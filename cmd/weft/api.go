@@ -44,6 +44,7 @@ type backend struct {
 	front   *front
 	devices *devices
 	peer    *peerPort
+	refused *refusals
 
 	mu   sync.Mutex
 	past []rest.Views // most recently used last
@@ -63,7 +64,7 @@ func (b *backend) Do(ctx context.Context, r domain.Request) (rest.Result, error)
 func (b *backend) Now() rest.Views {
 	return rest.Views{
 		Position: b.runner.Position(), Topology: b.views.topology, Desired: b.views.desired,
-		Catalog: b.views.catalog, Audit: b.views.audit,
+		Catalog: b.views.catalog, Audit: b.views.audit, Access: b.views.access,
 	}
 }
 
@@ -252,9 +253,6 @@ func (b *backend) Verify(ctx context.Context) (rest.Verdict, error) {
 	}
 	return v, err
 }
-
-// Admin implements rest.Backend.
-func (b *backend) Admin(token string) bool { return b.dir.Admin(token) }
 
 // PutSecret implements rest.Backend.
 func (b *backend) PutSecret(name, user, pass, ownUser, ownPass string) error {

@@ -32,6 +32,7 @@ import (
 //	client.json   that token and the API's address, for clients of the same user, mode 0600
 //	agent.token   the highest fencing token obeyed
 //	secrets/      CHAP secrets by name, mode 0600
+//	audit/        attempts that the API refused, a JSON object a line, in files that rotate
 //	reservations/ persistent reservations, a file a volume
 type dataDir struct {
 	path string

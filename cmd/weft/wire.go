@@ -17,8 +17,9 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 	wire.Build(
 		openDevices, openPeer, openStore, wire.Bind(new(eventstore.Store), new(*quorum.Store)), newCodec,
 		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, startLeading, startTelling,
+		openRefusals,
 		wire.Struct(new(backend), "dir", "store", "codec", "exec", "runner", "views", "agent",
-			"front", "devices", "peer"),
+			"front", "devices", "peer", "refused"),
 		startAPI, serveLog, wire.Struct(new(Node), "*"),
 	)
 	return nil, nil, nil

@@ -121,3 +121,10 @@ func (r Rights) May(v Verb, lineage []domain.TenantID) bool {
 func (r Rights) Within(s Grant) Rights {
 	return Rights{r.Grants, append(slices.Clip(slices.Clone(r.Scopes)), s)}
 }
+
+// Reach tells whether no scope is too narrow for a verb, wherever it holds.
+func (r Rights) Reach(v Verb) bool {
+	return !slices.ContainsFunc(r.Scopes, func(s Grant) bool {
+		return !slices.Contains(s.Role.verbs(), v)
+	})
+}

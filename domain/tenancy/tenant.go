@@ -78,7 +78,7 @@ func (Reserved) EventType() string { return "Reserved" }
 func (ReserveReleased) EventType() string { return "ReserveReleased" }
 
 // Create makes a tenant. With a cluster its name is taken in the cluster's directory first, and a
-// parent holds it, so that neither two tenants share a name nor a parent is deleted below its child.
+// parent holds it: two tenants never share a name, and no parent is deleted above its child.
 type Create struct {
 	Tenant  domain.TenantID
 	Name    string
@@ -86,8 +86,8 @@ type Create struct {
 	Cluster domain.ClusterID
 }
 
-// Delete removes a tenant that holds nothing: no template, no instance, no sub-tenant. A tenant that
-// is gone already is no error.
+// Delete removes a tenant that holds nothing: no template, no instance, no sub-tenant. One that is
+// gone already is no error.
 type Delete struct {
 	Tenant  domain.TenantID
 	Parent  domain.TenantID

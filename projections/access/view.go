@@ -281,3 +281,35 @@ func (v *View) Tokens() []identity.Token {
 		return cmp.Compare(a.Token.String(), b.Token.String())
 	})
 }
+
+// Again looks at a principal anew: Denied once its token is revoked or its time is over, or its user
+// is shut out. The bearer of a node's own token stays as it is.
+func (v *View) Again(p Principal, now time.Time) (Principal, error) {
+	if p.User.IsZero() {
+		return p, nil
+	}
+	v.mu.RLock()
+	t := v.mu.Tokens[p.Token]
+	u, alive := v.mu.Users[p.User]
+	v.mu.RUnlock()
+	switch {
+	case !alive:
+		return Principal{}, denied("the token's user was deleted")
+	case t.Revoked:
+		return p, denied("revoked token")
+	case !p.Until.IsZero() && !now.Before(p.Until):
+		return p, denied("expired token")
+	case u.Disabled:
+		return p, denied("disabled user")
+	}
+	p.Rights.Grants = u.Grants
+	return p, nil
+}
+
+// Token finds a token by id.
+func (v *View) Token(id domain.AccessTokenID) (identity.Token, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	t, ok := v.mu.Tokens[id]
+	return t, ok
+}

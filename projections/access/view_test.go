@@ -101,6 +101,12 @@ func TestBearer(t *testing.T) {
 		}
 	}
 	fold(t, v, user, &identity.UserRoleRevoked{User: ann, Role: "tenant-admin", Tenant: acme})
+	if p, err = v.Again(p, before); err != nil || v.May(p, identity.Read, acme) {
+		t.Errorf("a role taken away is still held by who came before: %v", err)
+	}
+	if _, err := v.Again(p, noon); !domain.IsKind(err, domain.Denied) {
+		t.Errorf("a token expired while it was in use: %v", err)
+	}
 	if p, err = v.Bearer(text, before); err != nil || v.May(p, identity.Read, acme) {
 		t.Errorf("a role taken away is still held: %v", err)
 	}

@@ -89,13 +89,13 @@ func (v *View) Counts() []Count {
 	return list
 }
 
-// Entries lists the newest headers that pass the filter, newest first, at most limit.
-func (v *View) Entries(f domain.Filter, limit int) []domain.Header {
+// Entries lists the newest headers that pass the filter and keep, newest first, at most limit.
+func (v *View) Entries(f domain.Filter, limit int, keep func(*domain.Header) bool) []domain.Header {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	var list []domain.Header
 	for i := len(v.mu.Last) - 1; i >= 0 && len(list) < limit; i-- {
-		if f.Match(v.mu.Last[i].Stream, v.mu.Last[i].Type) {
+		if h := &v.mu.Last[i]; f.Match(h.Stream, h.Type) && keep(h) {
 			list = append(list, v.mu.Last[i])
 		}
 	}

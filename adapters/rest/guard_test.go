@@ -1,0 +1,105 @@
+package rest
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"weft/domain"
+	"weft/domain/identity"
+	"weft/projections/access"
+	"weft/projections/desired"
+)
+
+// nobody is a backend without objects.
+type nobody struct {
+	Backend
+	v Views
+}
+
+func (n nobody) Now() Views { return n.v }
+
+func bare() *Server {
+	return New(Config{
+		Backend: nobody{v: Views{Desired: desired.New(), Access: access.New()}},
+		Logger:  slog.New(slog.DiscardHandler),
+	})
+}
+
+// TestEveryOperationIsDeclared proves that each operation of the document says which verb it needs
+// and where, that health alone is open, and that it is open as a path, too.
+func TestEveryOperationIsDeclared(t *testing.T) {
+	s := bare()
+	ops := map[string]string{}
+	for path, item := range s.api.OpenAPI().Paths {
+		for _, op := range []struct {
+			method string
+			id     string
+		}{
+			{"GET", idOf(item.Get)},
+			{"POST", idOf(item.Post)},
+			{"PUT", idOf(item.Put)},
+			{"PATCH", idOf(item.Patch)},
+			{"DELETE", idOf(item.Delete)},
+			{"HEAD", idOf(item.Head)},
+			{"OPTIONS", idOf(item.Options)},
+			{"TRACE", idOf(item.Trace)},
+		} {
+			if op.id != "" {
+				ops[op.id] = path
+			}
+		}
+	}
+	if len(ops) < 40 {
+		t.Fatalf("only %d operations", len(ops))
+	}
+	for id, path := range ops {
+		n, ok := s.needs[id]
+		if !ok || n.place == undeclared || n.verb == identity.None {
+			t.Errorf("%s needs nothing of its caller", id)
+		}
+		if (n.place == anywhere) != open(path) || open(path) != (id == "health") {
+			t.Errorf("%s: open as an operation %v, as a path %v", id, n.place == anywhere, open(path))
+		}
+	}
+	got := slices.Sorted(maps.Keys(ops))
+	if want := slices.Sorted(maps.Keys(s.needs)); !slices.Equal(got, want) {
+		t.Errorf("documented %v, declared %v", got, want)
+	}
+}
+
+// TestGuardDeniesByDefault proves that an operation that declares nothing lets not even the
+// administrator in, and that a caller who is nobody gets nowhere but where all may.
+func TestGuardDeniesByDefault(t *testing.T) {
+	s := bare()
+	admin := context.WithValue(t.Context(), principalKey{}, access.Bootstrap())
+	for _, n := range []need{{}, {verb: identity.Read}} {
+		if err := s.guard(admin, n, &struct{}{}); !domain.IsKind(err, domain.Denied) {
+			t.Errorf("%v: %v", n, err)
+		}
+	}
+	for _, n := range []need{
+		readOwn, operateOwn, readTenant, operateTenant, administerGrants, readCluster, operateCluster,
+		administerCluster,
+	} {
+		for _, in := range []any{&struct{}{}, &At{Tenant: "default"}, &GrantIn{}} {
+			if err := s.guard(t.Context(), n, in); err == nil {
+				t.Errorf("%v is open to nobody", n)
+			}
+		}
+	}
+	if err := s.guard(t.Context(), openToAll, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func idOf(op *huma.Operation) string {
+	if op == nil {
+		return ""
+	}
+	return op.OperationID
+}

@@ -1,0 +1,217 @@
+package rest
+
+import (
+	"context"
+	"time"
+
+	"weft/domain"
+	"weft/domain/identity"
+	"weft/projections/access"
+)
+
+// UserDoc is a user as the caller may see it: with the roles that the caller may see.
+type UserDoc struct {
+	ID    string     `json:"id"`
+	Name  string     `json:"name"`
+	State string     `json:"state" enum:"enabled,disabled"`
+	Roles []GrantDoc `json:"roles"`
+}
+
+// GrantDoc is a role that a user has.
+type GrantDoc struct {
+	Role   string `json:"role" enum:"viewer,operator,tenant-admin,admin"`
+	Tenant string `json:"tenant,omitempty" doc:"and those below it; absent: the whole cluster"`
+}
+
+// Who is what the API knows of its caller.
+type Who struct {
+	Name    string     `json:"name"`
+	User    string     `json:"user,omitempty" doc:"id; absent for the node's own token"`
+	Roles   []GrantDoc `json:"roles" doc:"what the user has"`
+	Limits  []GrantDoc `json:"limits,omitempty" doc:"what the token narrows it to"`
+	Token   string     `json:"token,omitempty" doc:"id of the token"`
+	Expires string     `json:"expires,omitempty"`
+}
+
+func (s *Server) userRoutes() {
+	register(s, readOwn, "GET", "/v1/whoami", "whoami", "Who you are and what you may do", 200,
+		s.whoami)
+	register(s, readOwn, "GET", "/v1/users", "list-users", "List the users you may see", 200, s.users)
+	register(s, administerCluster, "POST", "/v1/users", "create-user",
+		"Create a user, who has no role yet", 201, s.createUser)
+	register(s, administerCluster, "POST", "/v1/users/{name}/disable", "disable-user",
+		"Shut a user out until it is enabled", 200,
+		func(ctx context.Context, in *NamedChange) (*Changed[UserDoc], error) {
+			return s.enable(ctx, in, true)
+		})
+	register(s, administerCluster, "POST", "/v1/users/{name}/enable", "enable-user",
+		"Let a user in again", 200,
+		func(ctx context.Context, in *NamedChange) (*Changed[UserDoc], error) {
+			return s.enable(ctx, in, false)
+		})
+	register(s, administerGrants, "POST", "/v1/users/{name}/grant", "grant-role",
+		"Give a user a role", 200, func(ctx context.Context, in *GrantIn) (*Changed[UserDoc], error) {
+			return s.grant(ctx, in, false)
+		})
+	register(s, administerGrants, "POST", "/v1/users/{name}/revoke", "revoke-role",
+		"Take a role from a user", 200,
+		func(ctx context.Context, in *GrantIn) (*Changed[UserDoc], error) {
+			return s.grant(ctx, in, true)
+		})
+	register(s, administerCluster, "DELETE", "/v1/users/{name}", "delete-user",
+		"Delete a user and void its tokens", 200, s.deleteUser)
+}
+
+func (s *Server) grantDoc(g identity.Grant) GrantDoc {
+	d := GrantDoc{Role: string(g.Role)}
+	if !g.Tenant.IsZero() {
+		d.Tenant = tenantName(s.b.Now(), g.Tenant)
+	}
+	return d
+}
+
+func (s *Server) whoami(ctx context.Context, _ *struct{}) (*Got[Who], error) {
+	p := principalOf(ctx)
+	d := Who{Name: p.Name, Roles: []GrantDoc{}}
+	for _, g := range p.Rights.Grants {
+		d.Roles = append(d.Roles, s.grantDoc(g))
+	}
+	for _, g := range p.Rights.Scopes {
+		d.Limits = append(d.Limits, s.grantDoc(g))
+	}
+	if !p.User.IsZero() {
+		d.User = p.User.String()
+	}
+	if !p.Token.IsZero() {
+		d.Token = p.Token.String()
+	}
+	if !p.Until.IsZero() {
+		d.Expires = p.Until.UTC().Format(time.RFC3339)
+	}
+	return &Got[Who]{Position: s.b.Now().Position.String(), Body: d}, nil
+}
+
+// userDoc shows a user to a caller; false when the caller may not know of it. An administrator of
+// the cluster sees all; one of a tenant, those who have a role in it, and that role; everybody,
+// themselves.
+func (s *Server) userDoc(p access.Principal, u identity.User) (UserDoc, bool) {
+	d := UserDoc{ID: u.User.String(), Name: u.Name, State: "enabled", Roles: []GrantDoc{}}
+	if u.Disabled {
+		d.State = "disabled"
+	}
+	all := p.Rights.May(identity.AdministerCluster, nil) || p.User == u.User
+	for _, g := range u.Grants {
+		if all || s.b.Now().Access.May(p, identity.AdministerTenant, g.Tenant) {
+			d.Roles = append(d.Roles, s.grantDoc(g))
+		}
+	}
+	return d, all || len(d.Roles) > 0
+}
+
+func (s *Server) users(ctx context.Context, in *struct {
+	MinPosition string `query:"min_position" doc:"wait until the views hold this position"`
+},
+) (*Got[List[UserDoc]], error) {
+	v, _, err := s.views(ctx, At{MinPosition: in.MinPosition})
+	if err != nil {
+		return nil, err
+	}
+	out := &Got[List[UserDoc]]{Position: v.Position.String()}
+	out.Body = List[UserDoc]{[]UserDoc{}, v.Position.String()}
+	for _, u := range v.Access.Users() {
+		if d, ok := s.userDoc(principalOf(ctx), u); ok {
+			out.Body.Items = append(out.Body.Items, d)
+		}
+	}
+	return out, nil
+}
+
+// user finds a user among those the caller may see.
+func (s *Server) user(ctx context.Context, ref string) (identity.User, error) {
+	u, ok := s.b.Now().Access.User(ref)
+	if ok {
+		_, ok = s.userDoc(principalOf(ctx), u)
+	}
+	if !ok {
+		return identity.User{}, &domain.Error{
+			Kind: domain.NotFound, Ref: "user/" + ref, Msg: "no such user",
+			Remedy: "weft user list shows those you may see",
+		}
+	}
+	return u, nil
+}
+
+func (s *Server) createUser(ctx context.Context, in *struct {
+	Change
+	Body struct {
+		Name string `json:"name" maxLength:"128" doc:"as an identity provider names them, if one does"`
+	}
+},
+) (*Changed[UserDoc], error) {
+	id := commandID(ctx, in.Change)
+	user := domain.UserID{UUID: id.ObjectID("user", 0)}
+	return s.userChange(ctx, in.Change, user, identity.CreateUser{
+		Cluster: s.cluster(), User: user, Name: in.Body.Name,
+	})
+}
+
+func (s *Server) userChange(ctx context.Context, ch Change, id domain.UserID, c domain.Command) (
+	*Changed[UserDoc], error,
+) {
+	res, err := s.command(ctx, ch, commandID(ctx, ch), c)
+	if err != nil {
+		return nil, err
+	}
+	u, _ := s.b.Now().Access.User(id.String())
+	d, _ := s.userDoc(principalOf(ctx), u)
+	return &Changed[UserDoc]{Position: res.Position.String(), Body: d}, nil
+}
+
+func (s *Server) enable(ctx context.Context, in *NamedChange, off bool) (*Changed[UserDoc], error) {
+	u, err := s.user(ctx, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	return s.userChange(ctx, in.Change, u.User, identity.EnableUser{User: u.User, Disable: off})
+}
+
+// GrantIn gives or takes a role.
+type GrantIn struct {
+	NamedChange
+	Body GrantDoc
+}
+
+// tenantName is where the role would hold: there the caller needs the right to give it.
+func (g *GrantIn) tenantName() string { return g.Body.Tenant }
+
+func (s *Server) grant(ctx context.Context, in *GrantIn, off bool) (*Changed[UserDoc], error) {
+	u, err := s.user(ctx, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	g := identity.Grant{Role: identity.Role(in.Body.Role)}
+	if in.Body.Tenant != "" {
+		t, err := s.tenant(in.Body.Tenant)
+		if err != nil {
+			return nil, err
+		}
+		g.Tenant = t.Tenant
+	}
+	return s.userChange(ctx, in.Change, u.User, identity.GrantRole{
+		User: u.User, Grant: g, Revoke: off,
+	})
+}
+
+func (s *Server) deleteUser(ctx context.Context, in *NamedChange) (*Changed[Gone], error) {
+	u, err := s.user(ctx, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.command(ctx, in.Change, commandID(ctx, in.Change), identity.DeleteUser{
+		Cluster: s.cluster(), User: u.User,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Changed[Gone]{Position: res.Position.String(), Body: Gone{u.Name, "deleted"}}, nil
+}
