@@ -233,6 +233,19 @@ func tenantKind() kind {
 	return kindOf("tenant", "tenants", (*client.Client).Tenants,
 		func(x T) string { return x.Name }, func(x T) string { return x.ID },
 		col[T]{name: "NAME", cell: func(x T) string { return x.Name }},
+		col[T]{name: "PARENT", cell: func(x T) string { return orDash(x.Parent) }},
+		col[T]{name: "QUOTA", cell: func(x T) string {
+			if x.Quota.Bytes == 0 {
+				return "-"
+			}
+			return x.Quota.Bytes.String()
+		}},
+		col[T]{name: "VOLUMES", cell: func(x T) string {
+			if x.Quota.Volumes == 0 {
+				return "-"
+			}
+			return itoa(x.Quota.Volumes)
+		}},
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }})
 }
 

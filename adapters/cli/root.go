@@ -46,6 +46,7 @@ type tool struct {
 const (
 	groupRun   = "run"
 	groupState = "state"
+	groupWho   = "who"
 	groupSee   = "see"
 )
 
@@ -75,20 +76,22 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&t.api, "api", "", "address of the API (env WEFT_API; default: the local node's)")
-	f.StringVar(&t.token, "token", "", "administrator's token (env WEFT_TOKEN)")
+	f.StringVar(&t.token, "token", "", "token to sign in with (env WEFT_TOKEN; default: the node's)")
 	f.StringVar(&t.dataDir, "data-dir", "", "data folder of the local node (default "+
 		client.DefaultDataDir(p.Env, os.Getuid())+")")
-	f.StringVar(&t.tenant, "tenant", "", "tenant to act for")
+	f.StringVar(&t.tenant, "tenant", "", "tenant to act for (env WEFT_TENANT; default: default)")
 	root.AddGroup(
 		&cobra.Group{ID: groupRun, Title: "Run a node:"},
 		&cobra.Group{ID: groupState, Title: "Say what you want:"},
+		&cobra.Group{ID: groupWho, Title: "Say who may do it:"},
 		&cobra.Group{ID: groupSee, Title: "See what is:"},
 	)
-	add(root, groupRun, t.serveCommand(), t.demoCommand(), t.tokenCommand(), t.restoreCommand())
+	add(root, groupRun, t.serveCommand(), t.demoCommand(), t.restoreCommand())
 	add(root, groupState, t.templateCommand(), t.appCommand(), t.volumeCommand(), t.applyCommand(),
 		t.deleteCommand(), t.secretCommand())
+	add(root, groupWho, t.tenantCommand(), t.userCommand(), t.tokenCommand(), t.whoamiCommand())
 	add(root, groupSee, t.getCommand(), t.describeCommand(), t.whyCommand(), t.statusCommand(),
-		t.nodeCommand(), t.deviceCommand(), t.eventsCommand(), t.backupCommand())
+		t.nodeCommand(), t.deviceCommand(), t.eventsCommand(), t.auditCommand(), t.backupCommand())
 	root.AddCommand(t.versionCommand())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usage{err, cmd.CommandPath()}
@@ -164,6 +167,7 @@ func wantsJSON(args []string) bool {
 // connect makes the client: flags, then the environment, then what the local node left.
 func (t *tool) connect() (*client.Client, error) {
 	def := client.DefaultDataDir(t.p.Env, os.Getuid())
+	t.tenant = first(t.tenant, t.p.Env("WEFT_TENANT"))
 	api, token := first(t.api, t.p.Env("WEFT_API")), first(t.token, t.p.Env("WEFT_TOKEN"))
 	if api == "" || token == "" {
 		dir := first(t.dataDir, client.CurrentDataDir(def))

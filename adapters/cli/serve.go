@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"time"
@@ -179,34 +178,6 @@ With -o json, one line tells api, token, volume, nbd and iscsi when the volume i
 	cmd.Flags().Var(&size, "size", "size of the volume, where it is not there yet")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return t.p.Demo(cmd.Context(), DemoOptions{s.options(t, cmd), domain.Bytes(size)})
-	}
-	return cmd
-}
-
-// tokenDoc is `weft token -o json`.
-type tokenDoc struct {
-	Token string `json:"token"`
-}
-
-func (t *tool) tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "token", Short: "Make a new administrator's token", Args: cobra.NoArgs,
-		Long: `Make a new administrator's token in a node's data folder and show it once. The old one
-is void at once. The node may be running or not.`,
-		Example: "  weft token\n  weft token --data-dir /srv/weft",
-	}
-	form := choose(cmd, "output", "o", "form of the answer", "text", "json")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		def := client.DefaultDataDir(t.p.Env, os.Getuid())
-		token, err := t.p.NewToken(first(t.dataDir, client.CurrentDataDir(def)))
-		if err != nil {
-			return err
-		}
-		if form.value == "json" {
-			return writeJSON(cmd.OutOrStdout(), tokenDoc{token})
-		}
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), token)
-		return err
 	}
 	return cmd
 }

@@ -222,12 +222,6 @@ type Device struct {
 	Mode        string       `json:"mode"`
 }
 
-// Tenant is a tenant.
-type Tenant struct {
-	ID   string `json:"id"`
-	Name string `json:"name"`
-}
-
 // Plan is a plan of the reconciler.
 type Plan struct {
 	ID        string     `json:"id"`

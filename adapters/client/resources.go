@@ -171,11 +171,6 @@ func (c *Client) Devices(ctx context.Context, at At) (Reply[List[Device]], error
 	return get[List[Device]](ctx, c, "/v1/devices", at.query())
 }
 
-// Tenants lists the tenants.
-func (c *Client) Tenants(ctx context.Context, at At) (Reply[List[Tenant]], error) {
-	return get[List[Tenant]](ctx, c, "/v1/tenants", at.query())
-}
-
 // Plans lists the last plans, the newest first.
 func (c *Client) Plans(ctx context.Context, at At) (Reply[List[Plan]], error) {
 	return get[List[Plan]](ctx, c, "/v1/plans", at.query())

@@ -26,7 +26,12 @@ type consumers struct {
 }
 
 // lead refuses a call that another node must serve, and names that node as the clients expect it.
-func (c consumers) lead(trailer func(metadata.MD)) error {
+func (c consumers) lead(ctx context.Context, trailer func(metadata.MD)) error {
+	if p := principal(ctx); p.Sees != nil && !p.Whole {
+		trailer(metadata.Pairs(exceptionKey, accessDenied))
+		return status.Error(codes.PermissionDenied,
+			"persistent subscriptions are for those who may read the whole log")
+	}
 	m, self := c.s.leader()
 	if self {
 		return nil
@@ -57,7 +62,7 @@ func (c consumers) Create(ctx context.Context, req *persistent.CreateReq) (
 	*persistent.CreateResp, error,
 ) {
 	trailer, o := trailerOf(ctx), req.GetOptions()
-	if err := c.lead(trailer); err != nil {
+	if err := c.lead(ctx, trailer); err != nil {
 		return nil, err
 	}
 	m := memo{Name: o.GetGroupName(), Settings: settingsOf(o.GetSettings())}
@@ -249,7 +254,7 @@ func (c consumers) find(ctx context.Context, stream domain.StreamID, name string
 	string, memo, error,
 ) {
 	trailer := trailerOf(ctx)
-	if err := c.lead(trailer); err != nil {
+	if err := c.lead(ctx, trailer); err != nil {
 		return "", memo{}, err
 	}
 	key := keyOf(principal(ctx).Tenant, stream, name)
@@ -282,7 +287,7 @@ func (c consumers) Delete(ctx context.Context, req *persistent.DeleteReq) (
 // Read implements persistent.PersistentSubscriptionsServer: one consumer, from its first message
 // on.
 func (c consumers) Read(stream persistent.PersistentSubscriptions_ReadServer) error {
-	if err := c.lead(stream.SetTrailer); err != nil {
+	if err := c.lead(stream.Context(), stream.SetTrailer); err != nil {
 		return err
 	}
 	first, err := stream.Recv()
@@ -351,7 +356,7 @@ func (c consumers) bye(
 	why := x.why
 	g.mu.Unlock()
 	if errors.Is(why, errMoved) {
-		if err := c.lead(stream.SetTrailer); err != nil {
+		if err := c.lead(stream.Context(), stream.SetTrailer); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,7 @@ type selection struct {
 	stream  *regexp.Regexp // nil: any
 	typ     *regexp.Regexp
 	tenant  string
+	sees    func(domain.StreamID) bool
 	exact   domain.StreamID // one stream and no other; empty: any
 	partial bool            // the client asked for a filter, so it wants checkpoints
 	every   uint64          // events examined between two of them
@@ -86,7 +87,7 @@ func expressed(e expression) (prefixes []string, re *regexp.Regexp, err error) {
 // match tells whether an event that the store selected is selected here too.
 func (s *selection) match(r *eventstore.Recorded) bool {
 	return (s.exact == "" || r.Stream == s.exact) &&
-		(s.tenant == "" || r.Tenant == s.tenant) &&
+		(s.tenant == "" || r.Tenant == s.tenant) && (s.sees == nil || s.sees(r.Stream)) &&
 		(s.stream == nil || s.stream.MatchString(string(r.Stream))) &&
 		(s.typ == nil || s.typ.MatchString(r.Type))
 }

@@ -81,7 +81,7 @@ func (c consumers) GetInfo(ctx context.Context, req *persistent.GetInfoReq) (
 func (c consumers) List(ctx context.Context, req *persistent.ListReq) (
 	*persistent.ListResp, error,
 ) {
-	if err := c.lead(trailerOf(ctx)); err != nil {
+	if err := c.lead(ctx, trailerOf(ctx)); err != nil {
 		return nil, err
 	}
 	keys, memos, err := c.s.groups.list(ctx, principal(ctx).Tenant)

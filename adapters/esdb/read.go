@@ -57,9 +57,10 @@ func (r reader) Read(req *streams.ReadReq, out streams.Streams_ReadServer) error
 	o := req.GetOptions()
 	ctx, done := r.s.scope(out.Context())
 	defer done()
+	who := principal(ctx)
 	c := &reading{
 		s: r.s, ctx: ctx, out: out, text: o.GetUuidOption().GetString_() != nil,
-		sel: selection{tenant: principal(ctx).Tenant},
+		sel: selection{tenant: who.Tenant, sees: who.Sees},
 	}
 	if f := o.GetFilter(); f != nil {
 		var byStream, byType expression
@@ -143,6 +144,9 @@ func (c *reading) readStream(
 // mayRead tells whether any event of the stream is for the caller: a foreign stream looks like one
 // that is not there.
 func (c *reading) mayRead() bool {
+	if c.sel.sees != nil && !c.sel.sees(c.sel.exact) {
+		return false
+	}
 	if c.sel.tenant == "" {
 		return true
 	}

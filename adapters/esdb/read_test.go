@@ -1,12 +1,14 @@
 package esdb_test
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -418,5 +420,57 @@ func TestCloseEndsSubscriptions(t *testing.T) {
 		if e.EventAppeared != nil {
 			t.Errorf("%+v", e)
 		}
+	}
+}
+
+// TestSeesAPart proves that a principal who sees some streams gets those alone, also of what happens
+// while a subscription is under way and after a right was taken away, and has no persistent
+// subscriptions.
+func TestSeesAPart(t *testing.T) {
+	var open atomic.Bool
+	open.Store(true)
+	r := serve(t, nil, func(c *esdb.Config) {
+		c.Authenticate = func(context.Context, string, string) (esdb.Principal, error) {
+			return esdb.Principal{Actor: "user/ann", Sees: func(s domain.StreamID) bool {
+				return open.Load() && s == "volume-a"
+			}}, nil
+		}
+	})
+	r.fill(6) // volume-a has n = 1, 4
+	db := r.dial(adminToken)
+	s, err := db.ReadAll(limited(t), client.ReadAllOptions{}, math.MaxUint64)
+	if got := places(drain(t, s, err)); got != "1 4" {
+		t.Errorf("read: %s", got)
+	}
+	sub, err := db.SubscribeToAll(limited(t), client.SubscribeToAllOptions{From: client.Start{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	for sub.Recv().CaughtUp == nil {
+	}
+	r.fill(1) // n = 7
+	if e := sub.Recv(); e.EventAppeared == nil ||
+		e.EventAppeared.OriginalEvent().Position.Commit != 7 {
+		t.Errorf("live: %+v", e)
+	}
+	open.Store(false)
+	s, err = db.ReadAll(limited(t), client.ReadAllOptions{}, math.MaxUint64)
+	if got := places(drain(t, s, err)); got != "" {
+		t.Errorf("after the right was taken away: %s", got)
+	}
+	open.Store(true)
+	foreign, err := db.ReadStream(limited(t), "volume-b", client.ReadStreamOptions{}, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer foreign.Close()
+	if _, err := foreign.Recv(); codeOf(err) != client.ErrorCodeResourceNotFound {
+		t.Errorf("foreign stream: %v", err)
+	}
+	err = db.CreatePersistentSubscriptionToAll(limited(t), "g",
+		client.PersistentAllSubscriptionOptions{Settings: groupSettings()})
+	if codeOf(err) != client.ErrorCodeAccessDenied {
+		t.Errorf("persistent subscription: %v", err)
 	}
 }

@@ -37,6 +37,12 @@ type Principal struct {
 	Actor string
 	// Tenant, when not empty, hides every event that belongs to another tenant.
 	Tenant string
+	// Sees, when not nil, hides the events of every stream that it does not tell true for. It is
+	// asked anew for each event, so that what is taken away is gone at once. One who sees a part in
+	// this way has no persistent subscriptions, which outlive the call.
+	Sees func(domain.StreamID) bool
+	// Whole says that Sees takes nothing away at the moment.
+	Whole bool
 }
 
 // Member is one node of the cluster as gossip tells it.

@@ -47,7 +47,7 @@ func restore(
 	if err := os.RemoveAll(d.file("log")); err != nil { // of a restore that was cut short
 		return cli.Restored{}, asDomain(err)
 	}
-	d.id = identity{
+	d.id = nodeIdentity{
 		Cluster: domain.ClusterID{UUID: id}, Node: domain.NodeID{UUID: randomUUID()}, Name: name,
 		Alone: true,
 	}

@@ -61,7 +61,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": startCmd, "halt": haltCmd, "exits": exitsCmd, "rot": rotCmd,
+			"start": startCmd, "halt": haltCmd, "exits": exitsCmd, "rot": rotCmd, "signin": signinCmd,
 			"golden": func(ts *testscript.TestScript, _ bool, args []string) {
 				goldenCmd(ts, filepath.Join(golden, args[0]))
 			},
@@ -162,6 +162,15 @@ func rotCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	b[len(b)/2] ^= 1
 	ts.Check(os.WriteFile(path, b, 0o600))
+}
+
+// signinCmd is `signin`: the token that the last `weft token issue` showed is the one to use, and
+// again with every later one.
+func signinCmd(ts *testscript.TestScript, _ bool, _ []string) {
+	if out := strings.TrimSpace(ts.ReadFile("stdout")); strings.HasPrefix(out, "weftu-") {
+		ts.Setenv("ISSUED", out)
+	}
+	ts.Setenv("WEFT_TOKEN", ts.Getenv("ISSUED"))
 }
 
 // exitsCmd is `exits CODE COMMAND ARGS...`.

@@ -45,7 +45,7 @@ func TestTrouble(t *testing.T) {
 	away = keep
 	log := slog.New(slog.DiscardHandler)
 	ds := &devices{troubles: make(chan engine.Fact, troublesMax)}
-	_, stop := startTelling(nil, ds, x, &dataDir{id: identity{Node: node}}, log)
+	_, stop := startTelling(nil, ds, x, &dataDir{id: nodeIdentity{Node: node}}, log)
 	defer stop()
 	ds.told(engine.Fact{What: "corrupt", Device: device, Detail: "a block"}, log)
 	ds.told(engine.Fact{What: "failed", Device: device, Detail: "input/output error"}, log)

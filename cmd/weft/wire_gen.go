@@ -78,6 +78,17 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
+	mainRefusals, cleanup8, err := openRefusals(d, log)
+	if err != nil {
+		cleanup7()
+		cleanup6()
+		cleanup5()
+		cleanup4()
+		cleanup3()
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
 	mainBackend := &backend{
 		dir:     d,
 		store:   store,
@@ -89,21 +100,10 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		front:   mainFront,
 		devices: mainDevices,
 		peer:    mainPeerPort,
+		refused: mainRefusals,
 	}
-	mainLeading, cleanup8 := startLeading(o, store, executor, runner, mainViews, agent, d, mainPeerPort, log)
-	mainApi, cleanup9, err := startAPI(o, mainBackend, log)
-	if err != nil {
-		cleanup8()
-		cleanup7()
-		cleanup6()
-		cleanup5()
-		cleanup4()
-		cleanup3()
-		cleanup2()
-		cleanup()
-		return nil, nil, err
-	}
-	mainServedLog, cleanup10, err := serveLog(o, mainBackend, log)
+	mainLeading, cleanup9 := startLeading(o, store, executor, runner, mainViews, agent, d, mainPeerPort, log)
+	mainApi, cleanup10, err := startAPI(o, mainBackend, log)
 	if err != nil {
 		cleanup9()
 		cleanup8()
@@ -116,7 +116,21 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainTelling, cleanup11 := startTelling(mainMember, mainDevices, executor, d, log)
+	mainServedLog, cleanup11, err := serveLog(o, mainBackend, log)
+	if err != nil {
+		cleanup10()
+		cleanup9()
+		cleanup8()
+		cleanup7()
+		cleanup6()
+		cleanup5()
+		cleanup4()
+		cleanup3()
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
+	mainTelling, cleanup12 := startTelling(mainMember, mainDevices, executor, d, log)
 	node := &Node{
 		dir:     d,
 		backend: mainBackend,
@@ -127,6 +141,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		telling: mainTelling,
 	}
 	return node, func() {
+		cleanup12()
 		cleanup11()
 		cleanup10()
 		cleanup9()
