@@ -93,7 +93,8 @@ you came with issues nothing that allows more, or lives longer, than itself.`,
 	}
 	f := cmd.Flags()
 	who := f.String("user", "", "whose token; empty: your own")
-	role := choose(cmd, "role", "", "the most it allows", "viewer", "operator", "tenant-admin", "admin")
+	role := choose(cmd, "role", "", "the most it allows",
+		"viewer", "operator", "tenant-admin", "admin")
 	in := f.String("in", "", "tenant that it is good for, with those below; empty: where the user may")
 	ttl := f.Duration("ttl", 24*time.Hour, "how long it is good, to 8784h")
 	note := f.String("note", "", "what it is for")
@@ -129,7 +130,7 @@ you came with issues nothing that allows more, or lives longer, than itself.`,
 func (t *tool) tokenRevoke() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revoke ID", Short: "Revoke a token at once", Args: cobra.ExactArgs(1),
-		Long:              "Revoke a token by its id, which weft token list shows and which is no secret.",
+		Long:              "Revoke a token by its id, which is no secret: weft token list shows it.",
 		Example:           "  weft token list\n  weft token revoke 0d9c0e0e-9a9b-8c1d-8e2f-001122334455",
 		ValidArgsFunction: t.names(tokenKind()),
 	}

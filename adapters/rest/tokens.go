@@ -21,7 +21,7 @@ type AccessTokenBody struct {
 	Tenant     string `json:"tenant,omitempty" doc:"and only there and below; absent: anywhere"`
 	TTLSeconds int64  `json:"ttl_seconds" minimum:"1" maximum:"31622400"`
 	Note       string `json:"note,omitempty" maxLength:"128" doc:"what it is for"`
-	Hash       string `json:"secret_sha256,omitempty" doc:"of 32 random bytes, hex; absent: drawn here"`
+	Hash       string `json:"secret_sha256,omitempty" doc:"of 32 random bytes; absent: drawn here"`
 }
 
 // AccessTokenDoc is a token of the API. Its secret is shown once if the node drew it.

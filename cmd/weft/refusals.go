@@ -2,53 +2,131 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"weft/adapters/rest"
+	"weft/domain"
+	"weft/domain/identity"
+	"weft/eventstore"
 )
 
 // Limits of the file of refused attempts.
 const (
 	refusalFileMax = 4 << 20 // bytes of one file
 	refusalFiles   = 5       // the one that is written, and older ones
+	refusalQueue   = 64      // events on their way to the log
 )
 
 // refusals keeps every attempt that this node's API refused, a line each, in files that rotate: the
 // newest is refused.0.log. Lines survive a crash of the process, not surely one of the machine:
-// an attacker must not make the node sync. Only the oldest are ever lost.
+// an attacker must not make the node sync. Only the oldest are ever lost. Beside the file it tells
+// the log, in bounded number; what a log that does not answer cannot take stands in the file alone.
 type refusals struct {
-	dir string
-	max int64
-	log *slog.Logger
+	dir   string
+	max   int64
+	log   *slog.Logger
+	told  chan identity.CommandRefused
+	actor string
 
 	mu struct {
 		sync.Mutex
-		file *os.File
-		size int64
+		file  *os.File
+		size  int64
+		tally identity.Tally
 	}
 }
 
-// openRefusals opens the newest file, and closes it in the end.
-func openRefusals(d *dataDir, log *slog.Logger) (*refusals, func(), error) {
-	r := &refusals{dir: d.file("audit"), max: refusalFileMax, log: log}
+// openRefusals opens the newest file and begins to tell the log. Closing waits for the last telling.
+func openRefusals(d *dataDir, x *eventstore.Executor, log *slog.Logger) (*refusals, func(), error) {
+	r := &refusals{
+		dir: d.file("audit"), max: refusalFileMax, log: log,
+		told:  make(chan identity.CommandRefused, refusalQueue),
+		actor: "node/" + d.id.Node.String(),
+	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, nil, asDomain(err)
 	}
 	if err := r.open(); err != nil {
 		return nil, nil, asDomain(err)
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { r.tell(ctx, x) })
 	return r, func() {
+		stop()
+		wg.Wait()
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		_ = r.mu.file.Close() // nothing is buffered
 	}, nil
+}
+
+// tell tells the log until ctx ends, and closes what the tally gathered once a second.
+func (r *refusals) tell(ctx context.Context, x *eventstore.Executor) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			r.mu.Lock()
+			r.queue(r.mu.tally.Due(now))
+			r.mu.Unlock()
+		case ev := <-r.told:
+			within, cancel := context.WithTimeout(ctx, waitMax)
+			_, err := x.Do(within, domain.Request{
+				Command: identity.RecordRefusal{CommandRefused: ev},
+				Caller:  domain.Caller{Actor: r.actor, Source: ev.Source, RequestID: ev.Request},
+			})
+			cancel()
+			if err != nil && ctx.Err() == nil {
+				r.log.Warn("refused attempts are not in the log", "err", err, "count", ev.Count)
+			}
+		}
+	}
+}
+
+// queue hands events over; what finds no room is left to the file.
+func (r *refusals) queue(list []identity.CommandRefused) {
+	for _, ev := range list {
+		select {
+		case r.told <- ev:
+		default:
+			r.log.Warn("refused attempts are not in the log: too many wait", "count", ev.Count)
+		}
+	}
+}
+
+// summary is what the log says of an attempt. What foreigners write into their requests is no kind
+// of its own: they could make as many as they like.
+func summary(a rest.Attempt) identity.CommandRefused {
+	ev := identity.CommandRefused{
+		Who: a.Actor, Kind: a.Operation, Reason: a.Reason, Tenant: a.Tenant, Source: a.Source,
+		Request: a.Request,
+	}
+	if strings.Contains(ev.Kind, " ") {
+		ev.Kind = "request" // no operation was reached: the rest of it is the caller's own text
+	}
+	if ev.Who == "" {
+		host, _, err := net.SplitHostPort(a.Source)
+		if err != nil {
+			host = a.Source
+		}
+		ev.Who = "address/" + host
+	}
+	return ev
 }
 
 func (r *refusals) path(n int) string {
@@ -65,11 +143,20 @@ func (r *refusals) open() error {
 		return errors.Join(err, f.Close())
 	}
 	r.mu.file, r.mu.size = f, st.Size()
-	return nil
+	if r.mu.size == 0 {
+		return nil
+	}
+	// A line that a crash cut off must not run into the next.
+	n, err := f.Write([]byte("\n"))
+	r.mu.size += int64(n)
+	return err
 }
 
 // note keeps an attempt. What cannot be kept is told to the node's log: the caller has its answer.
 func (r *refusals) note(a rest.Attempt) {
+	r.mu.Lock()
+	r.queue(r.mu.tally.Note(a.Time, summary(a)))
+	r.mu.Unlock()
 	line, err := json.Marshal(a)
 	if err == nil {
 		err = r.write(append(line, '\n'))

@@ -78,7 +78,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainRefusals, cleanup8, err := openRefusals(d, log)
+	mainRefusals, cleanup8, err := openRefusals(d, executor, log)
 	if err != nil {
 		cleanup7()
 		cleanup6()

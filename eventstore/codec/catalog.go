@@ -29,7 +29,7 @@ func Catalog() *Registry {
 		&tenancy.NameFreed{},
 		&identity.UserCreated{}, &identity.UserDisabled{}, &identity.UserEnabled{},
 		&identity.UserRoleGranted{}, &identity.UserRoleRevoked{}, &identity.UserDeleted{},
-		&identity.TokenIssued{}, &identity.TokenRevoked{},
+		&identity.TokenIssued{}, &identity.TokenRevoked{}, &identity.CommandRefused{},
 		&intent.TemplateCreated{}, &intent.TemplateVersionPublished{}, &intent.TemplateDeleted{},
 		&intent.AppInstanceCreated{}, &intent.VolumeSpecAdded{}, &intent.VolumeSpecResized{},
 		&intent.VolumeSpecRemoved{}, &intent.ExportChanged{}, &intent.IntentChanged{},
