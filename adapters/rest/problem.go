@@ -1,9 +1,11 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -150,5 +152,9 @@ func newError(ctx huma.Context, code int, msg string, errs ...error) huma.Status
 			p.Errors = append(p.Errors, Violation{Message: strings.TrimSpace(e.Error())})
 		}
 	}
+	// huma finds them in the order of a map: equal requests shall have equal answers.
+	slices.SortFunc(p.Errors, func(a, b Violation) int {
+		return cmp.Or(cmp.Compare(a.Location, b.Location), cmp.Compare(a.Message, b.Message))
+	})
 	return p
 }

@@ -80,8 +80,8 @@ func TestScopeOnlyNarrows(t *testing.T) {
 	})
 }
 
-// TestUserLife proves what each command does to a user, that repeating one changes nothing, and that
-// nothing brings a deleted user back (U4, U5).
+// TestUserLife proves what each command does to a user, that repeating one changes nothing, and
+// that nothing brings a deleted user back (U4, U5).
 func TestUserLife(t *testing.T) {
 	id := domain.UserID{UUID: domain.UUID{7}}
 	var u User

@@ -89,8 +89,8 @@ func (g Grant) allows(v Verb, lineage []domain.TenantID) bool {
 		(g.Tenant.IsZero() || slices.Contains(lineage, g.Tenant))
 }
 
-// check refuses what is no grant. The administrator's role is for the cluster alone: within a tenant
-// there is tenant-admin.
+// check refuses what is no grant. The administrator's role is for the cluster alone: within a
+// tenant there is tenant-admin.
 func (g Grant) check(c *domain.Checker, path string) {
 	c.Check(g.Role.Valid(), path, "%q is none of viewer, operator, tenant-admin, admin",
 		clip(string(g.Role)))
