@@ -98,8 +98,8 @@ func (t *tool) userSwitch(verb, done string) *cobra.Command {
 	}
 	if verb == "disable" {
 		cmd.Short = "Shut a user out until enabled"
-		cmd.Long = `Shut a user out at once: their tokens open nothing and what they follow ends. Roles and
-tokens stay for weft user enable.`
+		cmd.Long = `Shut a user out at once: their tokens open nothing and what they follow ends. Roles
+and tokens stay for weft user enable.`
 	}
 	form := changeOutput(cmd)
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
@@ -126,8 +126,8 @@ who have a role there; the rest takes an administrator of the cluster.`,
 	if verb == "revoke" {
 		do, what = (*client.Client).RevokeRole, "revoked"
 		cmd.Short = "Take a role from a user"
-		cmd.Long = `Take a role from a user, exactly as it was given: in a tenant, or for the whole cluster
-without --in. It is felt at once, also through tokens they hold.`
+		cmd.Long = `Take a role from a user, exactly as it was given: in a tenant, or for the whole
+cluster without --in. It is felt at once, also through tokens they hold.`
 	}
 	role := choose(cmd, "role", "", "the role", "viewer", "operator", "tenant-admin", "admin")
 	in := cmd.Flags().String("in", "", "tenant where it holds; empty: the whole cluster")

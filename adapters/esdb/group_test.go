@@ -350,8 +350,8 @@ func TestGroupLife(t *testing.T) {
 }
 
 // TestLeaderMoves proves that a node which does not lead sends the client to the one that does,
-// that consumers are cut when the leadership moves, and that the new leader goes on from where the old
-// one was.
+// that consumers are cut when the leadership moves, and that the new leader goes on from where the
+// old one was.
 func TestLeaderMoves(t *testing.T) {
 	var mu sync.Mutex
 	leads := 0
