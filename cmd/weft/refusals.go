@@ -47,7 +47,7 @@ type refusals struct {
 	}
 }
 
-// openRefusals opens the newest file and begins to tell the log. Closing waits for the last telling.
+// openRefusals opens the newest file and begins to tell the log. Closing waits for the last one.
 func openRefusals(d *dataDir, x *eventstore.Executor, log *slog.Logger) (*refusals, func(), error) {
 	r := &refusals{
 		dir: d.file("audit"), max: refusalFileMax, log: log,
