@@ -140,9 +140,9 @@ devices of the nodes that had them.`,
 		if form.value != "text" {
 			return show(cmd.OutOrStdout(), form.value, listing{value: r}, false)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(),
-			"restored up to position %s in %s; the timeline is %d now\nhash %s\nstart it: weft serve --data-dir %s\n", r.Position, r.DataDir, r.Timeline, r.Hash,
-			r.DataDir)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "restored up to position %s in %s; "+
+			"the timeline is %d now\nhash %s\nstart it: weft serve --data-dir %s\n", r.Position,
+			r.DataDir, r.Timeline, r.Hash, r.DataDir)
 		return err
 	}
 	return cmd

@@ -45,8 +45,8 @@ func TestRoleTable(t *testing.T) {
 
 func tenant(n byte) domain.TenantID { return domain.TenantID{UUID: domain.UUID{n}} }
 
-// TestScopeOnlyNarrows proves that whatever scopes are laid over rights, nothing is allowed that the
-// rights, or any one scope, do not allow (U2).
+// TestScopeOnlyNarrows proves that whatever scopes are laid over rights, nothing is allowed that
+// the rights, or any one scope, do not allow (U2).
 func TestScopeOnlyNarrows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		grant := rapid.Custom(func(t *rapid.T) Grant {
