@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -138,7 +139,7 @@ func TestCloseWaits(t *testing.T) {
 		read <- err
 	}()
 	for r.flight.Load() == 0 {
-		time.Sleep(time.Millisecond)
+		runtime.Gosched()
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- r.Close() }()
@@ -151,7 +152,13 @@ func TestCloseWaits(t *testing.T) {
 		if _, err := unix.Write(fds[1], []byte(half)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(5 * time.Millisecond)
+		for left := 1; left > 0; { // until it was read, so that the next half makes another read
+			var err error
+			if left, err = unix.IoctlGetInt(fds[0], unix.TIOCINQ); err != nil {
+				t.Fatal(err)
+			}
+			runtime.Gosched()
+		}
 	}
 	if err := errors.Join(<-read, <-closed); err != nil || string(p) != "abcd" {
 		t.Errorf("%q, %v", p, err)
@@ -179,7 +186,7 @@ func TestTakeBack(t *testing.T) {
 		ended += int(*r.sq.tail - *r.sq.head)
 		r.takeBack(unix.ENOMEM)
 		r.line.Unlock()
-		time.Sleep(time.Millisecond)
+		runtime.Gosched()
 	}
 	wg.Wait()
 	r.line.submitting = false
