@@ -44,6 +44,10 @@ type branch struct {
 	into   *branch // that absorbed it; then it is out of the tree
 	gone   bool    // out of the tree
 
+	// wrote lists by lane the extents where it has a leaf, so that taking back a small one is quick.
+	// The first branch of a family keeps no list: it has most of them.
+	wrote [segment.LanesMax]map[uint32]struct{}
+
 	own    atomic.Int64 // blocks of data that it wrote and that somebody still sees
 	mapped atomic.Int64 // blocks that are no holes as it sees them
 	data   atomic.Int64 // of them, those that are no zeros
@@ -57,6 +61,20 @@ func (b *branch) dead() bool { return !b.named() && len(b.kids) == 0 }
 
 // covers tells whether o is the branch or one below it.
 func (b *branch) covers(o *branch) bool { return b.in <= o.in && o.out <= b.out }
+
+// note puts an extent on the branch's list or takes it off; the lane's mutex is held.
+func (b *branch) note(l *lane, ext uint32, there bool) {
+	switch {
+	case b.parent == nil:
+	case !there:
+		delete(b.wrote[l.no], ext)
+	default:
+		if b.wrote[l.no] == nil {
+			b.wrote[l.no] = map[uint32]struct{}{}
+		}
+		b.wrote[l.no][ext] = struct{}{}
+	}
+}
 
 // number numbers a family's branches by a walk through its tree.
 func (f *family) number() {
@@ -233,6 +251,9 @@ func (e *Engine) prune(b *branch) {
 	if len(b.kids) == 1 {
 		k := b.kids[0]
 		*place, k.parent, b.into = k, b.parent, k
+		if k.parent == nil {
+			clear(k.wrote[:])
+		}
 	} else {
 		*place = nil
 		if b.parent != nil {

@@ -83,6 +83,15 @@ func holds(v *Volume, block uint64) (uint64, error) {
 	return n, nil
 }
 
+// named lists all volumes and snapshots.
+func named(e *Engine) []*Volume {
+	list := e.Volumes()
+	for _, v := range e.mu.bySnapshot {
+		list = append(list, v)
+	}
+	return list
+}
+
 // all lists the leaves of an extent.
 func all(lf *leaf) []*leaf {
 	if lf == nil {
@@ -111,6 +120,12 @@ func recount(t testing.TB, e *Engine) {
 	for _, b := range e.mu.branches {
 		if !b.gone {
 			families[b.fam] = true
+		}
+	}
+	for _, v := range named(e) {
+		if b := v.br.Load(); b.handle != v || b.gone || len(b.kids) > 0 && v.snapshot.IsZero() {
+			t.Errorf("volume %s/%s names branch %d, that has %d kids and another name", v.volume,
+				v.snapshot, b.id, len(b.kids))
 		}
 	}
 	live, index, dirty := make([]int64, len(e.space.mu.segs)), int64(0), int64(0)
@@ -177,7 +192,7 @@ func census(t testing.TB, e *Engine, f *family, wanted map[segment.Loc]bool) {
 	for i, l := range e.lanes {
 		l.mu.Lock()
 		for ext, other := range f.leaves[i] {
-			checkExtent(t, ext, other)
+			checkExtent(t, l, ext, other)
 			of := map[*branch]*leaf{}
 			for _, lf := range all(other) {
 				of[lf.br] = lf
@@ -253,7 +268,7 @@ func resolves(t testing.TB, lf *leaf, b *branch, see *[segment.LeafBlocks]segmen
 
 // checkExtent proves that the leaves of an extent are in order: each stands on the nearest older
 // one of its line, and counts what it holds. It stops at the first fault.
-func checkExtent(t testing.TB, ext uint32, other *leaf) {
+func checkExtent(t testing.TB, l *lane, ext uint32, other *leaf) {
 	t.Helper()
 	of := map[*branch]*leaf{}
 	for _, lf := range all(other) {
@@ -262,6 +277,9 @@ func checkExtent(t testing.TB, ext uint32, other *leaf) {
 	for _, lf := range all(other) {
 		n := 0
 		lf.own.each(func(int, segment.Loc) { n++ })
+		if _, ok := lf.br.wrote[l.no][ext]; ok != (lf.br.parent != nil) {
+			t.Errorf("extent %d of branch %d: on its list %v", ext, lf.br.id, ok)
+		}
 		var base *leaf
 		for b := lf.br.parent; b != nil && base == nil; b = b.parent {
 			base = of[b]

@@ -196,6 +196,7 @@ func (l *lane) leaf(b *branch, block uint64) *leaf {
 // insert puts a leaf among those of its extent.
 func (l *lane) insert(lf *leaf) {
 	l.memory.Add(leafBytes + lf.own.bytes())
+	lf.br.note(l, lf.ext, true)
 	m := lf.br.fam.leaves[l.no]
 	other := m[lf.ext]
 	if other == nil {
@@ -228,6 +229,7 @@ func (l *lane) remove(lf *leaf) {
 		l.memory.Add(-lf.view.bytes())
 	}
 	lf.gone = true
+	lf.br.note(l, lf.ext, false)
 	m, t := lf.br.fam.leaves[l.no], lf.tree
 	if t == nil {
 		delete(m, lf.ext)

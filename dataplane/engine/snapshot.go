@@ -244,10 +244,9 @@ func (e *Engine) rollback(ctx context.Context, id domain.VolumeID, to domain.Sna
 	if err != nil {
 		return nil, err
 	}
-	was, b := e.lineOf(v), v.br.Load()
-	head.Epoch, head.Gen = was.Epoch, max(head.Gen, was.Gen+1)
-	was.State = segment.BranchBuried
-	return b, e.logBranches(context.WithoutCancel(ctx), head, was)
+	was := v.br.Load() // loses its name to the new head
+	head.Epoch, head.Gen = was.epoch, max(head.Gen, was.gen+1)
+	return was, e.logBranches(context.WithoutCancel(ctx), head)
 }
 
 // DeleteSnapshot takes a snapshot away; what only it saw is free for others once the next

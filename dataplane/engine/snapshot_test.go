@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"runtime"
 	"sync"
@@ -289,7 +288,11 @@ func TestLateRecord(t *testing.T) {
 	for v.lane(ext*1024) == e.lanes[0] {
 		ext++
 	}
-	block := ext * 1024
+	block, other := ext*1024, uint64(0)
+	for v.lane(other) != e.lanes[0] {
+		other += 1024
+	}
+	var released atomic.Bool
 	stall := dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
 	first := later(v, data(block, 1, 1))
 	<-stall.Stalled()
@@ -297,6 +300,9 @@ func TestLateRecord(t *testing.T) {
 	cut.Go(func() {
 		if err := e.Snapshot(background, Cut{Volume: testVolume, Snapshot: snapID(1)}); err != nil {
 			t.Error(err)
+		}
+		if !released.Load() {
+			t.Error("the snapshot was given out without its last record")
 		}
 	})
 	for {
@@ -307,6 +313,12 @@ func TestLateRecord(t *testing.T) {
 		runtime.Gosched()
 	}
 	second := later(v, data(block, 1, 2))
+	for n := range uint64(50) { // enough for the call to return, if it did not wait
+		if err := put(v, data(other, 1, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	released.Store(true)
 	stall.Release()
 	if err := <-first; err != nil {
 		t.Fatal(err)
@@ -319,63 +331,6 @@ func TestLateRecord(t *testing.T) {
 	check(t, s, block, 1)
 	check(t, v, block, 2)
 	recount(t, e)
-}
-
-// TestDeepChain takes 400 snapshots of one extent, each with a write of its own, clones some, and
-// proves that every one of them reads right within the bound of leaves, before and behind restarts,
-// and that the index grows by little more than what was written.
-func TestDeepChain(t *testing.T) {
-	cuts := 400
-	if raceOn || testing.Short() {
-		cuts = 80
-	}
-	dev := newMem(t, 64<<20, 256<<10, 1)
-	e := open(t, dev)
-	v := create(t, e, 4*domain.MiB)
-	for b := range uint64(4) {
-		if err := put(v, data(b*256, min(256, e.RecordBlocks()), 1)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	before := e.Stats().IndexBytes
-	for c := range cuts {
-		cutOf(t, e, v, c)
-		if err := put(v, data(uint64(c*7%1000), 1, uint64(c)+10)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	each := (e.Stats().IndexBytes - before) / int64(cuts)
-	t.Logf("%d bytes of index for each snapshot with one write", each)
-	if each > 1400 {
-		t.Errorf("%d bytes of index a snapshot", each)
-	}
-	for life := range 3 {
-		recount(t, e)
-		for c := range cuts {
-			s, ok := e.OpenSnapshot(snapID(c))
-			if !ok {
-				t.Fatalf("snapshot %d is gone", c)
-			}
-			b := uint64(max(c-1, 0) * 7 % 1000)
-			want := uint64(c) + 9
-			if c > 0 {
-				check(t, s, b, want)
-			}
-		}
-		if life == 0 {
-			e.Abandon()
-		} else if err := e.Close(); err != nil {
-			t.Fatal(err)
-		}
-		e = open(t, dev)
-	}
-	for c := 0; c < cuts; c += 2 {
-		if err := e.DeleteSnapshot(background, snapID(c)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	recount(t, e)
-	e.Abandon()
 }
 
 // TestWorkers lets everything run at once: writers, readers, cuts, clones, deletions, rollbacks,
@@ -464,98 +419,4 @@ func shuffle(t *testing.T, e *Engine, i, rounds int) string {
 		}
 	}
 	return fmt.Sprintf("%d ids, %d snapshots left", n-i*10_000, len(snaps))
-}
-
-// TestSnapshotIgnoresCleaner proves that a block which only a snapshot holds is moved by the
-// cleaner for it, and one that many share is moved once.
-func TestSnapshotIgnoresCleaner(t *testing.T) {
-	e := open(t, newMem(t, smallSize, 64<<10, 1))
-	defer e.Abandon()
-	v := create(t, e, 16*domain.MiB)
-	for b := range uint64(40) {
-		if err := put(v, data(b*3, 1, 1000+b)); err != nil {
-			t.Fatal(err)
-		}
-		if err := put(v, data(2000+b, 1, b)); err != nil { // dies, so that cleaning wins something
-			t.Fatal(err)
-		}
-	}
-	s := cutOf(t, e, v, 1)
-	for b := range uint64(20) {
-		if err := put(v, data(b*3, 1, 5000+b)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := e.Clone(background, snapID(1), volID(1), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.DeleteSnapshot(background, snapID(99)); err != nil {
-		t.Fatal(err)
-	}
-	place := func() int64 {
-		l := v.lane(0)
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		b := s.br.Load()
-		return b.fam.leaves[l.no][0].of(b).own.get(30).Off()
-	}
-	was := place()
-	for n := uint64(0); n < 20_000 && place() == was; n++ {
-		if err := put(v, data(2000+n*7%50, 1, n)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if place() == was {
-		t.Fatal("never moved")
-	}
-	for b := range uint64(40) {
-		check(t, s, b*3, 1000+b)
-		check(t, c, b*3, 1000+b)
-		if b >= 20 {
-			check(t, v, b*3, 1000+b)
-		} else {
-			check(t, v, b*3, 5000+b)
-		}
-	}
-	recount(t, e)
-}
-
-// TestSnapshotOnFullDevice proves that a full device still takes snapshots, refuses what they make
-// dear, and that deleting them makes room while writers wait (E9).
-func TestSnapshotOnFullDevice(t *testing.T) {
-	e := open(t, newMem(t, smallSize, 64<<10, 1))
-	defer e.Abandon()
-	v := create(t, e, 16*domain.MiB)
-	blocks := uint64(0)
-	for ; ; blocks++ {
-		err := put(v, data(blocks, 1, blocks+1))
-		if domain.IsKind(err, domain.NoSpace) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	s := cutOf(t, e, v, 1)
-	kindOf(t, put(v, data(0, 1, 77)), domain.NoSpace)
-	check(t, s, 0, 1)
-	check(t, v, 0, 1)
-	if err := put(v, &Record{Kind: segment.KindUnmap, Block: 0, Count: 1024}); err != nil {
-		t.Fatal(err)
-	}
-	check(t, s, 0, 1)
-	check(t, v, 0, 0)
-	ctx, cancel := context.WithCancel(background)
-	cancel()
-	if err := e.DeleteSnapshot(ctx, snapID(1)); err != nil {
-		t.Fatal(err)
-	}
-	for b := range blocks {
-		if err := put(v, data(b, 1, 900+b)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	check(t, v, blocks-1, 899+blocks)
-	recount(t, e)
 }

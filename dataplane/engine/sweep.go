@@ -75,7 +75,7 @@ func (e *Engine) sweepAll() {
 func (e *Engine) sweepBranch(b *branch) {
 	for e.waits(b) {
 		for _, l := range e.lanes {
-			for _, ext := range l.extents(b.fam) {
+			for _, ext := range l.extents(b) {
 				l.sweep(b, ext)
 			}
 		}
@@ -98,15 +98,25 @@ func (e *Engine) waits(b *branch) bool {
 	return b != nil && !b.gone && !b.named()
 }
 
-// extents lists the extents of a family in a lane.
-func (l *lane) extents(f *family) []uint32 {
+// extents lists the extents of a lane in which the sweep of a branch may find something.
+func (l *lane) extents(b *branch) []uint32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := make([]uint32, 0, len(f.leaves[l.no]))
-	for ext := range f.leaves[l.no] {
-		list = append(list, ext)
+	var list []uint32
+	for p := b; p != nil && !p.named(); p = p.parent {
+		if p.parent == nil {
+			list = list[:0]
+			for ext := range p.fam.leaves[l.no] {
+				list = append(list, ext)
+			}
+			return list
+		}
+		for ext := range p.wrote[l.no] {
+			list = append(list, ext)
+		}
 	}
-	return list
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // sweep sweeps a branch in one extent. What dies by its end is its own, or stands in a branch
@@ -149,37 +159,59 @@ func (l *lane) winnow(lf *leaf) {
 	}
 }
 
-// absorb lets a branch's only kid have what the branch still holds in an extent. What both hold is
+// absorb lets a branch's only kid have what the branch still holds in an extent. What both hold was
 // dropped before.
 func (l *lane) absorb(lf *leaf, kid *branch) {
+	var all [segment.LeafBlocks]segment.Loc
+	lf.own.over(all[:], 0)
 	own := int64(0)
+	for _, loc := range all {
+		if loc.Kind() == segment.Flash {
+			own++
+		}
+	}
+	lf.br.own.Add(-own)
+	kid.own.Add(own)
 	kl := lf.of(kid)
 	if kl == nil {
-		lf.own.each(func(_ int, loc segment.Loc) {
-			if loc.Kind() == segment.Flash {
-				own++
-			}
-		})
-		m := l.e.maint.directory
-		if p, ok := m[leafID{lf.br.id, lf.ext}]; ok {
-			delete(m, leafID{lf.br.id, lf.ext})
-			m[leafID{kid.id, lf.ext}] = p
-		}
-		lf.br.own.Add(-own)
-		kid.own.Add(own)
-		lf.br = kid
+		l.handOver(lf, kid)
 		return
 	}
-	lf.own.each(func(i int, loc segment.Loc) {
-		l.put(kl, i, loc)
-		l.put(lf, i, 0)
-	})
+	kl.own.over(all[:], 0)
+	count := 0
+	for i, loc := range all {
+		if loc == segment.HoleLoc && lf.base.at(i) == 0 {
+			all[i] = 0 // what it hid is gone
+		} else if loc != 0 {
+			count++
+		}
+	}
 	l.touch(lf)
 	l.touch(kl)
+	l.refill(lf, nil, 0)
+	l.refill(kl, &all, count)
 	l.remove(lf)
-	kl.own.each(func(i int, loc segment.Loc) {
-		if loc == segment.HoleLoc && kl.base.at(i) == 0 {
-			l.put(kl, i, 0)
-		}
-	})
+}
+
+// refill replaces all that a leaf holds; what stands on the device stays the same in all.
+func (l *lane) refill(lf *leaf, all *[segment.LeafBlocks]segment.Loc, count int) {
+	before := lf.own.bytes()
+	lf.own = table{}
+	if count > 0 {
+		lf.own.load(all, count)
+	}
+	l.memory.Add(lf.own.bytes() - before)
+	l.resize(lf, uint16(count))
+}
+
+// handOver makes a leaf that of a kid. Its image stays where it is.
+func (l *lane) handOver(lf *leaf, kid *branch) {
+	m := l.e.maint.directory
+	if p, ok := m[leafID{lf.br.id, lf.ext}]; ok {
+		delete(m, leafID{lf.br.id, lf.ext})
+		m[leafID{kid.id, lf.ext}] = p
+	}
+	lf.br.note(l, lf.ext, false)
+	kid.note(l, lf.ext, true)
+	lf.br = kid
 }
