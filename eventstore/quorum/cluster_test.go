@@ -306,3 +306,39 @@ func same(t *testing.T, nodes []*peer, acked []domain.Revision) {
 	}
 	t.Logf("%s events, the same on %d nodes", head.Position, len(nodes))
 }
+
+// A member that was removed a moment ago answers a question after its state by an error: etcd panics
+// there, which ended the process.
+func TestRemovedMemberSurvivesQuestions(t *testing.T) {
+	nodes := three(t)
+	gone := follower(t, nodes)
+	other := nodes[0]
+	if gone == other {
+		other = nodes[1]
+	}
+	gone.stop() // of its loop, so that the member stays up
+	gone.stop = nil
+	s, err := Open(t.Context(), gone.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Store = s
+	gone.stop = func() { _ = s.Close() }
+	id := gone.local().id()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := other.Remove(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	l := gone.local()
+	until(t, "the removal arrived", func() bool { return l.etcd.Server.IsIDRemoved(id) })
+	for range 3 {
+		if _, err := statusOf(ctx, l.client, ""); err == nil {
+			t.Error("a member that is gone says how it is")
+		}
+		_, _ = statusOf(ctx, other.remote(), gone.cfg.Net.URL)
+	}
+	if l.votes() {
+		t.Error("a member that is gone has a vote")
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,6 +21,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"weft/domain"
 )
@@ -43,7 +46,7 @@ func (s *Store) run(ctx context.Context, initial string, joining bool) (*local, 
 	if s.cfg.Net != nil {
 		m.port = s.cfg.Net.Port
 		m.peers = etcdhttp.NewPeerHandler(e.Server.Logger(), e.Server)
-		m.rpc = v3rpc.Server(e.Server, nil, nil)
+		m.rpc = v3rpc.Server(e.Server, nil, survive)
 		m.port.member.Store(m)
 	}
 	// A majority that has removed this node never lets it come up, and says so when it is asked.
@@ -64,6 +67,30 @@ func (s *Store) run(ctx context.Context, initial string, joining bool) (*local, 
 		return nil, err
 	}
 	return m, nil
+}
+
+// survive answers a call in which etcd panics. A member that was removed a moment ago panics when it
+// is asked how it is ("failed to find local ID in cluster members"), and would end the process.
+func survive(
+	ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler,
+) (resp any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			resp, err = nil, status.Error(codes.Unavailable, fmt.Sprint(p))
+		}
+	}()
+	return next(ctx, req)
+}
+
+// votes tells whether the member has a vote. One that was removed a moment ago has none: etcd panics
+// there.
+func (m *local) votes() (yes bool) {
+	defer func() {
+		if recover() != nil {
+			yes = false
+		}
+	}()
+	return !m.etcd.Server.IsLearner()
 }
 
 // stop ends the member. It hands leadership on first.

@@ -189,7 +189,7 @@ func (s *Store) Follow(ctx context.Context) error {
 			return err
 		}
 	}
-	if l := s.local(); l != nil && s.client.now() != l.client && !l.etcd.Server.IsLearner() {
+	if l := s.local(); l != nil && s.client.now() != l.client && l.votes() {
 		s.client.set(l.client) // it has the vote, and whoever it asked until now may be gone
 	}
 	members, err := s.Members(ctx)
@@ -348,9 +348,14 @@ func (s *Store) point(ctx context.Context, members []Member) {
 // statusOf asks one member how it is. It does not wait long: it is one of several.
 func statusOf(
 	ctx context.Context, c *clientv3.Client, url string,
-) (*clientv3.StatusResponse, error) {
+) (res *clientv3.StatusResponse, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
+	defer func() { // the member of this process is asked without a call in between, see survive
+		if p := recover(); p != nil {
+			res, err = nil, domain.Errorf(domain.Unavailable, "%v", p)
+		}
+	}()
 	return c.Status(ctx, url)
 }
 
