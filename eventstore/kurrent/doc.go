@@ -28,4 +28,7 @@
 // the client); it can not be caught, so only a configured cluster may be connected to.
 //
 // This room was proved against adapters/esdb and testing/esdouble alone. No real cluster was run.
+//
+// A repeat by a store whose head is older than the first append is not always told as a duplicate:
+// the server's success is the same. Nothing stands twice by that.
 package kurrent
