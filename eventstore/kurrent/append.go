@@ -81,6 +81,7 @@ func (s *Store) Append(
 	}
 	defer leave()
 	a := appending{Store: s, outer: ctx, stream: id, expect: e, events: ev}
+	s.config.Mark(a.mark[:])
 	return a.run(inner)
 }
 
@@ -91,6 +92,7 @@ type appending struct {
 	stream domain.StreamID
 	expect eventstore.Expect
 	events []eventstore.Proposed
+	mark   mark
 	sent   bool // an attempt left whose outcome is not known
 }
 
@@ -145,8 +147,8 @@ func (a *appending) judge(
 		return true, out, err
 	}
 	if found {
-		out.Duplicate = !a.sent
-		return true, out, nil
+		out.Duplicate, err = a.foreign(ctx, out.Last)
+		return err == nil, out, err
 	}
 	if !a.expect.Holds(h.revision) && fresh {
 		return true, out, &eventstore.ConflictError{
@@ -154,6 +156,21 @@ func (a *appending) judge(
 		}
 	}
 	return false, out, a.fence(ctx)
+}
+
+// foreign tells whether the event at a place was appended by another call than this one.
+func (a *appending) foreign(ctx context.Context, at domain.Revision) (bool, error) {
+	if !a.sent {
+		return true, nil
+	}
+	p, err := a.fetchStream(ctx, a.stream, esdb.Revision(uint64(at)), esdb.Forwards, 1)
+	switch {
+	case err != nil:
+		return false, a.unanswered(err)
+	case len(p.events) == 0:
+		return false, &eventstore.CorruptError{What: string(a.stream) + ": events are gone"}
+	}
+	return !a.mark.has(p.events[0]), nil
 }
 
 // findAtPlace looks for a repeat at the place it expects when that lies before the known ids.
@@ -217,7 +234,7 @@ func (a *appending) attempt(ctx context.Context, h *head) (eventstore.Appended, 
 		r := eventstore.Recorded{Header: a.events[i].Header, Data: a.events[i].Data}
 		r.Stream, r.Revision, r.Prev = a.stream, after.revision+1, after.hash
 		var err error
-		if data[i], err = seal(&r); err != nil {
+		if data[i], err = seal(&r, a.mark); err != nil {
 			return out, err
 		}
 		after = after.with(&r)
@@ -252,7 +269,11 @@ func (a *appending) readBack(
 	ctx context.Context, before, after *head,
 ) (eventstore.Appended, error) {
 	var out eventstore.Appended
-	chain := links{store: a.Store}
+	chain := links{store: a.Store, met: func(e *esdb.RecordedEvent) {
+		if domain.Revision(e.EventNumber) == after.revision {
+			out.Duplicate = !a.mark.has(e)
+		}
+	}}
 	if before.revision >= 0 {
 		l := link{revision: before.revision, hash: before.hash}
 		if n := len(before.last); n > 0 {
@@ -277,11 +298,11 @@ func (a *appending) readBack(
 		want = next
 	}
 	if now.hash != after.hash {
-		a.sent = false
 		return out, errMoved // the ids are there already, and the next round finds them
 	}
 	a.remember(now)
-	return eventstore.Appended{Last: now.revision, Position: now.last[len(now.last)-1].at}, nil
+	out.Last, out.Position = now.revision, now.last[len(now.last)-1].at
+	return out, nil
 }
 
 // recall gives what is known of the stream, from memory where the expectation allows it.

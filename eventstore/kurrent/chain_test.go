@@ -284,7 +284,10 @@ func TestTextIsUTF8(t *testing.T) {
 // TestGoldenMetadata holds the bytes of the custom metadata: they are fixed for ever.
 func TestGoldenMetadata(t *testing.T) {
 	log := esdouble.New()
-	s := connect(t, esdouble.Serve(t, log), func(c *kurrent.Config) { c.Unfenced = true })
+	s := connect(t, esdouble.Serve(t, log), func(c *kurrent.Config) {
+		c.Unfenced = true
+		c.Mark = func(p []byte) { copy(p, "one call") }
+	})
 	ev := storetest.Propose("golden", 2)
 	ev[0].Token, ev[0].Schema = 1<<48|7, 3
 	ev[1].Tenant, ev[1].Source, ev[1].RequestID = "", "", ""

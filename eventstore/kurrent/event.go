@@ -41,6 +41,21 @@ type note struct {
 	Content     string `json:"content"`
 	Prev        string `json:"prev"` // hash of the event before in the stream, zeros for the first
 	Hash        string `json:"hash"`
+	Append      string `json:"append"` // which call appended it: a mark's text
+}
+
+// markSize is the length of a mark, and of what proves one.
+const markSize = 8
+
+// mark tells one call of Append from all others: a repeat of an append that is there has the same
+// ids and the same hashes, and the server's success is the same. It is drawn at random.
+type mark [markSize]byte
+
+// text is what stands in the metadata of an event: the mark, and the first bytes of the SHA-256 of
+// mark and hash, so that no bit of it changes unseen.
+func (m mark) text(hash [32]byte) string {
+	proof := sha256.Sum256(append(m[:], hash[:]...))
+	return hex.EncodeToString(append(m[:], proof[:markSize]...))
 }
 
 // Chain is the hash of an event: over that of the event before it in its stream, and its content.
@@ -49,7 +64,7 @@ func Chain(prev, content [32]byte) [32]byte {
 }
 
 // seal gives an event its place behind a hash, and the data to send. Stream and revision are set.
-func seal(r *eventstore.Recorded) (esdb.EventData, error) {
+func seal(r *eventstore.Recorded, m mark) (esdb.EventData, error) {
 	for _, s := range []string{r.Type, r.Actor, r.Tenant, r.Source, r.RequestID} {
 		if !utf8.ValidString(s) {
 			return esdb.EventData{}, &domain.Error{
@@ -60,7 +75,7 @@ func seal(r *eventstore.Recorded) (esdb.EventData, error) {
 	}
 	content := eventstore.Content(&r.Header, r.Data)
 	r.Hash = Chain(r.Prev, content)
-	custom, err := json.Marshal(noteOf(r, content))
+	custom, err := json.Marshal(noteOf(r, content, m))
 	if err != nil {
 		return esdb.EventData{}, domain.Wrap(err, "kurrent.Append", string(r.Stream))
 	}
@@ -70,14 +85,14 @@ func seal(r *eventstore.Recorded) (esdb.EventData, error) {
 	}, nil
 }
 
-func noteOf(r *eventstore.Recorded, content [32]byte) *note {
+func noteOf(r *eventstore.Recorded, content [32]byte, m mark) *note {
 	n := &note{
 		Format: metadataFormat, Created: strconv.FormatInt(r.Created.UnixNano(), 10),
 		Schema: r.Schema, Actor: r.Actor, Tenant: r.Tenant, Source: r.Source,
 		RequestID: r.RequestID, RequestHash: hex.EncodeToString(r.RequestHash[:]),
 		Command: r.Command.String(), Token: strconv.FormatUint(r.Token, 10),
 		Content: hex.EncodeToString(content[:]), Prev: hex.EncodeToString(r.Prev[:]),
-		Hash: hex.EncodeToString(r.Hash[:]),
+		Hash: hex.EncodeToString(r.Hash[:]), Append: m.text(r.Hash),
 	}
 	if !r.Correlation.IsZero() {
 		n.Correlation = r.Correlation.String()
@@ -121,11 +136,12 @@ func (s *Store) open(e *esdb.RecordedEvent) (eventstore.Recorded, error) {
 		Actor: n.Actor, Tenant: n.Tenant, Source: n.Source, RequestID: n.RequestID,
 		Stream: domain.StreamID(name), Revision: domain.Revision(e.EventNumber), Position: at,
 	}}
-	if !n.fill(&r) {
+	m, ok := n.fill(&r)
+	if !ok {
 		return bad("its custom metadata is malformed")
 	}
 	content := eventstore.Content(&r.Header, r.Data)
-	again, err := json.Marshal(noteOf(&r, content))
+	again, err := json.Marshal(noteOf(&r, content, m))
 	if err != nil || !bytes.Equal(again, e.UserMetadata) {
 		return bad("its content does not match its custom metadata")
 	}
@@ -136,8 +152,8 @@ func (s *Store) open(e *esdb.RecordedEvent) (eventstore.Recorded, error) {
 }
 
 // fill sets what stands in the metadata as text, and tells whether all of it could be read.
-func (n *note) fill(r *eventstore.Recorded) bool {
-	ok := true
+func (n *note) fill(r *eventstore.Recorded) (m mark, ok bool) {
+	ok = true
 	fixed := func(to []byte, s string) {
 		k, err := hex.Decode(to, []byte(s[:min(len(s), 2*len(to))]))
 		ok = ok && err == nil && k == len(to) && len(s) == 2*len(to)
@@ -149,6 +165,7 @@ func (n *note) fill(r *eventstore.Recorded) bool {
 	fixed(r.RequestHash[:], n.RequestHash)
 	fixed(r.Prev[:], n.Prev)
 	fixed(r.Hash[:], n.Hash)
+	fixed(m[:], n.Append[:min(len(n.Append), 2*markSize)])
 	id(&r.Command.UUID, n.Command)
 	if n.Correlation != "" {
 		id(&r.Correlation.UUID, n.Correlation)
@@ -160,5 +177,12 @@ func (n *note) fill(r *eventstore.Recorded) bool {
 	ok = ok && err == nil
 	r.Created = time.Unix(0, created).UTC()
 	r.Token, err = strconv.ParseUint(n.Token, 10, 64)
-	return ok && err == nil
+	return m, ok && err == nil
+}
+
+// has tells whether a mark is that of an event as the server gave it, which open has verified.
+func (m mark) has(e *esdb.RecordedEvent) bool {
+	var n note
+	return json.Unmarshal(e.UserMetadata, &n) == nil &&
+		strings.HasPrefix(n.Append, hex.EncodeToString(m[:]))
 }

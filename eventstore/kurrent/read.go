@@ -102,6 +102,7 @@ type link struct {
 type links struct {
 	store *Store
 	seen  map[domain.StreamID]link
+	met   func(e *esdb.RecordedEvent) // if set, hears of every event that was verified
 }
 
 // next opens an event and verifies it against the event before it in its stream, which is read when
@@ -142,6 +143,9 @@ func (l *links) next(ctx context.Context, e *esdb.RecordedEvent) (eventstore.Rec
 		return bad("does not follow the event before it")
 	}
 	r.Before = before.position
+	if l.met != nil {
+		l.met(e)
+	}
 	if l.seen == nil || len(l.seen) >= linksMax {
 		l.seen = map[domain.StreamID]link{}
 	}

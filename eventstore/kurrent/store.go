@@ -3,6 +3,7 @@ package kurrent
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -46,6 +47,8 @@ type Config struct {
 	// Pause waits before the attempt that comes after that many failed ones in a row. An error ends
 	// the attempts. It is needed.
 	Pause func(ctx context.Context, failed int) error
+	// Mark fills a buffer with bytes that no other call ever drew; nil is crypto/rand.
+	Mark func(p []byte)
 	// Log takes what an operator may act on, and what the client says. Nil discards.
 	Log *slog.Logger
 }
@@ -77,6 +80,9 @@ func New(c Config) (*Store, error) {
 	c.Clients = cmp.Or(c.Clients, clientsDefault)
 	c.Attempts = cmp.Or(c.Attempts, attemptsDefault)
 	c.Deadline = cmp.Or(c.Deadline, deadlineDefault)
+	if c.Mark == nil {
+		c.Mark = func(p []byte) { _, _ = rand.Read(p) } // it never fails
+	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	config, err := esdb.ParseConnectionString(c.Connection)
 	if err != nil {
