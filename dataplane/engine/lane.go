@@ -220,27 +220,31 @@ func (l *lane) dead() error {
 func (l *lane) writer() {
 	defer l.wg.Done()
 	for {
-		c := l.take()
-		if c == nil {
+		if !l.await() {
 			return
 		}
-		err := l.write(c)
-		if err != nil && !l.e.failed.Load() {
-			err = l.again(c, err)
-		}
-		if err != nil {
-			l.e.fail(err)
-		}
-		l.finish(c, err)
+		l.carry(l.cut())
 	}
 }
 
-// take waits for records, seals them as a chunk and gives it its place. It gives nil when the lane
-// is closed and empty.
-func (l *lane) take() *chunk {
-	if !l.await() {
-		return nil
+// carry writes a chunk that has its place, and sees to its outcome.
+func (l *lane) carry(c *chunk) {
+	err := l.write(c)
+	if err != nil && !l.e.failed.Load() {
+		err = l.again(c, err)
 	}
+	if err != nil {
+		l.e.fail(err)
+	}
+	l.finish(c, err)
+}
+
+// rests tells whether a record is alone in its chunk and nothing is in flight before it; mu is
+// held.
+func (l *lane) rests() bool { return l.mu.head == nil && len(l.mu.cur.recs) == 1 }
+
+// cut seals what has gathered as a chunk and gives it its place. Both locks are held, and released.
+func (l *lane) cut() *chunk {
 	defer l.seal.Unlock()
 	c := l.mu.cur
 	l.mu.cur = nil

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 
+	"weft/backends"
 	"weft/backends/faulty"
 	"weft/backends/mem"
 	"weft/dataplane/segment"
@@ -58,6 +59,70 @@ func TestOutcomesInOrder(t *testing.T) {
 	}
 	check(t, v, 1, 1)
 	check(t, v, 2, 2)
+}
+
+// TestAloneIsWrittenByItsCaller proves what Record.Now promises: on a lane that rests the outcome is
+// there when Append returns, as a rule; behind a record in flight, or among others, Append does not wait.
+func TestAloneIsWrittenByItsCaller(t *testing.T) {
+	dev := faulty.New(newMem(t, 12<<20, 256<<10, 1), nil)
+	e := open(t, dev, quiet)
+	defer e.Abandon()
+	defer dev.Heal() // else a failed test waits for ever
+	v := create(t, e, 16*domain.MiB)
+	now := func(block, n uint64) <-chan error {
+		r := data(block, 1, n)
+		r.Now = true
+		return later(v, r)
+	}
+	missed := 0
+	for n := range uint64(100) {
+		done := now(n, n+1)
+		if len(done) == 0 {
+			missed++ // a writer was just looking whether there is something to do
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		check(t, v, n, n+1)
+	}
+	if missed > 50 {
+		t.Errorf("of 100 on a resting lane %d returned before the outcome", missed)
+	}
+	stall := dev.Add(faulty.Rule{On: faulty.Write, Times: 2, Stall: true})
+	first := later(v, data(1, 1, 500))
+	<-stall.Stalled()
+	second := now(2, 501) // whoever writes it is held back: a caller that did would hang here
+	third := now(3, 502)
+	stall.Release()
+	for _, done := range []<-chan error{first, second, third} {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	for n := range uint64(3) {
+		check(t, v, 1+n, 500+n)
+	}
+}
+
+// TestFailedAlone proves that a chunk its caller writes is written again like any other, and that
+// the second failure is the caller's answer, and the engine's end.
+func TestFailedAlone(t *testing.T) {
+	dev := faulty.New(newMem(t, 12<<20, 256<<10, 1), nil)
+	e := open(t, dev, quiet)
+	defer e.Abandon()
+	v := create(t, e, 16*domain.MiB)
+	for i, times := range []int{1, 2} {
+		dev.Add(faulty.Rule{On: faulty.Write, Times: times, Err: backends.ErrMedia})
+		r := data(uint64(i), 1, 7)
+		r.Now = true
+		if err := <-later(v, r); (err == nil) != (times == 1) {
+			t.Errorf("after %d failed writes: %v", times, err)
+		}
+	}
+	check(t, v, 0, 7)
+	if !e.failed.Load() {
+		t.Error("the engine goes on")
+	}
 }
 
 // TestFreedOnlyBehindAnchor holds the anchor of a checkpoint back, with segments that the

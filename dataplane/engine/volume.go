@@ -34,7 +34,10 @@ type Record struct {
 	Data  []byte // KindData: Count blocks
 	// Lent allows the device to read Data itself until To.Appended: the caller must not change it
 	// before, or what is written will not match its checksum and read as corrupt.
-	Lent    bool
+	Lent bool
+	// Now tells that its owner sends nothing more before the outcome: where the lane rests, Append
+	// writes it on the caller's goroutine, and calls Appended, instead of waking a writer.
+	Now     bool
 	Request domain.RequestID
 	Version domain.Version // set by Append: the record's place in the order of writes
 	To      Appender
@@ -64,8 +67,8 @@ func (v *Volume) lane(block uint64) *lane {
 var zeroCRC = segment.Checksum(make([]byte, segment.BlockSize))
 
 // Append takes a record. It returns once the record has its place in the order of writes; the
-// outcome follows by To.Appended, on another goroutine: nil when the record is durable as the
-// engine's mode says, NoSpace, OutOfRange, NotFound, ReadOnly for a snapshot, or Unavailable when
+// outcome follows by To.Appended, on another goroutine unless the record says Now: nil when it is
+// durable as the engine's mode says, NoSpace, OutOfRange, NotFound, ReadOnly for a snapshot, or Unavailable when
 // the device failed, which leaves open whether the record is there. It waits while all chunk
 // buffers are in flight.
 func (v *Volume) Append(r *Record) { v.append(r, nil) }
@@ -79,8 +82,20 @@ func (v *Volume) append(r *Record, own *Hold) {
 	if r.Kind == segment.KindData {
 		sum(r)
 	}
-	if err := v.enqueue(r, own); err != nil {
+	l, now := v.lane(r.Block), r.Now // the record may have ended once it is in a chunk
+	l.mu.Lock()
+	err := v.enqueue(l, r, own)
+	switch {
+	case err != nil:
+		l.mu.Unlock()
 		r.To.Appended(r, err)
+	case now && l.rests() && l.seal.TryLock():
+		l.wg.Add(1) // the lane is not closed yet
+		l.carry(l.cut())
+		l.wg.Done()
+	default:
+		l.mu.Unlock()
+		l.work.Signal()
 	}
 }
 
@@ -133,15 +148,12 @@ func (v *Volume) checkRecord(r *Record) error {
 	return nil
 }
 
-// enqueue puts a checked record into its lane's open chunk.
-func (v *Volume) enqueue(r *Record, own *Hold) error {
-	l := v.lane(r.Block)
+// enqueue puts a checked record into its lane's open chunk; mu is held, but not while it waits.
+func (v *Volume) enqueue(l *lane, r *Record, own *Hold) error {
 	n := 0
 	if r.kind == segment.KindData {
 		n = r.Count * segment.BlockSize
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.held(v, r.Block, r.Count, own) {
 		v.e.stats.stalls.Add(1)
 	}
@@ -237,7 +249,6 @@ func (l *lane) add(b *branch, r *Record, newly int64) {
 	c.recs = append(c.recs, p)
 	l.e.stats.records.Add(1)
 	l.e.stats.userBytes.Add(int64(r.Count) * segment.BlockSize)
-	l.work.Signal()
 }
 
 // encode appends an entry to the chunk.

@@ -6,8 +6,8 @@
 // at all, and no reader sees half of it. Larger requests are cut, and complete when their last
 // record has.
 //
-// Reads run on the caller's goroutine while nothing else is read: at depth one a hop costs more
-// than the read. At depth they hold no goroutine where the volume can start them, and one of a
+// Reads and writes run on the caller's goroutine while there is one: at depth one a hop costs more
+// than the device. At depth reads hold no goroutine where the volume can start them, and one of a
 // bounded pool of readers where it cannot.
 package vdisk
 
@@ -60,6 +60,7 @@ type Disk struct {
 	record  int64 // most bytes of one record
 	counter atomic.Uint64
 	reading atomic.Int32
+	writing atomic.Int32 // writes of whole blocks
 	ops     sync.Pool
 	reads   sync.Pool
 	starter starter // nil: the volume's reads hold a goroutine each
@@ -312,6 +313,7 @@ func (d *Disk) write(io *domain.IO) {
 	o := d.ops.Get().(*op) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	o.io = io
 	o.left.Store(1)
+	alone := d.writing.Add(1) == 1 && !io.More && io.Len <= inlineMax
 	off, p := io.Off, io.Buf[:io.Len]
 	for {
 		n := cut(off, int64(len(p)), d.record)
@@ -321,7 +323,7 @@ func (d *Disk) write(io *domain.IO) {
 			o.left.Add(1)
 		}
 		d.fill(r, segment.KindData, off, n, p[:n])
-		r.To, r.Lent = o, io.Lent
+		r.To, r.Lent, r.Now = o, io.Lent, alone && r == &o.rec
 		p, off = p[n:], off+n
 		done := len(p) == 0
 		d.cfg.Volume.Append(r)
@@ -358,5 +360,6 @@ func (o *op) Appended(_ *engine.Record, err error) {
 	}
 	o.io, o.rec.Data, o.rec.To = nil, nil, nil
 	d.ops.Put(o)
+	d.writing.Add(-1)
 	d.complete(io, err)
 }
