@@ -43,12 +43,28 @@ func (e *Engine) fill(c *chunk, r *Record, n int) {
 		from = e.lendFrom
 	}
 	_, can := e.dev.(backends.VectorWriter)
-	if can && r.Lent && n >= from && backends.Aligned(data, backends.Align) {
-		c.parts = append(c.parts, part{c.payload, data})
-	} else {
+	c.lend(data, can && r.Lent && n >= from && backends.Aligned(data, backends.Align))
+}
+
+// lend adds whole blocks to the payload: a copy, or the memory itself, which then belongs to the
+// chunk until it is written. Neighbours in memory become one part.
+func (c *chunk) lend(data []byte, lent bool) {
+	n := len(c.parts)
+	switch {
+	case !lent:
 		copy(c.buf[segment.HeaderMax+c.payload:], data)
+	case n > 0 && c.parts[n-1].at+len(c.parts[n-1].data) == c.payload && follows(c.parts[n-1].data, data):
+		p := &c.parts[n-1]
+		p.data = p.data[:len(p.data)+len(data)]
+	default:
+		c.parts = append(c.parts, part{c.payload, data})
 	}
-	c.payload += n
+	c.payload += len(data)
+}
+
+// follows tells whether q stands right behind p, in one buffer.
+func follows(p, q []byte) bool {
+	return cap(p) >= len(p)+len(q) && &p[:len(p)+1][len(p)] == &q[0]
 }
 
 // write puts the sealed chunk on the device.
@@ -60,15 +76,20 @@ func (l *lane) write(c *chunk) error {
 	l.e.stats.chunks.Add(1)
 	l.e.stats.logBytes.Add(int64(len(b)))
 	l.e.maint.note(int64(len(b)))
+	return c.send(l.e.dev, b, c.off, l.e.fua)
+}
+
+// send writes an image and the parts that stand elsewhere.
+func (c *chunk) send(d backends.Device, image []byte, off int64, fua bool) error {
 	if len(c.parts) == 0 {
-		return l.e.dev.WriteAt(b, c.off, l.e.fua)
+		return d.WriteAt(image, off, fua)
 	}
-	dev, ok := l.e.dev.(backends.VectorWriter)
+	dev, ok := d.(backends.VectorWriter)
 	if !ok {
 		return domain.Errorf(domain.Internal, "parts for a device that takes none")
 	}
-	c.vector = c.pieces(c.vector[:0], b)
-	err := dev.WriteVAt(c.vector, c.off, l.e.fua)
+	c.vector = c.pieces(c.vector[:0], image)
+	err := dev.WriteVAt(c.vector, off, fua)
 	clear(c.vector[:cap(c.vector)])
 	return err
 }

@@ -15,19 +15,23 @@ import (
 const (
 	// windowMax is how much a cleaner reads at once, in bytes; it has two windows.
 	windowMax = 8 << 20
+	// burstMax is how much of it is under way at once: what hosts ask for meanwhile waits behind it
+	// on the device.
+	burstMax = 512 << 10
 	// gapMax is up to how many dead bytes between two live blocks are read along: a read of its own
 	// costs as much.
 	gapMax = 32 << 10
 )
 
-// move is one block on its way from a victim.
+// move is blocks on their way from a victim: neighbours of one record that still live.
 type move struct {
-	br    *branch // that holds it
+	br    *branch // that holds them
 	block uint64
-	from  segment.Loc
-	crc   uint32
-	span  int // in its window
-	at    int // place in the window's buffer
+	count int
+	from  uint64 // address of the first
+	crc   int    // index of its CRC, in the window and then in the chunk
+	span  int    // in its window
+	at    int    // place in the window's buffer
 	seq   uint64
 	lsn   uint64
 
@@ -53,12 +57,15 @@ func (s *span) ReadDone(_ *backends.Read, err error) {
 }
 
 // window is a part of what a round moves: what is read together, and sorted before it is written.
-// Its buffer belongs to the device from begin until wait.
+// Its buffer belongs to the device from the first step until wait.
 type window struct {
 	buf   []byte
 	used  int
 	spans []span
 	moves []move
+	crcs  []uint32 // of the moves' blocks
+	begun int      // spans that were started
+	burst bool     // the last of them may be under way
 	left  atomic.Int32
 	done  chan struct{} // of capacity 1
 }
@@ -66,7 +73,7 @@ type window struct {
 func (w *window) reset() {
 	clear(w.moves)
 	clear(w.spans)
-	w.used, w.spans, w.moves = 0, w.spans[:0], w.moves[:0]
+	w.used, w.begun, w.spans, w.moves, w.crcs = 0, 0, w.spans[:0], w.moves[:0], w.crcs[:0]
 }
 
 func (w *window) arrive() {
@@ -75,18 +82,45 @@ func (w *window) arrive() {
 	}
 }
 
-// begin reads all spans, at once where the device can.
-func (w *window) begin(dev backends.Device) {
+// step waits for the burst that is under way and starts the next, all of it at once where the
+// device can.
+func (w *window) step(dev backends.Device) {
+	w.rest()
+	from, size := w.begun, 0
+	for w.begun < len(w.spans) && size+len(w.spans[w.begun].P) <= burstMax {
+		size += len(w.spans[w.begun].P)
+		w.begun++
+	}
+	if from == w.begun {
+		return
+	}
 	starter, ok := dev.(backends.ReadStarter)
-	w.left.Store(int32(len(w.spans)) + 1)
-	for i := range w.spans {
+	w.left.Store(int32(w.begun-from) + 1)
+	for i := from; i < w.begun; i++ {
 		s := &w.spans[i]
 		s.To = s
-		if !ok || !starter.StartRead(&s.Read, i < len(w.spans)-1) {
+		if !ok || !starter.StartRead(&s.Read, i < w.begun-1) {
 			s.ReadDone(&s.Read, dev.ReadAt(s.P, s.Off))
 		}
 	}
+	w.burst = true
 	w.arrive()
+}
+
+// rest waits for the burst that is under way.
+func (w *window) rest() {
+	if w.burst {
+		<-w.done
+		w.burst = false
+	}
+}
+
+// wait reads what is left, burst by burst.
+func (w *window) wait(dev backends.Device) {
+	for w.begun < len(w.spans) {
+		w.step(dev)
+	}
+	w.rest()
 }
 
 // cleaner moves live blocks: it fills one window while the other is read, and writes that one while
@@ -98,8 +132,9 @@ type cleaner struct {
 
 	c      *chunk // gathers what is to be written
 	stream segment.Stream
-	moves  []move
-	limit  int // most payload of the gathering chunk
+	moves  []move // what it holds
+	limit  int    // most payload of the gathering chunk
+	lends  bool   // the device takes what is written from the window's memory
 }
 
 // newCleaner makes the cleaner of a round; its windows are kept for the next.
@@ -114,14 +149,15 @@ func (e *Engine) newCleaner() *cleaner {
 		}
 		w.reset()
 	}
-	return &cleaner{e: e}
+	_, can := e.dev.(backends.VectorWriter)
+	return &cleaner{e: e, lends: can}
 }
 
 // settle waits for what is being read, whose buffer will be used again, and gives up what is not
 // written.
 func (c *cleaner) settle() {
 	if c.flying != nil {
-		<-c.flying.done
+		c.flying.rest()
 		c.flying = nil
 	}
 	if c.c != nil {
@@ -177,7 +213,7 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		if br == nil {
 			continue
 		}
-		for i := range en.Count {
+		for i := 0; i < en.Count; i++ {
 			if !live[i] {
 				continue
 			}
@@ -185,12 +221,16 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 				c.e.spoiled(v.id, br, en.Block+uint64(i))
 				continue
 			}
-			m := move{
-				br: br, block: en.Block + uint64(i), from: entryLoc(&en, this, addr, i),
-				crc: en.Further(this, i), seq: v.seq, lsn: en.LSN, version: en.Version,
-				gen: en.Gen, era: en.Era, stream: to,
+			first := i
+			for i+1 < en.Count && live[i+1] {
+				i++
 			}
-			if err := c.add(v.id, m); err != nil {
+			m := move{
+				br: br, block: en.Block + uint64(first), count: i + 1 - first,
+				from: addr + uint64(first)*segment.BlockUnits, seq: v.seq, lsn: en.LSN,
+				version: en.Version, gen: en.Gen, era: en.Era, stream: to,
+			}
+			if err := c.add(v.id, m, func(k int) uint32 { return en.Further(this, first+k) }); err != nil {
 				return err
 			}
 		}
@@ -230,42 +270,70 @@ func (e *Engine) liveAt(en *segment.Entry, bytes []byte, addr uint64, live []boo
 	return b
 }
 
-// add puts a live block into the filling window, into the span before it where that is near.
-func (c *cleaner) add(id uint32, m move) error {
-	w, off := c.e.windows[c.filling], m.from.Off()
-	if n := len(w.spans); n > 0 {
-		s := &w.spans[n-1]
-		gap := off - s.Off - int64(len(s.P))
-		if s.id == id && gap >= 0 && gap <= gapMax &&
-			w.used+int(gap)+segment.BlockSize <= len(w.buf) {
-			start := w.used - len(s.P)
-			w.used += int(gap) + segment.BlockSize
-			s.P = w.buf[start:w.used:w.used]
-			m.span, m.at = n-1, w.used-segment.BlockSize
-			w.moves = append(w.moves, m)
-			return nil
+// add puts live blocks into the filling window, into the span before them where that is near; what
+// has no room there goes into the next.
+func (c *cleaner) add(id uint32, m move, crc func(i int) uint32) error {
+	for done := 0; done < m.count; {
+		w := c.e.windows[c.filling]
+		part := m
+		part.block += uint64(done)
+		part.from += uint64(done) * segment.BlockUnits
+		part.count, part.crc = w.take(id, &part, m.count-done), len(w.crcs)
+		if part.count == 0 {
+			if err := c.turn(); err != nil {
+				return err
+			}
+			continue
 		}
-	}
-	if w.used+segment.BlockSize > len(w.buf) {
-		if err := c.turn(); err != nil {
-			return err
+		for range part.count {
+			w.crcs = append(w.crcs, crc(done))
+			done++
 		}
-		w = c.e.windows[c.filling]
+		w.moves = append(w.moves, part)
 	}
-	m.span, m.at = len(w.spans), w.used
-	p := w.buf[w.used : w.used+segment.BlockSize : w.used+segment.BlockSize]
-	w.spans = append(w.spans, span{Read: backends.Read{P: p, Off: off}, w: w, id: id})
-	w.moves = append(w.moves, m)
-	w.used += segment.BlockSize
 	return nil
 }
 
-// turn begins to read the full window, and writes the other one meanwhile if it holds something.
+// take finds room for up to n blocks of a move and gives for how many there is.
+func (w *window) take(id uint32, m *move, n int) int {
+	off, gap := int64(m.from)*segment.Unit, int64(-1)
+	var s *span
+	if k := len(w.spans); k > 0 {
+		s = &w.spans[k-1]
+		gap = off - s.Off - int64(len(s.P))
+	}
+	if s == nil || s.id != id || gap < 0 || gap > gapMax ||
+		len(s.P)+int(gap)+segment.BlockSize > burstMax {
+		s, gap = nil, 0
+	}
+	n = min(n, (len(w.buf)-w.used-int(gap))/segment.BlockSize)
+	if s != nil {
+		n = min(n, (burstMax-len(s.P)-int(gap))/segment.BlockSize)
+	} else {
+		n = min(n, burstMax/segment.BlockSize)
+	}
+	if n <= 0 {
+		return 0
+	}
+	size := int(gap) + n*segment.BlockSize
+	if s == nil {
+		w.spans = append(w.spans, span{Read: backends.Read{Off: off}, w: w, id: id})
+		s = &w.spans[len(w.spans)-1]
+		s.P = w.buf[w.used:w.used]
+	}
+	start := w.used - len(s.P)
+	m.span, m.at = len(w.spans)-1, w.used+int(gap)
+	w.used += size
+	s.P = w.buf[start:w.used:w.used]
+	return n
+}
+
+// turn lets the full window be read, and writes the other one meanwhile if it holds something.
 func (c *cleaner) turn() error {
-	w, before := c.e.windows[c.filling], c.flying
-	w.begin(c.e.dev)
-	c.flying, c.filling = w, 1-c.filling
+	before := c.flying
+	c.flying, c.filling = c.e.windows[c.filling], 1-c.filling
 	if before == nil {
+		c.flying.step(c.e.dev)
 		return nil
 	}
 	return c.write(before)
@@ -287,7 +355,10 @@ func (c *cleaner) end() error {
 // write waits for a window, verifies its blocks and puts them into the output, neighbours of a
 // volume side by side: what random writes have scattered is read in fewer pieces afterwards.
 func (c *cleaner) write(w *window) error {
-	<-w.done
+	w.wait(c.e.dev)
+	if c.flying != nil {
+		c.flying.step(c.e.dev)
+	}
 	defer w.reset()
 	for i := range w.spans {
 		if s := &w.spans[i]; s.err != nil {
@@ -300,19 +371,42 @@ func (c *cleaner) write(w *window) error {
 	})
 	for i := range w.moves {
 		m := &w.moves[i]
-		s, data := &w.spans[m.span], w.buf[m.at:m.at+segment.BlockSize]
-		switch {
-		case s.err != nil:
-		case segment.Checksum(data) != m.crc:
-			c.e.spoiled(s.id, m.br, m.block)
-		default:
-			if err := c.put(m, data); err != nil {
+		if w.spans[m.span].err != nil {
+			continue
+		}
+		if err := c.verify(w, m); err != nil {
+			return err
+		}
+	}
+	if c.c != nil && len(c.c.parts) > 0 {
+		return c.flush() // the window's memory is used again
+	}
+	return nil
+}
+
+// verify puts those blocks of a move into the output that are what they were written as.
+func (c *cleaner) verify(w *window, m *move) error {
+	data, crcs := w.buf[m.at:m.at+m.count*segment.BlockSize], w.crcs[m.crc:m.crc+m.count]
+	for first := 0; first < m.count; first++ {
+		n := 0
+		for first+n < m.count && segment.Checksum(block(data, first+n)) == crcs[first+n] {
+			n++
+		}
+		if n > 0 {
+			err := c.put(m, first, crcs[first:first+n], data[first*segment.BlockSize:])
+			if err != nil {
 				return err
 			}
+		}
+		if first += n; first < m.count {
+			c.e.spoiled(w.spans[m.span].id, m.br, m.block+uint64(first))
 		}
 	}
 	return nil
 }
+
+// block gives block i of a buffer.
+func block(p []byte, i int) []byte { return p[i*segment.BlockSize : (i+1)*segment.BlockSize] }
 
 // spoiled reports a live block whose bytes are wrong, and keeps its segment out of the cleaner's
 // way: the block stays where it is and reads as corrupt until it is written again.
@@ -323,35 +417,48 @@ func (e *Engine) spoiled(id uint32, b *branch, block uint64) {
 	e.space.set(e.space.mu.segs[id], segBad)
 }
 
-// put adds one block to the output.
-func (c *cleaner) put(m *move, data []byte) error {
-	if c.c != nil && (c.stream != m.stream || !c.c.fits(segment.BlockSize, c.limit)) {
-		if err := c.flush(); err != nil {
-			return err
+// put adds blocks of a move to the output, from the first'th on; data begins with them.
+func (c *cleaner) put(m *move, first int, crcs []uint32, data []byte) error {
+	for len(crcs) > 0 {
+		if c.c != nil && (c.stream != m.stream || !c.c.fits(segment.BlockSize, c.limit)) {
+			if err := c.flush(); err != nil {
+				return err
+			}
 		}
-	}
-	if c.c == nil {
-		c.c, c.limit, c.stream = c.e.cache.get(), 0, m.stream
-		if o := c.e.maint.out[c.stream]; o != nil {
-			c.limit = o.roomMoved(c.e.space.size)
+		if c.c == nil {
+			c.c, c.limit, c.stream = c.e.cache.get(), 0, m.stream
+			if o := c.e.maint.out[c.stream]; o != nil {
+				c.limit = o.roomMoved(c.e.space.size)
+			}
+			if c.limit == 0 {
+				c.limit = c.e.payloadMax()
+			}
 		}
-		if c.limit == 0 {
-			c.limit = c.e.payloadMax()
-		}
+		n := min(len(crcs), (c.limit-c.c.payload)/segment.BlockSize)
+		c.entry(m, first, crcs[:n], data[:n*segment.BlockSize])
+		first, crcs, data = first+n, crcs[n:], data[n*segment.BlockSize:]
 	}
-	m.unit = uint32(c.c.payload / segment.Unit)
-	out := segment.Entry{
-		Branch: m.br.id, Block: m.block, Count: 1, Kind: segment.KindData,
-		Flags: segment.FlagMoved, Version: m.version, Gen: m.gen, Era: m.era, LSN: m.lsn,
-		Off: m.unit, Units: segment.BlockUnits, CRC: m.crc, From: m.from.Addr(), FromSeq: m.seq,
-	}
-	copy(c.c.buf[segment.HeaderMax+c.c.payload:], data)
-	c.moves = append(c.moves, *m)
-	c.c.encode(&out, nil)
-	c.c.recs = append(c.c.recs, pending{})
-	c.c.payload += segment.BlockSize
-	c.e.stats.movedBytes.Add(segment.BlockSize)
 	return nil
+}
+
+// entry adds blocks that the gathering chunk has room for.
+func (c *cleaner) entry(m *move, first int, crcs []uint32, data []byte) {
+	out := *m
+	out.block += uint64(first)
+	out.from += uint64(first) * segment.BlockUnits
+	out.count, out.crc, out.unit = len(crcs), len(c.c.crcs), uint32(c.c.payload/segment.Unit)
+	en := segment.Entry{
+		Branch: m.br.id, Block: out.block, Count: out.count, Kind: segment.KindData,
+		Flags: segment.FlagMoved, Version: m.version, Gen: m.gen, Era: m.era, LSN: m.lsn,
+		Off: out.unit, Units: uint16(out.count * segment.BlockUnits), CRC: crcs[0],
+		From: out.from, FromSeq: m.seq,
+	}
+	c.c.encode(&en, crcs[1:])
+	c.c.crcs = append(c.c.crcs, crcs...)
+	c.c.recs = append(c.c.recs, pending{})
+	c.moves = append(c.moves, out)
+	c.c.lend(data, c.lends && len(data) >= partMin)
+	c.e.stats.movedBytes.Add(int64(len(data)))
 }
 
 // flush writes the gathered chunk and then, block by block, swaps the places that are still what
@@ -390,19 +497,22 @@ func (c *cleaner) flush() error {
 	off := e.space.off(o.id) + o.used
 	o.footer.Add(uint32(o.used), img[:header])
 	o.used += int64(len(img))
-	if err := e.dev.WriteAt(img, off, false); err != nil {
+	if c.flying != nil {
+		c.flying.step(e.dev)
+	}
+	if err := out.send(e.dev, img, off, false); err != nil {
 		return e.device(err, "engine.clean")
 	}
 	base := uint64(off+int64(out.head.HeaderBytes())) / segment.Unit
 	for moves := c.moves; len(moves) > 0; {
-		moves = e.swap(moves, base)
+		moves = e.swap(moves, out.crcs, base)
 	}
 	return nil
 }
 
 // swap points the blocks of one leaf at their moved copies, each if nobody wrote it meanwhile, and
 // gives the moves that are left.
-func (e *Engine) swap(moves []move, base uint64) []move {
+func (e *Engine) swap(moves []move, crcs []uint32, base uint64) []move {
 	b, ext := moves[0].br, uint32(moves[0].block/segment.LeafBlocks)
 	l := e.laneOf(b.fam, ext)
 	l.mu.Lock()
@@ -413,14 +523,17 @@ func (e *Engine) swap(moves []move, base uint64) []move {
 		if m.br != b || uint32(m.block/segment.LeafBlocks) != ext {
 			return moves[n:]
 		}
-		i := int(m.block % segment.LeafBlocks)
-		if lf == nil || lf.own.get(i) != m.from {
-			continue
+		for k := range m.count {
+			i, step := int(m.block%segment.LeafBlocks)+k, uint64(k)*segment.BlockUnits
+			from := segment.MakeLoc(m.from+step, crcs[m.crc+k])
+			if lf == nil || lf.own.get(i) != from {
+				continue
+			}
+			to := segment.MakeLoc(base+uint64(m.unit)+step, crcs[m.crc+k])
+			l.put(lf, i, to)
+			l.show(lf, i, from, to)
+			l.touch(lf)
 		}
-		to := segment.MakeLoc(base+uint64(m.unit), m.crc)
-		l.put(lf, i, to)
-		l.show(lf, i, m.from, to)
-		l.touch(lf)
 	}
 	return nil
 }
