@@ -104,6 +104,8 @@ type (
 	UserID struct{ UUID }
 	// AccessTokenID names a token of the API. It is no secret.
 	AccessTokenID struct{ UUID }
+	// IdentityProviderID names an issuer of OpenID Connect that vouches for users.
+	IdentityProviderID struct{ UUID }
 	// TemplateID names an application template; its versions are numbered.
 	TemplateID struct{ UUID }
 	// AppID names an application instance.

@@ -28,6 +28,9 @@ type Programs struct {
 	NewToken func(dataDir string) (string, error)
 	// VerifyLog reads the event log in the data folder of a stopped node and checks it.
 	VerifyLog func(ctx context.Context, dataDir string) (client.Verdict, error)
+	// SignIn gets an ID token of an identity provider; show tells the user where to enter which code.
+	SignIn func(ctx context.Context, p client.Provider,
+		show func(address, code, complete string)) (string, error)
 	BackupPrograms
 	// Version is this build's.
 	Version string
@@ -76,7 +79,8 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&t.api, "api", "", "address of the API (env WEFT_API; default: the local node's)")
-	f.StringVar(&t.token, "token", "", "token to sign in with (env WEFT_TOKEN; default: the node's)")
+	f.StringVar(&t.token, "token", "",
+		"token to sign in with (env WEFT_TOKEN; default: that of weft login, then the node's)")
 	f.StringVar(&t.dataDir, "data-dir", "", "data folder of the local node (default "+
 		client.DefaultDataDir(p.Env, os.Getuid())+")")
 	f.StringVar(&t.tenant, "tenant", "", "tenant to act for (env WEFT_TENANT; default: default)")
@@ -89,7 +93,8 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 	add(root, groupRun, t.serveCommand(), t.demoCommand(), t.restoreCommand())
 	add(root, groupState, t.templateCommand(), t.appCommand(), t.volumeCommand(), t.applyCommand(),
 		t.deleteCommand(), t.secretCommand())
-	add(root, groupWho, t.tenantCommand(), t.userCommand(), t.tokenCommand(), t.whoamiCommand())
+	add(root, groupWho, t.tenantCommand(), t.userCommand(), t.tokenCommand(), t.providerCommand(),
+		t.loginCommand(), t.logoutCommand(), t.whoamiCommand())
 	add(root, groupSee, t.getCommand(), t.describeCommand(), t.whyCommand(), t.statusCommand(),
 		t.nodeCommand(), t.deviceCommand(), t.eventsCommand(), t.auditCommand(), t.backupCommand())
 	root.AddCommand(t.versionCommand())
@@ -164,32 +169,45 @@ func wantsJSON(args []string) bool {
 	return false
 }
 
-// connect makes the client: flags, then the environment, then what the local node left.
+// connect makes the client: flags, then the environment, then what the local node left; of tokens,
+// that of a sign-in comes before the node's.
 func (t *tool) connect() (*client.Client, error) {
+	api, token, err := t.find()
+	if err != nil {
+		return nil, err
+	}
+	return client.New(client.Config{URL: api, Token: token, Agent: "weft/" + t.p.Version})
+}
+
+func (t *tool) find() (api, token string, err error) {
 	def := client.DefaultDataDir(t.p.Env, os.Getuid())
 	t.tenant = first(t.tenant, t.p.Env("WEFT_TENANT"))
-	api, token := first(t.api, t.p.Env("WEFT_API")), first(t.token, t.p.Env("WEFT_TOKEN"))
+	api, token = first(t.api, t.p.Env("WEFT_API")), first(t.token, t.p.Env("WEFT_TOKEN"))
 	if api == "" || token == "" {
+		keyring, err := client.ReadKeyring(t.p.Env)
+		if err != nil {
+			return "", "", err
+		}
 		dir := first(t.dataDir, client.CurrentDataDir(def))
 		l, err := client.ReadLocal(dir)
-		switch {
-		case err == nil:
-			// A token is only given to the node it belongs to.
-			if api == "" || bare(api) == bare(l.API) {
-				token = first(token, l.Token)
-			}
-			api = first(api, l.API)
-		case !domain.IsKind(err, domain.NotFound) && token == "":
-			return nil, noLocal(dir, err)
+		// A token is only given to the node it belongs to.
+		own := err == nil && (api == "" || bare(api) == bare(l.API))
+		api = first(api, l.API)
+		token = first(token, keyring.Token(api, time.Now()))
+		if own {
+			token = first(token, l.Token)
+		}
+		if err != nil && !domain.IsKind(err, domain.NotFound) && token == "" {
+			return "", "", noLocal(dir, err)
 		}
 	}
 	if api == "" {
-		return nil, &domain.Error{
+		return "", "", &domain.Error{
 			Kind: domain.Unavailable, Msg: "no Weft node is known here",
 			Remedy: "start one with: weft demo (or weft serve); or name one with --api and --token",
 		}
 	}
-	return client.New(client.Config{URL: api, Token: token, Agent: "weft/" + t.p.Version})
+	return api, token, nil
 }
 
 // bare is an address without what may be left out of it.

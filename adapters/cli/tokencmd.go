@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -100,31 +101,39 @@ you came with issues nothing that allows more, or lives longer, than itself.`,
 	note := f.String("note", "", "what it is for")
 	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-		secret := make([]byte, identity.SecretSize)
-		_, _ = rand.Read(secret) // never fails: it ends the program instead
-		sum := sha256.Sum256(secret)
-		r, err := c.IssueToken(cmd.Context(), client.AccessTokenBody{
+		v, err := issueToken(cmd.Context(), c, client.AccessTokenBody{
 			User: *who, Role: role.value, Tenant: *in, TTLSeconds: int64(*ttl / time.Second), Note: *note,
-			Hash: hex.EncodeToString(sum[:]),
 		})
 		if err != nil {
 			return err
 		}
-		id, err := domain.ParseUUID(r.Value.ID)
-		if err != nil {
-			return err
-		}
-		r.Value.Token = identity.TokenText(domain.AccessTokenID{UUID: id}, secret)
 		if form.value != "text" {
-			return tell(cmd, form.value, outcome{doc: r.Value})
+			return tell(cmd, form.value, outcome{doc: v})
 		}
-		if _, err := fmt.Fprintln(cmd.OutOrStdout(), r.Value.Token); err != nil {
+		if _, err := fmt.Fprintln(cmd.OutOrStdout(), v.Token); err != nil {
 			return err
 		}
-		next(cmd, "weft token revoke %s ends it before %s", r.Value.ID, r.Value.Expires)
+		next(cmd, "weft token revoke %s ends it before %s", v.ID, v.Expires)
 		return nil
 	})
 	return cmd
+}
+
+// issueToken issues a token whose secret is drawn here, so that a retry is the same request.
+func issueToken(ctx context.Context, c *client.Client, b client.AccessTokenBody) (
+	client.AccessToken, error,
+) {
+	secret := make([]byte, identity.SecretSize)
+	_, _ = rand.Read(secret) // never fails: it ends the program instead
+	sum := sha256.Sum256(secret)
+	b.Hash = hex.EncodeToString(sum[:])
+	r, err := c.IssueToken(ctx, b)
+	if err != nil {
+		return r.Value, err
+	}
+	id, err := domain.ParseUUID(r.Value.ID)
+	r.Value.Token = identity.TokenText(domain.AccessTokenID{UUID: id}, secret)
+	return r.Value, err
 }
 
 func (t *tool) tokenRevoke() *cobra.Command {

@@ -19,15 +19,17 @@ whole cluster:
   tenant-admin  the same, and give and take roles in the tenant
   admin         everything, for the whole cluster only
 
-A user signs in with a token (weft token issue). The node's own token, which weft serve
-shows once, is no user's: it does everything on every start, so that you can get back in.`,
+A user signs in with a token (weft token issue), or with an identity provider (weft idp).
+The node's own token, which weft serve shows once, is no user's: it does everything on
+every start, so that you can get back in.`,
 		Example: `  weft user create ann
   weft user grant ann --role operator --in acme
   weft token issue --user ann --role operator --ttl 720h
   weft user disable ann`,
 	}
 	cmd.AddCommand(t.userCreate(), t.plainList(userKind()), t.userSwitch("disable", "disabled"),
-		t.userSwitch("enable", "enabled"), t.userRole("grant"), t.userRole("revoke"), t.userDelete())
+		t.userSwitch("enable", "enabled"), t.userRole("grant"), t.userRole("revoke"), t.userLink(),
+		t.userUnlink(), t.userDelete())
 	return cmd
 }
 
@@ -48,6 +50,7 @@ func userKind() kind {
 		func(x T) string { return x.Name }, func(x T) string { return x.ID },
 		col[T]{name: "NAME", cell: func(x T) string { return x.Name }},
 		col[T]{name: "STATE", cell: func(x T) string { return x.State }},
+		col[T]{name: "IDP", cell: func(x T) string { return orDash(x.IDP) }, wide: true},
 		col[T]{name: "ROLES", cell: func(x T) string { return roles(x.Roles) }},
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }, wide: true})
 }

@@ -41,6 +41,7 @@ type User struct {
 	Name  string  `json:"name"`
 	State string  `json:"state"` // "enabled", "disabled"
 	Roles []Grant `json:"roles"`
+	IDP   string  `json:"idp,omitempty"` // the identity provider that vouches for the user
 }
 
 // AccessTokenBody asks for a token of the API.
@@ -73,6 +74,7 @@ type Who struct {
 	Roles   []Grant `json:"roles"`
 	Limits  []Grant `json:"limits,omitempty"`
 	Token   string  `json:"token,omitempty"`
+	IDP     string  `json:"idp,omitempty"`
 	Expires string  `json:"expires,omitempty"`
 }
 

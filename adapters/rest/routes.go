@@ -149,6 +149,7 @@ func (s *Server) routes() {
 	s.tenantRoutes()
 	s.userRoutes()
 	s.tokenRoutes()
+	s.providerRoutes()
 }
 
 // TemplateBody creates a template or adds a version.

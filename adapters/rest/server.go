@@ -126,10 +126,13 @@ func callerOf(ctx context.Context) domain.Caller {
 	return c
 }
 
+// signInPath is where whoever has no token yet learns where to get one.
+const signInPath = "/v1/sign-in"
+
 // open lists the paths that need no token: what they show is no secret.
 func open(path string) bool {
 	switch path {
-	case "/v1/health", "/metrics", "/openapi.json", "/openapi.yaml", "/docs":
+	case signInPath, "/v1/health", "/metrics", "/openapi.json", "/openapi.yaml", "/docs":
 		return true
 	}
 	return strings.HasPrefix(path, "/schemas/")
@@ -192,7 +195,8 @@ func unauthorized(w http.ResponseWriter, id string) {
 		Type: "urn:weft:problem:denied", Title: "Unauthorized", Kind: "denied",
 		Status: http.StatusUnauthorized, RequestID: id,
 		Detail: "a valid token is needed: Authorization: Bearer TOKEN",
-		Remedy: "weft token issue makes one for a user; weft token renew, the node's own",
+		Remedy: "weft login signs in with an identity provider; weft token issue makes one for a user; " +
+			"weft token renew, the node's own",
 	})
 }
 

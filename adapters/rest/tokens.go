@@ -145,6 +145,11 @@ func (s *Server) mayIssue(ctx context.Context, c identity.IssueToken) error {
 		return nil
 	case c.Owner != p.User:
 		return lacking(ctx, identity.AdministerCluster)
+	case !p.Provider.IsZero():
+		if c.Life > p.Session {
+			attemptOf(ctx).Reason = "longer than a sign-in lasts"
+			return domain.Errorf(domain.Denied, "a sign-in lasts %s", p.Session)
+		}
 	case !p.Until.IsZero() && s.cfg.Now().Add(c.Life).After(p.Until):
 		attemptOf(ctx).Reason = "longer than the token it comes by"
 		return domain.Errorf(domain.Denied, "it would outlive the token you came with")

@@ -15,6 +15,7 @@ type UserDoc struct {
 	Name  string     `json:"name"`
 	State string     `json:"state" enum:"enabled,disabled"`
 	Roles []GrantDoc `json:"roles"`
+	IDP   string     `json:"idp,omitempty" doc:"the identity provider that vouches for the user"`
 }
 
 // GrantDoc is a role that a user has.
@@ -30,6 +31,7 @@ type Who struct {
 	Roles   []GrantDoc `json:"roles" doc:"what the user has"`
 	Limits  []GrantDoc `json:"limits,omitempty" doc:"what the token narrows it to"`
 	Token   string     `json:"token,omitempty" doc:"id of the token"`
+	IDP     string     `json:"idp,omitempty" doc:"the identity provider that vouched"`
 	Expires string     `json:"expires,omitempty"`
 }
 
@@ -85,6 +87,9 @@ func (s *Server) whoami(ctx context.Context, _ *struct{}) (*Got[Who], error) {
 	if !p.Token.IsZero() {
 		d.Token = p.Token.String()
 	}
+	if idp, ok := s.b.Now().Access.Provider(p.Provider.String()); ok {
+		d.IDP = idp.Name
+	}
 	if !p.Until.IsZero() {
 		d.Expires = p.Until.UTC().Format(time.RFC3339)
 	}
@@ -100,6 +105,9 @@ func (s *Server) userDoc(p access.Principal, u identity.User) (UserDoc, bool) {
 		d.State = "disabled"
 	}
 	all := p.Rights.May(identity.AdministerCluster, nil) || p.User == u.User
+	if idp, ok := s.b.Now().Access.Provider(u.Provider.String()); ok && all {
+		d.IDP = idp.Name
+	}
 	for _, g := range u.Grants {
 		if all || s.b.Now().Access.May(p, identity.AdministerTenant, g.Tenant) {
 			d.Roles = append(d.Roles, s.grantDoc(g))

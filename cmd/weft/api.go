@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/adapters/oidc"
 	"weft/adapters/rest"
 	"weft/dataplane/agent"
 	"weft/domain"
@@ -45,6 +46,7 @@ type backend struct {
 	devices *devices
 	peer    *peerPort
 	refused *refusals
+	idps    *oidc.Verifier
 
 	mu   sync.Mutex
 	past []rest.Views // most recently used last

@@ -41,7 +41,8 @@ func run() int {
 	// taken for impatience at once; after a while it ends a stop that hangs.
 	context.AfterFunc(ctx, func() { time.AfterFunc(patience, stop) })
 	return cli.Main(ctx, cli.Programs{
-		Serve: serve, Demo: demo, NewToken: newAdminToken, VerifyLog: verifyLog, Version: version(),
+		Serve: serve, Demo: demo, NewToken: newAdminToken, SignIn: signIn, VerifyLog: verifyLog,
+		Version: version(),
 		BackupPrograms: cli.BackupPrograms{
 			Backup: backup, VerifyBackup: verifyBackup, Restore: restore,
 		},

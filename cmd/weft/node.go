@@ -116,6 +116,7 @@ func newExecutor(s eventstore.Store, c *codec.Registry) (*eventstore.Executor, e
 	eventstore.Register(x, tenancy.DirectoryAggregate())
 	eventstore.Register(x, identity.UserAggregate())
 	eventstore.Register(x, identity.TokenAggregate())
+	eventstore.Register(x, identity.ProviderAggregate())
 	eventstore.Register(x, identity.RefusalAggregate())
 	eventstore.Register(x, intent.TemplateAggregate())
 	eventstore.Register(x, intent.AppAggregate())

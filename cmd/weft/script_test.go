@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+
+	"weft/testing/oidcissuer"
 )
 
 // rewrite makes the golden files anew: review the difference like code.
@@ -51,17 +54,27 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	issuer := oidcissuer.Serve(t)
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_STATE_HOME", filepath.Join(e.WorkDir, "state"))
+			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, "config"))
+			e.Setenv("ISSUER", issuer.URL())
+			e.Setenv("CLIENT", oidcissuer.Client)
 			// Under the race detector every process would wait a second before it ends.
 			e.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 			e.Values[nodesKey{}] = map[string]*child{}
-			return nil
+			return os.WriteFile(filepath.Join(e.WorkDir, "issuer.pem"), []byte(issuer.CA()), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start": startCmd, "halt": haltCmd, "exits": exitsCmd, "rot": rotCmd, "signin": signinCmd,
+			"login": func(ts *testscript.TestScript, neg bool, args []string) {
+				loginCmd(ts, issuer, neg, args)
+			},
+			"idtoken": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Setenv("WEFT_TOKEN", issuer.Sign(issuer.Claims(args[0], args[1], time.Now())))
+			},
 			"golden": func(ts *testscript.TestScript, _ bool, args []string) {
 				goldenCmd(ts, filepath.Join(golden, args[0]))
 			},
@@ -171,6 +184,45 @@ func signinCmd(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Setenv("ISSUED", out)
 	}
 	ts.Setenv("WEFT_TOKEN", ts.Getenv("ISSUED"))
+}
+
+// loginCmd is `login SUBJECT EMAIL ARGS...`: it signs in with weft login, and as the account of that
+// subject and address grants it; with "-" the user refuses. What was said is in login.out.
+func loginCmd(ts *testscript.TestScript, i *oidcissuer.Issuer, neg bool, args []string) {
+	path, err := exec.LookPath("weft")
+	if err != nil {
+		path = filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "weft")
+	}
+	cmd := exec.Command(path, append([]string{"login"}, args[2:]...)...)
+	cmd.Dir = ts.Getenv("WORK")
+	for _, name := range []string{
+		"PATH", "HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "TMPDIR", "GOCOVERDIR", "GORACE", "WEFT_API",
+		"WEFT_TOKEN",
+	} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	var out bytes.Buffer // the command's alone: it is filled by a goroutine of its own
+	told := ""
+	cmd.Stdout = &out
+	errs, err := cmd.StderrPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	for lines := bufio.NewScanner(errs); lines.Scan(); {
+		if code, ok := strings.CutPrefix(lines.Text(), "and enter the code "); ok {
+			claims := i.Claims(args[0], args[1], time.Now())
+			if args[0] == "-" {
+				claims = nil
+			}
+			ts.Check(i.Decide(code, claims))
+		}
+		told += lines.Text() + "\n"
+	}
+	err = cmd.Wait()
+	told += out.String()
+	ts.Check(os.WriteFile(filepath.Join(ts.Getenv("WORK"), "login.out"), []byte(told), 0o600))
+	if (err != nil) != neg {
+		ts.Fatalf("login: %v\n%s", err, told)
+	}
 }
 
 // exitsCmd is `exits CODE COMMAND ARGS...`.

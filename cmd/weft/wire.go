@@ -17,9 +17,9 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 	wire.Build(
 		openDevices, openPeer, openStore, wire.Bind(new(eventstore.Store), new(*quorum.Store)), newCodec,
 		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, startLeading, startTelling,
-		openRefusals,
+		openRefusals, newVerifier,
 		wire.Struct(new(backend), "dir", "store", "codec", "exec", "runner", "views", "agent",
-			"front", "devices", "peer", "refused"),
+			"front", "devices", "peer", "refused", "idps"),
 		startAPI, serveLog, wire.Struct(new(Node), "*"),
 	)
 	return nil, nil, nil

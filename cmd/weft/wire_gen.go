@@ -89,6 +89,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
+	verifier := newVerifier()
 	mainBackend := &backend{
 		dir:     d,
 		store:   store,
@@ -101,6 +102,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		devices: mainDevices,
 		peer:    mainPeerPort,
 		refused: mainRefusals,
+		idps:    verifier,
 	}
 	mainLeading, cleanup9 := startLeading(o, store, executor, runner, mainViews, agent, d, mainPeerPort, log)
 	mainApi, cleanup10, err := startAPI(o, mainBackend, log)

@@ -15,6 +15,8 @@
 //	    cannot be guessed back.
 //	U4  A disabled or deleted user has no rights, and a token none once revoked or expired; whether
 //	    it has expired is judged by the clock at use, not by an event.
+//	U8  An identity provider vouches for those users alone that are linked to it, and one user is
+//	    linked to one provider at most.
 //	U5  A user's id is never used again, its name may be.
 //
 // The package reads no clock and draws no chance: both come in through commands and arguments.

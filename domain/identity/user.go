@@ -171,6 +171,10 @@ type User struct {
 	Disabled bool
 	Deleted  bool
 	Grants   []Grant // in the order they were given
+	// Provider vouches for the user, zero for nobody; Subject is who it knows it as, empty for the
+	// user's name.
+	Provider domain.IdentityProviderID
+	Subject  string
 }
 
 // UserAggregate is the user for the executor.
@@ -193,6 +197,10 @@ func EvolveUser(u User, ev domain.Event) User {
 		u.Grants = slices.DeleteFunc(slices.Clone(u.Grants), func(g Grant) bool {
 			return g == Grant{Role(ev.Role), ev.Tenant}
 		})
+	case *UserLinked:
+		u.Provider, u.Subject = ev.Provider, ev.Subject
+	case *UserUnlinked:
+		u.Provider, u.Subject = domain.IdentityProviderID{}, ""
 	case *UserDeleted:
 		u.Deleted, u.Grants = true, nil
 	}
@@ -224,6 +232,16 @@ func DecideUser(u User, r domain.Request) ([]domain.Event, error) {
 		return []domain.Event{&UserEnabled{u.User}}, nil
 	case GrantRole:
 		return u.grant(c)
+	case LinkUser:
+		if c.Provider == u.Provider && c.Subject == u.Subject {
+			return nil, nil
+		}
+		return []domain.Event{&UserLinked{u.User, c.Provider, c.Subject}}, nil
+	case UnlinkUser:
+		if u.Provider.IsZero() {
+			return nil, nil
+		}
+		return []domain.Event{&UserUnlinked{u.User}}, nil
 	case DeleteUser:
 		return []domain.Event{&UserDeleted{u.User}}, nil
 	}

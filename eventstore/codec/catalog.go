@@ -30,6 +30,8 @@ func Catalog() *Registry {
 		&identity.UserCreated{}, &identity.UserDisabled{}, &identity.UserEnabled{},
 		&identity.UserRoleGranted{}, &identity.UserRoleRevoked{}, &identity.UserDeleted{},
 		&identity.TokenIssued{}, &identity.TokenRevoked{}, &identity.CommandRefused{},
+		&identity.UserLinked{}, &identity.UserUnlinked{}, &identity.IdentityProviderConfigured{},
+		&identity.IdentityProviderChanged{}, &identity.IdentityProviderRemoved{},
 		&intent.TemplateCreated{}, &intent.TemplateVersionPublished{}, &intent.TemplateDeleted{},
 		&intent.AppInstanceCreated{}, &intent.VolumeSpecAdded{}, &intent.VolumeSpecResized{},
 		&intent.VolumeSpecRemoved{}, &intent.ExportChanged{}, &intent.IntentChanged{},

@@ -27,17 +27,21 @@ import (
 
 // Principal is somebody who proved who they are, with what they may do at that moment.
 type Principal struct {
-	User   domain.UserID // zero: the bearer of the node's own administrator token
-	Name   string
-	Token  domain.AccessTokenID // by which they came; zero: another way
-	Until  time.Time            // when that way ends; zero: not known to end
-	Rights identity.Rights
+	User  domain.UserID // zero: the bearer of the node's own administrator token
+	Name  string
+	Token domain.AccessTokenID // by which they came; zero: another way
+	// Provider vouched for them; zero: none did. Session is how long a token may live that is issued
+	// on its word.
+	Provider domain.IdentityProviderID
+	Session  time.Duration
+	Until    time.Time // when the way they came by ends; zero: not known to end
+	Rights   identity.Rights
 }
 
 // Actor is how the log names the principal.
 func (p Principal) Actor() string { return "user/" + p.Name }
 
-// Key is what no other principal has, whatever names are used again: idempotency keys count per key.
+// Key is what no other principal has, whatever names are used again: idempotency counts per key.
 func (p Principal) Key() string {
 	if p.User.IsZero() {
 		return p.Actor()
@@ -63,8 +67,9 @@ type View struct {
 type state struct {
 	Users   map[domain.UserID]identity.User // the living
 	Tokens  map[domain.AccessTokenID]identity.Token
-	Parents map[domain.TenantID]domain.TenantID // of every tenant there is; zero: none
-	Owners  map[domain.StreamID]domain.TenantID // also of what is deleted
+	Vouch   map[domain.IdentityProviderID]identity.Provider // those that are not removed
+	Parents map[domain.TenantID]domain.TenantID             // of every tenant there is; zero: none
+	Owners  map[domain.StreamID]domain.TenantID             // also of what is deleted
 }
 
 var _ projections.Keeper = (*View)(nil)
@@ -75,6 +80,7 @@ func New() *View {
 	v.mu.state = state{
 		map[domain.UserID]identity.User{},
 		map[domain.AccessTokenID]identity.Token{},
+		map[domain.IdentityProviderID]identity.Provider{},
 		map[domain.TenantID]domain.TenantID{},
 		map[domain.StreamID]domain.TenantID{},
 	}
@@ -85,7 +91,7 @@ func New() *View {
 func (*View) Name() string { return "access" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 1 }
+func (*View) Version() uint16 { return 2 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -94,6 +100,8 @@ func (v *View) Apply(r domain.Record) error {
 	switch r.Stream.Category() {
 	case identity.UserCategory:
 		v.user(r.Event)
+	case identity.ProviderCategory:
+		v.provider(r.Event)
 	case identity.TokenCategory:
 		if ev, ok := r.Event.(*identity.TokenIssued); ok {
 			v.mu.Tokens[ev.Token] = identity.Token{TokenIssued: *ev}
@@ -119,6 +127,17 @@ func (v *View) user(ev domain.Event) {
 	}
 }
 
+func (v *View) provider(ev domain.Event) {
+	switch ev := ev.(type) {
+	case *identity.IdentityProviderConfigured:
+		v.mu.Vouch[ev.Provider] = identity.EvolveProvider(identity.Provider{}, ev)
+	case *identity.IdentityProviderChanged:
+		v.mu.Vouch[ev.Provider] = identity.EvolveProvider(v.mu.Vouch[ev.Provider], ev)
+	case *identity.IdentityProviderRemoved:
+		delete(v.mu.Vouch, ev.Provider)
+	}
+}
+
 // userOf tells whose event it is.
 func userOf(ev domain.Event) (domain.UserID, bool) {
 	switch ev := ev.(type) {
@@ -131,6 +150,10 @@ func userOf(ev domain.Event) (domain.UserID, bool) {
 	case *identity.UserRoleGranted:
 		return ev.User, true
 	case *identity.UserRoleRevoked:
+		return ev.User, true
+	case *identity.UserLinked:
+		return ev.User, true
+	case *identity.UserUnlinked:
 		return ev.User, true
 	case *identity.UserDeleted:
 		return ev.User, true
@@ -167,8 +190,8 @@ func (v *View) Clone() projections.View {
 	defer v.mu.RUnlock()
 	c := &View{}
 	c.mu.state = state{
-		maps.Clone(v.mu.Users), maps.Clone(v.mu.Tokens), maps.Clone(v.mu.Parents),
-		maps.Clone(v.mu.Owners),
+		maps.Clone(v.mu.Users), maps.Clone(v.mu.Tokens), maps.Clone(v.mu.Vouch),
+		maps.Clone(v.mu.Parents), maps.Clone(v.mu.Owners),
 	}
 	return c
 }
@@ -214,6 +237,61 @@ func (v *View) Named(name string) (Principal, error) {
 	}
 	p.Rights = identity.Rights{Grants: u.Grants}
 	return p, nil
+}
+
+// Vouched tells who a user is whom a provider knows by a subject and a name, as long as it says.
+// Only a user that is linked to this provider is found. Its errors are as Bearer's.
+func (v *View) Vouched(
+	by identity.Provider, subject, name string, until time.Time,
+) (Principal, error) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if _, ok := v.mu.Vouch[by.Provider]; !ok {
+		return Principal{}, denied("the identity provider was removed")
+	}
+	for _, u := range v.mu.Users {
+		if u.Provider != by.Provider || u.Subject != "" && u.Subject != subject ||
+			u.Subject == "" && (name == "" || u.Name != name) {
+			continue
+		}
+		p := Principal{
+			User: u.User, Name: u.Name, Provider: by.Provider, Session: by.Settings.Session, Until: until,
+		}
+		if u.Disabled {
+			return p, denied("disabled user")
+		}
+		p.Rights = identity.Rights{Grants: u.Grants}
+		return p, nil
+	}
+	return Principal{}, denied("no user is linked to who the identity provider names")
+}
+
+// Providers lists the identity providers by name.
+func (v *View) Providers() []identity.Provider {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(v.mu.Vouch), func(a, b identity.Provider) int {
+		return cmp.Compare(a.Name, b.Name)
+	})
+}
+
+// Provider finds an identity provider by name or id.
+func (v *View) Provider(ref string) (identity.Provider, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for id, p := range v.mu.Vouch {
+		if p.Name == ref || id.String() == ref {
+			return p, true
+		}
+	}
+	return identity.Provider{}, false
+}
+
+// IssuedBy lists the identity providers of an issuer: one for each client.
+func (v *View) IssuedBy(issuer string) []identity.Provider {
+	return slices.DeleteFunc(v.Providers(), func(p identity.Provider) bool {
+		return p.Issuer != issuer
+	})
 }
 
 func denied(why string) error { return &domain.Error{Kind: domain.Denied, Msg: why} }
@@ -291,10 +369,13 @@ func (v *View) Again(p Principal, now time.Time) (Principal, error) {
 	v.mu.RLock()
 	t := v.mu.Tokens[p.Token]
 	u, alive := v.mu.Users[p.User]
+	_, vouches := v.mu.Vouch[p.Provider]
 	v.mu.RUnlock()
 	switch {
 	case !alive:
 		return Principal{}, denied("the token's user was deleted")
+	case !p.Provider.IsZero() && (!vouches || u.Provider != p.Provider):
+		return p, denied("the identity provider vouches no more")
 	case t.Revoked:
 		return p, denied("revoked token")
 	case !p.Until.IsZero() && !now.Before(p.Until):

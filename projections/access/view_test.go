@@ -157,3 +157,74 @@ func TestCloneIsApart(t *testing.T) {
 		t.Errorf("the clone changed: %v", err)
 	}
 }
+
+// TestVouched proves that a provider is believed about the users that are linked to it alone, by
+// subject or by name, and that what ends that is felt by who is under way (U8).
+func TestVouched(t *testing.T) {
+	v := New()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	ids := []domain.IdentityProviderID{{UUID: domain.UUID{1}}, {UUID: domain.UUID{2}}}
+	for i, id := range ids {
+		fold(t, v, identity.ProviderStream(id), &identity.IdentityProviderConfigured{
+			Provider: id, Name: string(rune('a' + i)), Issuer: "https://i",
+			Settings: identity.ProviderSettings{Session: time.Hour},
+		})
+	}
+	user := domain.UserID{UUID: domain.UUID{7}}
+	s := identity.UserStream(user)
+	say := func(ev domain.Event) { fold(t, v, s, ev) }
+	say(&identity.UserCreated{User: user, Name: "ann"})
+	say(&identity.UserRoleGranted{User: user, Role: "viewer"})
+	ask := func(provider, subject, name string) bool {
+		p, ok := v.Provider(provider)
+		if !ok {
+			return false
+		}
+		who, err := v.Vouched(p, subject, name, now.Add(time.Minute))
+		return err == nil && who.User == user && who.Provider == p.Provider && who.Session == time.Hour &&
+			who.Until.Equal(now.Add(time.Minute)) && who.Rights.May(identity.Read, nil)
+	}
+	if ask("a", "", "ann") || ask("a", "s", "ann") {
+		t.Error("nobody is linked, and somebody is believed")
+	}
+	say(&identity.UserLinked{User: user, Provider: ids[0]})
+	if !ask("a", "s", "ann") || ask("b", "s", "ann") || ask("a", "s", "bob") || ask("a", "s", "") {
+		t.Error("by name")
+	}
+	p, _ := v.Provider("a")
+	who, err := v.Vouched(p, "s", "ann", now.Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func(at time.Time) bool {
+		_, err := v.Again(who, at)
+		return err == nil
+	}
+	if !again(now) || again(now.Add(time.Minute)) {
+		t.Error("its time")
+	}
+	say(&identity.UserLinked{User: user, Provider: ids[0], Subject: "s"})
+	if !ask("a", "s", "other") || ask("a", "t", "ann") || ask("b", "s", "ann") || !again(now) {
+		t.Error("by subject")
+	}
+	say(&identity.UserLinked{User: user, Provider: ids[1]})
+	if again(now) {
+		t.Error("goes on although another provider vouches now")
+	}
+	say(&identity.UserLinked{User: user, Provider: ids[0]})
+	say(&identity.UserDisabled{User: user})
+	if ask("a", "s", "ann") || again(now) {
+		t.Error("disabled")
+	}
+	say(&identity.UserEnabled{User: user})
+	if got := len(v.IssuedBy("https://i")); got != 2 || !ask("a", "s", "ann") {
+		t.Errorf("%d providers of the issuer", got)
+	}
+	fold(t, v, identity.ProviderStream(ids[0]), &identity.IdentityProviderRemoved{Provider: ids[0]})
+	if ask("a", "s", "ann") || again(now) {
+		t.Error("removed")
+	}
+	if _, err := v.Vouched(p, "s", "ann", now); err == nil {
+		t.Error("a removed provider is believed")
+	}
+}

@@ -1,0 +1,135 @@
+package identity
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"weft/domain"
+)
+
+// TestProviderLife proves what each command does to an identity provider, that repeating one
+// changes nothing, that its issuer never changes, and that nothing brings a removed one back (U8).
+func TestProviderLife(t *testing.T) {
+	id := domain.IdentityProviderID{UUID: domain.UUID{3}}
+	settings := ProviderSettings{Client: "weft", Claim: "email", Session: time.Hour}
+	first := ConfigureProvider{IdentityProviderConfigured: IdentityProviderConfigured{
+		Provider: id, Name: "corp", Issuer: "https://id.example.org/a", Settings: settings,
+	}}
+	settings.Session = 2 * time.Hour
+	change := ChangeProvider{IdentityProviderChanged{id, settings}}
+	var p Provider
+	for i, x := range []struct {
+		c    domain.Command
+		n    int
+		kind domain.Kind
+	}{
+		{change, 0, domain.NotFound},
+		{RemoveProvider{Provider: id}, 0, domain.NotFound},
+		{first, 1, 0},
+		{first, 0, domain.Exists},
+		{change, 1, 0},
+		{change, 0, 0},
+		{RemoveProvider{Provider: id}, 1, 0},
+		{RemoveProvider{Provider: id}, 0, 0},
+		{change, 0, domain.NotFound},
+		{first, 0, domain.Exists},
+	} {
+		evs, err := DecideProvider(p, domain.Request{Command: x.c})
+		for _, ev := range evs {
+			p = EvolveProvider(p, ev)
+		}
+		kind := domain.Kind(0)
+		if err != nil {
+			kind = domain.KindOf(err)
+		}
+		if len(evs) != x.n || kind != x.kind {
+			t.Errorf("step %d %T: %d events, %v", i, x.c, len(evs), err)
+		}
+	}
+	if p.Issuer != first.Issuer || p.Settings != settings || !p.Removed {
+		t.Errorf("%+v", p)
+	}
+}
+
+// TestProviderLimits proves what is refused of a provider, each alone.
+func TestProviderLimits(t *testing.T) {
+	good := func() ConfigureProvider {
+		return ConfigureProvider{IdentityProviderConfigured: IdentityProviderConfigured{
+			Name: "corp", Issuer: "https://id.example.org",
+			Settings: ProviderSettings{Client: "weft", Claim: "email", Session: time.Hour},
+		}}
+	}
+	if err := good().Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(c *ConfigureProvider){
+		"no name":       func(c *ConfigureProvider) { c.Name = "" },
+		"long name":     func(c *ConfigureProvider) { c.Name = strings.Repeat("n", ProviderNameMax+1) },
+		"issuer":        func(c *ConfigureProvider) { c.Issuer = "id.example.org" },
+		"no client":     func(c *ConfigureProvider) { c.Settings.Client = "" },
+		"no claim":      func(c *ConfigureProvider) { c.Settings.Claim = "" },
+		"long claim":    func(c *ConfigureProvider) { c.Settings.Claim = strings.Repeat("c", 513) },
+		"authorities":   func(c *ConfigureProvider) { c.Settings.CA = strings.Repeat("c", 65<<10) },
+		"short session": func(c *ConfigureProvider) { c.Settings.Session = time.Second },
+		"long session":  func(c *ConfigureProvider) { c.Settings.Session = 25 * time.Hour },
+	} {
+		c := good()
+		if spoil(&c); c.Validate() == nil {
+			t.Errorf("%s is taken", name)
+		}
+		change := ChangeProvider{IdentityProviderChanged{Settings: c.Settings}}
+		if bad := c.Settings != good().Settings; bad && change.Validate() == nil {
+			t.Errorf("%s is taken as a change", name)
+		}
+	}
+	for text, ok := range map[string]bool{
+		"https://id.example.org/realms/a": true, "https://id:5556": true,
+		"http://localhost:5556/dex": true,
+		"http://127.0.0.1:1":        true, "http://[::1]:1": true, "http://[::1]": true,
+		"http://id.example.org": false, "http://127.0.0.1.example.org": false, "https://": false,
+		"https:///x": false, "ftp://127.0.0.1": false, "https://a?b": false, "https://a#b": false,
+		"https://u@a": false, "http://localhost@evil.org": false, "https://a b": false, "": false,
+		"https://a\n": false, "https://" + strings.Repeat("a", ProviderTextMax): false,
+	} {
+		if ValidIssuer(text) != ok {
+			t.Errorf("%q: %v", text, !ok)
+		}
+	}
+}
+
+// TestLink proves that one provider at most vouches for a user.
+func TestLink(t *testing.T) {
+	id := domain.UserID{UUID: domain.UUID{7}}
+	a := domain.IdentityProviderID{UUID: domain.UUID{1}}
+	b := domain.IdentityProviderID{UUID: domain.UUID{2}}
+	u := EvolveUser(User{}, &UserCreated{id, "ann"})
+	link := func(p domain.IdentityProviderID, sub string) domain.Command {
+		return LinkUser{UserLinked{id, p, sub}}
+	}
+	for i, x := range []struct {
+		c    domain.Command
+		n    int
+		want domain.IdentityProviderID
+		sub  string
+	}{
+		{UnlinkUser{id}, 0, domain.IdentityProviderID{}, ""},
+		{link(a, ""), 1, a, ""},
+		{link(a, ""), 0, a, ""},
+		{link(a, "s"), 1, a, "s"},
+		{link(b, ""), 1, b, ""},
+		{UnlinkUser{id}, 1, domain.IdentityProviderID{}, ""},
+	} {
+		evs, err := DecideUser(u, domain.Request{Command: x.c})
+		for _, ev := range evs {
+			u = EvolveUser(u, ev)
+		}
+		if err != nil || len(evs) != x.n || u.Provider != x.want || u.Subject != x.sub {
+			t.Errorf("step %d: %d events, %+v, %v", i, len(evs), u, err)
+		}
+	}
+	if (LinkUser{UserLinked{User: id}}).Validate() == nil ||
+		(LinkUser{UserLinked{id, a, strings.Repeat("s", SubjectMax+1)}}).Validate() == nil {
+		t.Error("a bad link is taken")
+	}
+}
