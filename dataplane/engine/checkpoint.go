@@ -89,24 +89,25 @@ func (e *Engine) maintain() error {
 	for vain := 0; !e.failed.Load(); {
 		e.runSweeps() // while the device is full, a deletion must not wait for the end of cleaning
 		before, served := e.space.freeCount(), e.space.served.Load()
-		short := e.space.short()
-		// A writer may wait for no more than the room that the next checkpoint lays claim to.
-		if !short && e.maint.logged.Load() < e.maint.limit && e.space.waiting.Load() == 0 {
-			return nil
-		}
-		moved := false
+		short, moved := e.space.owed() > 0, false
 		if short && !e.maint.quiet.Load() {
 			var err error
 			if moved, err = e.clean(); err != nil {
 				return err
 			}
 		}
+		if !e.due() {
+			if moved && e.space.owed() > 0 {
+				continue
+			}
+			return nil
+		}
 		if err := e.checkpointLocked(false); err != nil {
 			return err
 		}
 		won := e.space.freeCount() > before
 		switch {
-		case !short || !moved && !won:
+		case !short && e.space.owed() <= 0 || !moved && !won:
 			return nil // nothing left to win; the next change wakes us again
 		case won || e.space.served.Load() > served || e.space.waiting.Load() == 0:
 			vain = 0
@@ -119,6 +120,12 @@ func (e *Engine) maintain() error {
 		runtime.Gosched() // the writers that were woken come first
 	}
 	return nil
+}
+
+// due tells whether a checkpoint is to be taken: enough was logged, what died is to be freed, or a
+// writer waits, and be it for no more than the room that the next checkpoint lays claim to.
+func (e *Engine) due() bool {
+	return e.maint.logged.Load() >= e.maint.limit || e.space.waiting.Load() > 0 || e.space.low()
 }
 
 // Checkpoint takes one now. One that fails takes the engine out of service: what it wrote is not

@@ -30,15 +30,15 @@ type victim struct {
 // segments that died by themselves: as long as those are enough nothing is moved.
 func (e *Engine) clean() (bool, error) {
 	defer e.thinMeta()
-	free, dead := e.space.freeCount(), e.space.deadCount()
-	missing := e.space.lowWater + e.space.needed() - free - dead
-	if missing <= 0 {
+	owed := e.space.owed()
+	if owed <= 0 {
 		return false, nil
 	}
 	// Two outputs may end half full, one for each generation. Hosts may take free segments while
 	// this round runs; then it ends early.
+	free := e.space.freeCount()
 	budget := int64(max(free-e.space.reserve(segment.StreamGen1)-2, 1)) * e.space.packed
-	want := int64(missing+e.space.round) * e.space.size
+	want := int64(owed) * e.space.size
 	c := e.newCleaner()
 	defer c.settle()
 	won, out := int64(0), int64(0)

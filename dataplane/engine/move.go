@@ -17,7 +17,7 @@ const (
 	windowMax = 8 << 20
 	// burstMax is how much of it is under way at once: what hosts ask for meanwhile waits behind it
 	// on the device.
-	burstMax = 512 << 10
+	burstMax = 1 << 20
 	// gapMax is up to how many dead bytes between two live blocks are read along: a read of its own
 	// costs as much.
 	gapMax = 32 << 10
@@ -135,6 +135,15 @@ type cleaner struct {
 	moves  []move // what it holds
 	limit  int    // most payload of the gathering chunk
 	lends  bool   // the device takes what is written from the window's memory
+	flight *flight
+}
+
+// flight is a chunk of the cleaner that is being written.
+type flight struct {
+	c     *chunk
+	moves []move
+	base  uint64 // address of its payload
+	done  chan error
 }
 
 // newCleaner makes the cleaner of a round; its windows are kept for the next.
@@ -159,6 +168,11 @@ func (c *cleaner) settle() {
 	if c.flying != nil {
 		c.flying.rest()
 		c.flying = nil
+	}
+	if c.flight != nil {
+		<-c.flight.done
+		c.e.cache.put(c.flight.c)
+		c.flight = nil
 	}
 	if c.c != nil {
 		c.e.cache.put(c.c)
@@ -349,7 +363,10 @@ func (c *cleaner) end() error {
 	if err := c.write(last); err != nil {
 		return err
 	}
-	return c.flush()
+	if err := c.flush(); err != nil {
+		return err
+	}
+	return c.land()
 }
 
 // write waits for a window, verifies its blocks and puts them into the output, neighbours of a
@@ -379,9 +396,11 @@ func (c *cleaner) write(w *window) error {
 		}
 	}
 	if c.c != nil && len(c.c.parts) > 0 {
-		return c.flush() // the window's memory is used again
+		if err := c.flush(); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.land() // the window's memory is used again
 }
 
 // verify puts those blocks of a move into the output that are what they were written as.
@@ -461,23 +480,20 @@ func (c *cleaner) entry(m *move, first int, crcs []uint32, data []byte) {
 	c.e.stats.movedBytes.Add(int64(len(data)))
 }
 
-// flush writes the gathered chunk and then, block by block, swaps the places that are still what
-// they were. The source stays until an anchor has taken the new places up.
+// flush sends the gathered chunk off, once the one before it has landed. The next burst is read
+// meanwhile.
 func (c *cleaner) flush() error {
 	out, e := c.c, c.e
 	if out == nil {
 		return nil
 	}
-	c.c = nil
-	defer func() {
-		e.cache.put(out)
-		clear(c.moves)
-		c.moves = c.moves[:0]
-	}()
 	out.head = segment.Chunk{
 		Incarnation: e.incarnation, Entries: uint16(len(out.recs)), Stream: c.stream,
 		LSN: math.MaxUint32, EntryBytes: uint32(len(out.entries)),
 		PayloadBytes: uint32(out.payload),
+	}
+	if err := c.land(); err != nil {
+		return err
 	}
 	o := e.maint.out[c.stream]
 	header := segment.ChunkHeader + len(out.entries)
@@ -497,17 +513,32 @@ func (c *cleaner) flush() error {
 	off := e.space.off(o.id) + o.used
 	o.footer.Add(uint32(o.used), img[:header])
 	o.used += int64(len(img))
+	f := &flight{
+		c: out, moves: c.moves, base: uint64(off+int64(out.head.HeaderBytes())) / segment.Unit,
+		done: make(chan error, 1),
+	}
+	c.c, c.moves, c.flight = nil, nil, f
+	go func() { f.done <- out.send(e.dev, img, off, false) }()
 	if c.flying != nil {
 		c.flying.step(e.dev)
 	}
-	if err := out.send(e.dev, img, off, false); err != nil {
-		return e.device(err, "engine.clean")
-	}
-	base := uint64(off+int64(out.head.HeaderBytes())) / segment.Unit
-	for moves := c.moves; len(moves) > 0; {
-		moves = e.swap(moves, out.crcs, base)
-	}
 	return nil
+}
+
+// land waits for the chunk that is being written and then, block by block, swaps the places that
+// are still what they were. The source stays until an anchor has taken the new places up.
+func (c *cleaner) land() error {
+	f := c.flight
+	if f == nil {
+		return nil
+	}
+	c.flight = nil
+	err := <-f.done
+	for moves := f.moves; err == nil && len(moves) > 0; {
+		moves = c.e.swap(moves, f.c.crcs, f.base)
+	}
+	c.e.cache.put(f.c)
+	return c.e.device(err, "engine.clean")
 }
 
 // swap points the blocks of one leaf at their moved copies, each if nobody wrote it meanwhile, and

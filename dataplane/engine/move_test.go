@@ -37,7 +37,7 @@ func TestSequentialOverwriteMovesNothing(t *testing.T) {
 		}
 	}
 	if st := e.Stats(); st.MovedBytes != 0 || st.Checkpoints < 2 ||
-		st.Checkpoints > st.LogBytes/(2*256<<10) {
+		st.Checkpoints > st.LogBytes/(8*256<<10) {
 		t.Errorf("%d bytes moved by %d checkpoints for %d of log", st.MovedBytes, st.Checkpoints,
 			st.LogBytes)
 	}

@@ -199,7 +199,7 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 		l.start()
 	}
 	m.start(e)
-	if e.space.short() {
+	if e.space.owed() > 0 {
 		m.kick()
 	}
 	return e, nil

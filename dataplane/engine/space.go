@@ -43,7 +43,6 @@ type space struct {
 	reserveUser int
 	reserveMeta int
 	lowWater    int // the cleaner starts below this many free segments
-	round       int // segments that it wins beyond what is missing
 
 	live     atomic.Int64 // bytes of live blocks on the device
 	admitted atomic.Int64 // bytes of new blocks on their way into the index
@@ -82,7 +81,6 @@ func newSpace(sb *segment.Superblock) *space {
 	s.reserveMeta = max(2, usable/100)
 	s.reserveUser = s.reserveMeta + max(4, usable/50)
 	s.lowWater = s.reserveUser + max(3, usable/20)
-	s.round = max(2, usable/32)
 	data := usable - s.lowWater - int(sb.Lanes) - 1
 	s.usable.Store(max(0, int64(data)) * s.packed / 100 * fillMax)
 	return s
@@ -199,17 +197,20 @@ func (s *space) needed() int {
 	return 1 + int((s.dirty.Load()+s.index.Load()/roots+full-1)/full)
 }
 
-// short tells whether something has to be done for free segments. While those that died by
-// themselves are enough it lets more of them die, until half of what lies between the cleaner's
-// start and the hosts' reserve is used up: so one checkpoint frees many.
-func (s *space) short() bool {
+// owed gives how many segments are missing, the dead ones counted as free: so the cleaner wins one
+// for each that hosts take, and none while enough die by themselves.
+func (s *space) owed() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, low := len(s.mu.free), s.lowWater+s.needed()
-	if free >= low {
-		return false
-	}
-	return free <= low-(s.lowWater-s.reserveUser)/2 || s.dead() < low-free
+	return s.lowWater + s.needed() - len(s.mu.free) - s.dead()
+}
+
+// low tells whether three quarters of what lies between the cleaner's start and the hosts' reserve
+// are used up: then a checkpoint frees what has died until now, so that one frees many.
+func (s *space) low() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.mu.free) <= s.lowWater+s.needed()-(s.lowWater-s.reserveUser)*3/4
 }
 
 // dead counts the sealed segments that hold nothing any more; mu is held.
@@ -221,13 +222,6 @@ func (s *space) dead() int {
 		}
 	}
 	return n
-}
-
-// deadCount is dead without the lock held.
-func (s *space) deadCount() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.dead()
 }
 
 // condemn leaves a sealed segment alone for good; false when that is so already.
