@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +19,7 @@ import (
 	"weft/domain"
 	"weft/eventstore"
 	"weft/eventstore/memory"
+	"weft/testing/esdouble"
 	"weft/testing/testcert"
 )
 
@@ -33,38 +32,6 @@ const (
 
 // patience bounds a test that would otherwise hang. It judges nothing.
 const patience = 60 * time.Second
-
-// cursors are persistent subscriptions' cursors in memory.
-type cursors struct {
-	mu   sync.Mutex
-	kept map[string][]byte
-}
-
-func (c *cursors) Load(_ context.Context, name string) ([]byte, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.kept[name], nil
-}
-
-func (c *cursors) Store(_ context.Context, name string, value []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.kept[name] = slices.Clone(value)
-	return nil
-}
-
-func (c *cursors) Delete(_ context.Context, name string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.kept, name)
-	return nil
-}
-
-func (c *cursors) Names(context.Context) ([]string, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Collect(maps.Keys(c.kept)), nil
-}
 
 // clock is a clock that a test moves.
 type clock struct {
@@ -88,7 +55,7 @@ func (c *clock) move(d time.Duration) {
 type rig struct {
 	t       *testing.T
 	store   *memory.Store
-	cursors *cursors
+	cursors *esdouble.Cursors
 	clock   *clock
 	server  *esdb.Server
 	addr    string
@@ -115,7 +82,7 @@ func serve(t *testing.T, old *rig, change ...func(*esdb.Config)) *rig {
 	r := old
 	if r == nil {
 		r = &rig{
-			t: t, store: memory.New(), cursors: &cursors{kept: map[string][]byte{}},
+			t: t, store: memory.New(), cursors: &esdouble.Cursors{},
 			clock: &clock{at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)},
 		}
 		t.Cleanup(func() { _ = r.store.Close() })

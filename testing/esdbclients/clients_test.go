@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -14,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 	"weft/domain"
 	"weft/eventstore"
 	"weft/eventstore/memory"
+	"weft/testing/esdouble"
 	"weft/testing/testcert"
 )
 
@@ -156,7 +155,7 @@ func serve(t *testing.T) served {
 		s.all = append(s.all, r)
 	}
 	server, err := esdb.New(esdb.Config{
-		Store: store, Cursors: &cursors{kept: map[string][]byte{}}, TLS: config,
+		Store: store, Cursors: &esdouble.Cursors{}, TLS: config,
 		Authenticate: func(_ context.Context, user, secret string) (esdb.Principal, error) {
 			if user != "auditor" || secret != "secret" {
 				return esdb.Principal{}, domain.Errorf(domain.Denied, "no")
@@ -225,36 +224,4 @@ func (s served) compare(t *testing.T, got *replayed) {
 	if got.Sample != want {
 		t.Errorf("event %+v, want %+v", got.Sample, want)
 	}
-}
-
-// cursors are persistent subscriptions' cursors in memory.
-type cursors struct {
-	mu   sync.Mutex
-	kept map[string][]byte
-}
-
-func (c *cursors) Load(_ context.Context, name string) ([]byte, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.kept[name], nil
-}
-
-func (c *cursors) Store(_ context.Context, name string, value []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.kept[name] = slices.Clone(value)
-	return nil
-}
-
-func (c *cursors) Delete(_ context.Context, name string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.kept, name)
-	return nil
-}
-
-func (c *cursors) Names(context.Context) ([]string, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Collect(maps.Keys(c.kept)), nil
 }
