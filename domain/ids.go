@@ -106,6 +106,8 @@ type (
 	AccessTokenID struct{ UUID }
 	// IdentityProviderID names an issuer of OpenID Connect that vouches for users.
 	IdentityProviderID struct{ UUID }
+	// OutletID names a place to which events are published.
+	OutletID struct{ UUID }
 	// TemplateID names an application template; its versions are numbered.
 	TemplateID struct{ UUID }
 	// AppID names an application instance.

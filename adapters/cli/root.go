@@ -96,7 +96,8 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 	add(root, groupWho, t.tenantCommand(), t.userCommand(), t.tokenCommand(), t.providerCommand(),
 		t.loginCommand(), t.logoutCommand(), t.whoamiCommand())
 	add(root, groupSee, t.getCommand(), t.describeCommand(), t.whyCommand(), t.statusCommand(),
-		t.nodeCommand(), t.deviceCommand(), t.eventsCommand(), t.auditCommand(), t.backupCommand())
+		t.nodeCommand(), t.deviceCommand(), t.eventsCommand(), t.outletCommand(), t.auditCommand(),
+		t.backupCommand())
 	root.AddCommand(t.versionCommand())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usage{err, cmd.CommandPath()}

@@ -24,7 +24,7 @@ type SignedIn struct {
 	Expires time.Time `json:"expires"`
 }
 
-// KeyringFile says where the keyring is: in the user's configuration. Empty: there is no such place.
+// KeyringFile says where the keyring is: in the user's configuration. Empty: there is no place.
 func KeyringFile(env func(string) string) string {
 	dir := env("XDG_CONFIG_HOME")
 	if dir == "" && env("HOME") != "" {

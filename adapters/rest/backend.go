@@ -6,10 +6,12 @@ import (
 	"time"
 
 	"weft/domain"
+	"weft/domain/outlet"
 	"weft/projections/access"
 	"weft/projections/audit"
 	"weft/projections/catalog"
 	"weft/projections/desired"
+	"weft/projections/outlets"
 	"weft/projections/topology"
 )
 
@@ -29,6 +31,7 @@ type Views struct {
 	Catalog  *catalog.View
 	Audit    *audit.View
 	Access   *access.View // of the present only: nobody sees in the past what today denies
+	Outlets  *outlets.View
 }
 
 // Event is a stored event with its payload as JSON.
@@ -112,6 +115,9 @@ type Backend interface {
 	JoinToken(ctx context.Context, r domain.Request, ttl time.Duration, uses int64) (
 		string, Result, error)
 	PutSecret(name, user, pass, ownUser, ownPass string) error
+	// Published gives the position up to which an outlet has published, and how many events that it
+	// selects are behind it, at most 10,000.
+	Published(ctx context.Context, o outlet.State) (at domain.Position, behind int, err error)
 	Live(id domain.VolumeID) (Live, bool)
 	LiveDevice(id domain.DeviceID) (LiveDevice, bool)
 }

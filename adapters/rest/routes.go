@@ -150,6 +150,7 @@ func (s *Server) routes() {
 	s.userRoutes()
 	s.tokenRoutes()
 	s.providerRoutes()
+	s.outletRoutes()
 }
 
 // TemplateBody creates a template or adds a version.

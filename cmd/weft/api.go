@@ -67,6 +67,7 @@ func (b *backend) Now() rest.Views {
 	return rest.Views{
 		Position: b.runner.Position(), Topology: b.views.topology, Desired: b.views.desired,
 		Catalog: b.views.catalog, Audit: b.views.audit, Access: b.views.access,
+		Outlets: b.views.outlets,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"weft/domain"
 	"weft/domain/cluster"
 	"weft/eventstore"
+	"weft/eventstore/codec"
 	"weft/eventstore/quorum"
 	"weft/projections"
 	"weft/projections/reconciler"
@@ -32,6 +33,7 @@ const (
 // role, runs the reconciler and what else one node does for all.
 type leading struct {
 	o     Options
+	codec *codec.Registry
 	store *quorum.Store
 	exec  *eventstore.Executor
 	run   *projections.Runner
@@ -47,11 +49,12 @@ type leading struct {
 
 // startLeading runs until the node closes.
 func startLeading(
-	o Options, s *quorum.Store, x *eventstore.Executor, r *projections.Runner, v *views,
+	o Options, s *quorum.Store, c *codec.Registry, x *eventstore.Executor, r *projections.Runner,
+	v *views,
 	a *agent.Agent, d *dataDir, p *peerPort, log *slog.Logger,
 ) (*leading, func()) {
 	l := &leading{
-		o: o, store: s, exec: x, run: r, views: v, dir: d, log: log, peer: p,
+		o: o, codec: c, store: s, exec: x, run: r, views: v, dir: d, log: log, peer: p,
 		to: &dispatcher{self: d.id.Node, local: a, peer: p, nodes: v.topology},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -152,6 +155,10 @@ func (l *leading) lead(ctx context.Context) error {
 	work.Go(func() {
 		m := &electorate{leading: l, since: map[uint64]time.Time{}, down: map[domain.NodeID]time.Time{}}
 		l.repeat(term, "the voters of the log", m.step)
+	})
+	work.Go(func() {
+		p := &publishing{leading: l, runs: map[domain.OutletID]*publication{}}
+		p.run(term)
 	})
 	err := loop.Run(term)
 	if ctx.Err() != nil {

@@ -11,6 +11,7 @@ import (
 	"weft/domain/cluster"
 	"weft/domain/identity"
 	"weft/domain/intent"
+	"weft/domain/outlet"
 	"weft/domain/policy"
 	"weft/domain/tenancy"
 	"weft/domain/volume"
@@ -22,6 +23,7 @@ import (
 	"weft/projections/audit"
 	"weft/projections/catalog"
 	"weft/projections/desired"
+	"weft/projections/outlets"
 	"weft/projections/topology"
 )
 
@@ -60,14 +62,17 @@ type views struct {
 	catalog  *catalog.View
 	audit    *audit.View
 	access   *access.View
+	outlets  *outlets.View
 }
 
 func newViews() *views {
-	return &views{topology.New(), desired.New(), catalog.New(), audit.New(), access.New()}
+	return &views{
+		topology.New(), desired.New(), catalog.New(), audit.New(), access.New(), outlets.New(),
+	}
 }
 
 func (v *views) list() []projections.View {
-	return []projections.View{v.topology, v.desired, v.catalog, v.audit, v.access}
+	return []projections.View{v.topology, v.desired, v.catalog, v.audit, v.access, v.outlets}
 }
 
 // openStore opens the event log. A node with a vote waits until enough others answer.
@@ -117,6 +122,7 @@ func newExecutor(s eventstore.Store, c *codec.Registry) (*eventstore.Executor, e
 	eventstore.Register(x, identity.UserAggregate())
 	eventstore.Register(x, identity.TokenAggregate())
 	eventstore.Register(x, identity.ProviderAggregate())
+	eventstore.Register(x, outlet.Aggregate())
 	eventstore.Register(x, identity.RefusalAggregate())
 	eventstore.Register(x, intent.TemplateAggregate())
 	eventstore.Register(x, intent.AppAggregate())

@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 
+	"weft/testing/esdouble"
 	"weft/testing/oidcissuer"
 )
 
@@ -54,7 +55,8 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer := oidcissuer.Serve(t)
+	issuer, bus := oidcissuer.Serve(t), startBroker(t)
+	mirror := esdouble.Serve(t, esdouble.New())
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
@@ -62,6 +64,8 @@ func TestScripts(t *testing.T) {
 			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, "config"))
 			e.Setenv("ISSUER", issuer.URL())
 			e.Setenv("CLIENT", oidcissuer.Client)
+			e.Setenv("BROKER", bus.ClientURL())
+			e.Setenv("MIRROR", "esdb://"+mirror.Addr+"?tls=false&keepAliveInterval=-1")
 			// Under the race detector every process would wait a second before it ends.
 			e.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 			e.Values[nodesKey{}] = map[string]*child{}
@@ -74,6 +78,13 @@ func TestScripts(t *testing.T) {
 			},
 			"idtoken": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv("WEFT_TOKEN", issuer.Sign(issuer.Claims(args[0], args[1], time.Now())))
+			},
+			"until": untilCmd,
+			"messages": func(ts *testscript.TestScript, _ bool, args []string) {
+				messagesCmd(ts, bus, args)
+			},
+			"mirrored": func(ts *testscript.TestScript, _ bool, args []string) {
+				mirroredCmd(ts, mirror.Log, args)
 			},
 			"golden": func(ts *testscript.TestScript, _ bool, args []string) {
 				goldenCmd(ts, filepath.Join(golden, args[0]))

@@ -5,6 +5,7 @@ import (
 	"weft/domain/cluster"
 	"weft/domain/identity"
 	"weft/domain/intent"
+	"weft/domain/outlet"
 	"weft/domain/policy"
 	"weft/domain/tenancy"
 	"weft/domain/volume"
@@ -32,6 +33,8 @@ func Catalog() *Registry {
 		&identity.TokenIssued{}, &identity.TokenRevoked{}, &identity.CommandRefused{},
 		&identity.UserLinked{}, &identity.UserUnlinked{}, &identity.IdentityProviderConfigured{},
 		&identity.IdentityProviderChanged{}, &identity.IdentityProviderRemoved{},
+		&outlet.OutletCreated{}, &outlet.OutletPaused{}, &outlet.OutletStuck{},
+		&outlet.OutletResumed{}, &outlet.OutletDeleted{},
 		&intent.TemplateCreated{}, &intent.TemplateVersionPublished{}, &intent.TemplateDeleted{},
 		&intent.AppInstanceCreated{}, &intent.VolumeSpecAdded{}, &intent.VolumeSpecResized{},
 		&intent.VolumeSpecRemoved{}, &intent.ExportChanged{}, &intent.IntentChanged{},

@@ -17,6 +17,9 @@ type Outlet struct {
 	Publisher message.Publisher
 	// Topic names where an event goes.
 	Topic func(r *eventstore.Recorded) string
+	// Shape changes the message of an event before it is published; nil: it has the event's id and
+	// bytes.
+	Shape func(m *message.Message, r *eventstore.Recorded) error
 	// Permanent tells an error that no repeat will change, such as a message over the broker's
 	// limit: it counts as a failure of the event. All others are tried again, however long the
 	// broker is away. Nil knows none.
@@ -27,7 +30,13 @@ type Outlet struct {
 // The publisher stays open.
 func (o *Outlet) Run(ctx context.Context, s *Subscriber) error {
 	return s.each(ctx, func(m *message.Message, r *eventstore.Recorded) error {
-		return o.Publisher.Publish(o.Topic(r), m.Copy())
+		out := m.Copy()
+		if o.Shape != nil {
+			if err := o.Shape(out, r); err != nil {
+				return err
+			}
+		}
+		return o.Publisher.Publish(o.Topic(r), out)
 	}, o.Permanent)
 }
 
