@@ -63,6 +63,7 @@ type Gate struct {
 		head       int
 		timer      Timer
 		armed      bool
+		paused     int  // nothing is let in until it is 0
 		releasing  bool // somebody runs what waited
 		delayed    int64
 	}
@@ -105,6 +106,25 @@ func (g *Gate) SetLimits(l Limits) {
 	}
 }
 
+// Pause lets nothing in until Resume, whatever the limits. Pauses add up.
+func (g *Gate) Pause() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.paused++
+	g.mark()
+}
+
+// Resume takes one Pause back.
+func (g *Gate) Resume() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.paused--
+	g.mark()
+	if g.mu.paused == 0 && g.waiting() > 0 {
+		g.arm(0)
+	}
+}
+
 // Admit tells whether a request may run now. One that may not is kept and given to run when its
 // time has come. Flushes are never kept: what they wait for was admitted before.
 func (g *Gate) Admit(io *domain.IO) bool {
@@ -114,7 +134,9 @@ func (g *Gate) Admit(io *domain.IO) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.clock.Now()
-	if g.waiting() == 0 && !g.mu.releasing {
+	switch {
+	case g.mu.paused > 0:
+	case g.waiting() == 0 && !g.mu.releasing:
 		wait := g.wait(now)
 		if wait <= 0 {
 			g.charge(io, now)
@@ -146,7 +168,7 @@ func (g *Gate) Limits() Limits {
 func (g *Gate) waiting() int { return len(g.mu.queue) - g.mu.head }
 
 func (g *Gate) mark() {
-	g.active.Store(g.mu.iops.unit > 0 || g.mu.rate.unit > 0 || g.waiting() > 0)
+	g.active.Store(g.mu.iops.unit > 0 || g.mu.rate.unit > 0 || g.waiting() > 0 || g.mu.paused > 0)
 }
 
 // wait gives how long the next request has to wait. mu is held.
@@ -202,6 +224,10 @@ func (g *Gate) release() {
 	}
 	g.mu.releasing = true
 	for g.waiting() > 0 {
+		if g.mu.paused > 0 { // Resume looks again
+			g.mu.armed, g.mu.releasing = false, false
+			return
+		}
 		now := g.clock.Now()
 		if wait := g.wait(now); wait > 0 {
 			g.mu.armed = true

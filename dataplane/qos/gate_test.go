@@ -2,6 +2,7 @@ package qos
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -289,5 +290,44 @@ func BenchmarkAdmit(b *testing.B) {
 				g.Admit(io)
 			}
 		})
+	}
+}
+
+// TestPause proves that nothing but a flush is let in while the gate is paused, however often,
+// that what waited runs in order once all pauses are over, within the limits, and that limits that
+// change meanwhile let nothing in.
+func TestPause(t *testing.T) {
+	l := newLoad()
+	l.gate.Pause()
+	l.gate.Pause()
+	var all []*domain.IO
+	for range 5 {
+		all = append(all, l.submit(domain.OpWrite, 4096))
+	}
+	f := l.submit(domain.OpFlush, 0)
+	l.gate.Resume()
+	l.gate.SetLimits(Limits{IOPS: 1, Burst: time.Nanosecond})
+	l.w.pass(time.Hour)
+	if len(l.ran) != 1 || l.ran[0] != f {
+		t.Fatalf("%d ran while paused", len(l.ran))
+	}
+	l.gate.Resume()
+	l.w.pass(0)
+	if len(l.ran) != 2 {
+		t.Errorf("%d ran at once, one a second is the limit", len(l.ran)-1)
+	}
+	l.gate.Pause() // between two that wait
+	l.w.pass(time.Hour)
+	if len(l.ran) != 2 {
+		t.Errorf("%d ran while paused again", len(l.ran)-2)
+	}
+	l.gate.Resume()
+	l.w.pass(10 * time.Second)
+	if !slices.Equal(l.ran[1:], all) {
+		t.Errorf("%d ran, or in another order", len(l.ran)-1)
+	}
+	l.gate.SetLimits(Limits{})
+	if !l.gate.Admit(&domain.IO{Op: domain.OpWrite, Len: 4096}) {
+		t.Error("a gate without limits and pauses holds a request back")
 	}
 }

@@ -123,6 +123,13 @@ func (d *Disk) Stats() []OpStats {
 // SetLimits bounds what hosts get from now on, those that wait included.
 func (d *Disk) SetLimits(l qos.Limits) { d.gate.SetLimits(l) }
 
+// Pause keeps every request but flushes back until Resume. Pauses add up. Those that were let in
+// before are in the volume's log or on their way there.
+func (d *Disk) Pause() { d.gate.Pause() }
+
+// Resume takes one Pause back. What waited runs, in order.
+func (d *Disk) Resume() { d.gate.Resume() }
+
 // Limits gives what holds now.
 func (d *Disk) Limits() qos.Limits { return d.gate.Limits() }
 
