@@ -116,6 +116,8 @@ type (
 	VolumeID struct{ UUID }
 	// SnapshotID names one frozen state of a volume.
 	SnapshotID struct{ UUID }
+	// SnapshotGroupID names snapshots that were asked for together and are cut at one instant.
+	SnapshotGroupID struct{ UUID }
 	// ExportID names one way by which hosts reach volumes.
 	ExportID struct{ UUID }
 	// PlanID names one plan of the reconciler.

@@ -318,6 +318,20 @@ func (s *Server) visible(initiator string) []string {
 	return names
 }
 
+// Sessions counts the sessions that are logged in to a target.
+func (s *Server) Sessions(target string) int {
+	target = strings.ToLower(target)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for k := range s.mu.sessions {
+		if k.target == target {
+			n++
+		}
+	}
+	return n
+}
+
 // Drain asks every session to log out and cuts those that stay. New logins still come in; use
 // Target.Redirect to send them elsewhere.
 func (s *Server) Drain() {

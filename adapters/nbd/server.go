@@ -302,6 +302,16 @@ func allowed(networks []netip.Prefix, from net.Addr) bool {
 	return false
 }
 
+// Connected counts the connections that use an export.
+func (s *Server) Connected(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.mu.exports[name]; e != nil {
+		return len(e.conns)
+	}
+	return 0
+}
+
 // Stats gives the counters.
 func (s *Server) Stats() Stats {
 	s.mu.Lock()

@@ -21,6 +21,9 @@ import (
 // obeyWait bounds one order: a create of a large volume takes its time, a dead node must not.
 const obeyWait = 60 * time.Second
 
+// askWait bounds one question: somebody waits for the answer.
+const askWait = 10 * time.Second
+
 // Client calls other nodes. It keeps one connection or a few to each.
 type Client struct {
 	id *Identity
@@ -58,8 +61,16 @@ func (c *Client) client(node domain.NodeID) *http.Client {
 func (c *Client) Obey(ctx context.Context, url string, o command.Order) command.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, obeyWait)
 	defer cancel()
-	_, err := call[command.Order](ctx, c.client(o.Node), url+obeyPath, o)
-	return command.Outcome{ID: o.ID, Err: err}
+	out, err := call[command.Outcome](ctx, c.client(o.Node), url+obeyPath, o)
+	out.ID, out.Err = o.ID, err
+	return out
+}
+
+// Ask puts a question to the node it is for.
+func (c *Client) Ask(ctx context.Context, url string, q command.Question) (command.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	return call[command.Answer](ctx, c.client(q.Node), url+askPath, q)
 }
 
 // Join makes a node of this machine: it asks the endpoints of the token in turn, trusts the

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -75,7 +76,11 @@ type far struct {
 
 func (f *far) Obey(_ context.Context, o command.Order) command.Outcome {
 	f.got = append(f.got, o)
-	return command.Outcome{ID: o.ID, Err: f.err}
+	return command.Outcome{ID: o.ID, Err: f.err, Size: o.Size, At: time.Unix(7, 0).UTC()}
+}
+
+func (f *far) Ask(_ context.Context, q command.Question) (command.Answer, error) {
+	return command.Answer{Next: q.From, Ranges: []domain.Extent{{Off: 1, Len: 2, Zero: true}}}, f.err
 }
 
 func (f *far) Admitted(n domain.NodeID) bool { return n != f.removed }
@@ -125,12 +130,23 @@ func TestObey(t *testing.T) {
 	if out := client.Obey(t.Context(), url, o); out.Err != nil || out.ID != o.ID {
 		t.Fatal(out)
 	}
-	if len(f.got) != 1 || f.got[0].Token != o.Token || f.got[0].Export.NBD != "n" {
+	if out := client.Obey(t.Context(), url, o); out.Size != o.Size || out.At.Unix() != 7 {
+		t.Errorf("what the outcome says besides: %+v", out)
+	}
+	q := command.Question{Ask: command.AskAllocated, Node: one, From: 4096}
+	want := command.Answer{Next: 4096, Ranges: []domain.Extent{{Off: 1, Len: 2, Zero: true}}}
+	if a, err := client.Ask(t.Context(), url, q); err != nil || !reflect.DeepEqual(a, want) {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if len(f.got) != 2 || f.got[0].Token != o.Token || f.got[0].Export.NBD != "n" {
 		t.Fatalf("%+v", f.got)
 	}
 	f.err = domain.Errorf(domain.Stale, "an old token")
 	if out := client.Obey(t.Context(), url, o); !domain.IsKind(out.Err, domain.Stale) {
 		t.Fatal(out.Err)
+	}
+	if _, err := client.Ask(t.Context(), url, q); !domain.IsKind(err, domain.Stale) {
+		t.Fatal(err)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 const (
 	joinPath = "/weft/v1/join"
 	obeyPath = "/weft/v1/obey"
+	askPath  = "/weft/v1/ask"
 )
 
 const (
@@ -30,9 +31,10 @@ const (
 	closeWait     = 2 * time.Second  // for calls under way at the end
 )
 
-// Agent obeys orders that another node's reconciler gives.
+// Agent obeys orders that another node's reconciler gives, and answers other nodes' questions.
 type Agent interface {
 	Obey(ctx context.Context, o command.Order) command.Outcome
+	Ask(ctx context.Context, q command.Question) (command.Answer, error)
 }
 
 // Gate decides who belongs to the cluster.
@@ -150,8 +152,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
-	if r.URL.Path == obeyPath {
+	switch r.URL.Path {
+	case obeyPath:
 		serve(w, r, d, s.obey)
+		return
+	case askPath:
+		serve(w, r, d, s.ask)
 		return
 	}
 	ctx, end := context.WithCancel(r.Context())
@@ -212,9 +218,15 @@ func (*Server) join(ctx context.Context, d *doors, r JoinRequest) (Welcome, erro
 	return d.gate.Join(ctx, r)
 }
 
-func (*Server) obey(ctx context.Context, d *doors, o command.Order) (command.Order, error) {
+func (*Server) obey(ctx context.Context, d *doors, o command.Order) (command.Outcome, error) {
 	out := d.agent.Obey(ctx, o)
-	return command.Order{ID: out.ID}, out.Err
+	err := out.Err
+	out.Err = nil // it travels beside
+	return out, err
+}
+
+func (*Server) ask(ctx context.Context, d *doors, q command.Question) (command.Answer, error) {
+	return d.agent.Ask(ctx, q)
 }
 
 // serve decodes a call, runs it and answers.

@@ -14,6 +14,7 @@ import (
 	"weft/adapters/rest"
 	"weft/dataplane/agent"
 	"weft/domain"
+	"weft/domain/command"
 	"weft/eventstore"
 	"weft/eventstore/codec"
 	"weft/eventstore/quorum"
@@ -45,6 +46,7 @@ type backend struct {
 	front   *front
 	devices *devices
 	peer    *peerPort
+	to      *dispatcher
 	refused *refusals
 	idps    *oidc.Verifier
 
@@ -260,6 +262,11 @@ func (b *backend) Verify(ctx context.Context) (rest.Verdict, error) {
 // PutSecret implements rest.Backend.
 func (b *backend) PutSecret(name, user, pass, ownUser, ownPass string) error {
 	return b.dir.PutSecret(name, user, pass, ownUser, ownPass)
+}
+
+// Ask implements rest.Backend.
+func (b *backend) Ask(ctx context.Context, q command.Question) (command.Answer, error) {
+	return b.to.Ask(ctx, q)
 }
 
 // Live implements rest.Backend.

@@ -17,6 +17,7 @@ import (
 	"weft/dataplane/agent"
 	"weft/dataplane/vdisk"
 	"weft/domain"
+	"weft/domain/command"
 )
 
 // front joins the agent with the block targets: NBD takes disks as they are, iSCSI takes them as
@@ -179,6 +180,19 @@ func (f *front) Serve(list []agent.Served) error {
 	}
 	f.units = kept
 	return nil
+}
+
+// Hosts implements agent.Front. A session of iSCSI is one with a target, so it counts for each of
+// the target's units.
+func (f *front) Hosts(x command.Export) int {
+	n := 0
+	if x.NBD != "" {
+		n += f.nbd.Connected(x.NBD)
+	}
+	if x.Target != "" {
+		n += f.iscsi.Sessions(x.Target)
+	}
+	return n
 }
 
 // targets gathers the logical units by target. A disk keeps its unit while it is served, and with

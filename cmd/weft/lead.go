@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"weft/dataplane/agent"
 	"weft/domain"
 	"weft/domain/cluster"
 	"weft/eventstore"
@@ -50,12 +49,10 @@ type leading struct {
 // startLeading runs until the node closes.
 func startLeading(
 	o Options, s *quorum.Store, c *codec.Registry, x *eventstore.Executor, r *projections.Runner,
-	v *views,
-	a *agent.Agent, d *dataDir, p *peerPort, log *slog.Logger,
+	v *views, to *dispatcher, d *dataDir, p *peerPort, log *slog.Logger,
 ) (*leading, func()) {
 	l := &leading{
-		o: o, codec: c, store: s, exec: x, run: r, views: v, dir: d, log: log, peer: p,
-		to: &dispatcher{self: d.id.Node, local: a, peer: p, nodes: v.topology},
+		o: o, codec: c, store: s, exec: x, run: r, views: v, dir: d, log: log, peer: p, to: to,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

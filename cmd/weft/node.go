@@ -13,6 +13,7 @@ import (
 	"weft/domain/intent"
 	"weft/domain/outlet"
 	"weft/domain/policy"
+	"weft/domain/snapshot"
 	"weft/domain/tenancy"
 	"weft/domain/volume"
 	"weft/eventstore"
@@ -127,6 +128,7 @@ func newExecutor(s eventstore.Store, c *codec.Registry) (*eventstore.Executor, e
 	eventstore.Register(x, intent.TemplateAggregate())
 	eventstore.Register(x, intent.AppAggregate())
 	eventstore.Register(x, volume.Aggregate())
+	eventstore.Register(x, snapshot.Aggregate())
 	eventstore.Register(x, policy.PlanAggregate())
 	eventstore.Register(x, policy.DecisionAggregate())
 	return x, nil
@@ -244,7 +246,7 @@ func newAgent(_ *member, d *dataDir, ds *devices, p *vdisk.Pool, f *front, log *
 ) {
 	a, err := agent.New(agent.Config{
 		Node: d.id.Node, Number: d.id.Number, Incarnation: d.id.Incarnation, Engines: ds.engines, Pool: p,
-		Tokens: d, Front: f,
+		Tokens: d, Front: f, Now: time.Now,
 	})
 	if err != nil {
 		return nil, nil, err

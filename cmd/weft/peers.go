@@ -155,15 +155,39 @@ type dispatcher struct {
 	nodes *topology.View
 }
 
+func newDispatcher(d *dataDir, a *agent.Agent, p *peerPort, v *views) *dispatcher {
+	return &dispatcher{self: d.id.Node, local: a, peer: p, nodes: v.topology}
+}
+
 // Obey implements reconciler.Dispatcher.
 func (d *dispatcher) Obey(ctx context.Context, o command.Order) command.Outcome {
 	if o.Node == d.self {
 		return d.local.Obey(ctx, o)
 	}
-	n, ok := d.nodes.Node(o.Node)
-	if !ok || n.Removed || n.Endpoint.Peer == "" {
-		return command.Outcome{ID: o.ID, Err: domain.Errorf(domain.NotFound,
-			"node %s is unknown or says not where it is", o.Node)}
+	url, err := d.url(o.Node)
+	if err != nil {
+		return command.Outcome{ID: o.ID, Err: err}
 	}
-	return d.peer.client.Obey(ctx, n.Endpoint.Peer, o)
+	return d.peer.client.Obey(ctx, url, o)
+}
+
+// Ask implements reconciler.Dispatcher.
+func (d *dispatcher) Ask(ctx context.Context, q command.Question) (command.Answer, error) {
+	if q.Node == d.self {
+		return d.local.Ask(ctx, q)
+	}
+	url, err := d.url(q.Node)
+	if err != nil {
+		return command.Answer{}, err
+	}
+	return d.peer.client.Ask(ctx, url, q)
+}
+
+// url tells where another node is reached.
+func (d *dispatcher) url(id domain.NodeID) (string, error) {
+	n, ok := d.nodes.Node(id)
+	if !ok || n.Removed || n.Endpoint.Peer == "" {
+		return "", domain.Errorf(domain.NotFound, "node %s is unknown or says not where it is", id)
+	}
+	return n.Endpoint.Peer, nil
 }

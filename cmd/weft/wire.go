@@ -16,10 +16,10 @@ import (
 func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*Node, func(), error) {
 	wire.Build(
 		openDevices, openPeer, openStore, wire.Bind(new(eventstore.Store), new(*quorum.Store)), newCodec,
-		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, startLeading, startTelling,
-		openRefusals, newVerifier,
+		newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, newDispatcher,
+		startLeading, startTelling, openRefusals, newVerifier,
 		wire.Struct(new(backend), "dir", "store", "codec", "exec", "runner", "views", "agent",
-			"front", "devices", "peer", "refused", "idps"),
+			"front", "devices", "peer", "to", "refused", "idps"),
 		startAPI, serveLog, wire.Struct(new(Node), "*"),
 	)
 	return nil, nil, nil

@@ -78,6 +78,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
+	mainDispatcher := newDispatcher(d, agent, mainPeerPort, mainViews)
 	mainRefusals, cleanup8, err := openRefusals(d, executor, log)
 	if err != nil {
 		cleanup7()
@@ -101,10 +102,11 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		front:   mainFront,
 		devices: mainDevices,
 		peer:    mainPeerPort,
+		to:      mainDispatcher,
 		refused: mainRefusals,
 		idps:    verifier,
 	}
-	mainLeading, cleanup9 := startLeading(o, store, registry, executor, runner, mainViews, agent, d, mainPeerPort, log)
+	mainLeading, cleanup9 := startLeading(o, store, registry, executor, runner, mainViews, mainDispatcher, d, mainPeerPort, log)
 	mainApi, cleanup10, err := startAPI(o, mainBackend, log)
 	if err != nil {
 		cleanup9()

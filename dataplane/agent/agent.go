@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"weft/backends"
 	"weft/dataplane/engine"
@@ -25,6 +26,8 @@ type Tokens interface {
 // out is not reached any more.
 type Front interface {
 	Serve(list []Served) error
+	// Hosts counts the connections that may use a disk which is reached so.
+	Hosts(x command.Export) int
 }
 
 // Served is one disk and how it is reached.
@@ -42,6 +45,7 @@ type Config struct {
 	Pool        *vdisk.Pool
 	Tokens      Tokens
 	Front       Front
+	Now         func() time.Time
 }
 
 // Agent obeys orders one at a time.
@@ -73,12 +77,12 @@ func New(cfg Config) (*Agent, error) {
 }
 
 // Obey carries out one order. The answer's error has the kind of what went wrong: Stale for an old
-// token, NotFound for a device this node does not have, Unsupported for what is not built yet.
+// token, NotFound for a device this node does not have, Unsupported for what it does not know.
 func (a *Agent) Obey(ctx context.Context, o command.Order) command.Outcome {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	v, raised, err := a.mu.state.Judge(o)
-	if v == Refuse || v == Repeat && o.Kind != command.ExportVolume {
+	if v == Refuse || v == Repeat && !again(o.Kind) {
 		return command.Outcome{ID: o.ID, Err: err}
 	}
 	if raised {
@@ -87,18 +91,41 @@ func (a *Agent) Obey(ctx context.Context, o command.Order) command.Outcome {
 		}
 		a.mu.state.Token = o.Token
 	}
-	if err := a.obey(ctx, o); err != nil {
+	out := command.Outcome{ID: o.ID}
+	if err := a.obey(ctx, o, &out); err != nil {
 		return command.Outcome{ID: o.ID, Err: domain.Wrap(err, "agent."+o.Kind.String(),
 			"volume/"+o.Volume.String())}
 	}
 	a.mu.state = a.mu.state.After(o)
-	return command.Outcome{ID: o.ID}
+	return out
 }
 
-func (a *Agent) obey(ctx context.Context, o command.Order) error {
-	e := a.engines[o.Device]
-	if e == nil {
-		return domain.Errorf(domain.NotFound, "device %s is not on this node", o.Device)
+// again tells whether a repeated order is carried out once more: an export, because the front may
+// have been restarted, and what has something to answer. All of them change nothing the second
+// time.
+func again(k command.Kind) bool {
+	switch k { //nolint:exhaustive // the others are answered from memory
+	case command.ExportVolume, command.CutSnapshots, command.CloneVolume, command.RollbackVolume:
+		return true
+	}
+	return false
+}
+
+func (a *Agent) engine(id domain.DeviceID) (*engine.Engine, error) {
+	if e := a.engines[id]; e != nil {
+		return e, nil
+	}
+	return nil, domain.Errorf(domain.NotFound, "device %s is not on this node", id)
+}
+
+// obey carries out an order and notes in out what there is to answer besides success.
+func (a *Agent) obey(ctx context.Context, o command.Order, out *command.Outcome) error {
+	if o.Kind == command.CutSnapshots {
+		return a.cut(ctx, o, out)
+	}
+	e, err := a.engine(o.Device)
+	if err != nil {
+		return err
 	}
 	switch o.Kind {
 	case command.CreateVolume:
@@ -109,14 +136,22 @@ func (a *Agent) obey(ctx context.Context, o command.Order) error {
 	case command.ExportVolume:
 		return a.export(e, o)
 	case command.UnexportVolume:
-		return a.unexport(o.Volume)
+		return a.unexportIdle(o)
 	case command.DeleteVolume:
 		if err := a.unexport(o.Volume); err != nil {
 			return err
 		}
-		return e.Delete(ctx, o.Volume)
-	case command.SnapshotVolume:
-		return domain.Errorf(domain.Unsupported, "snapshots are not offered by this version")
+		if err := e.Delete(ctx, o.Volume); err != nil {
+			return err
+		}
+		return dropScheduled(ctx, e, o.Volume)
+	case command.CloneVolume:
+		return a.clone(ctx, e, o, out)
+	case command.RollbackVolume:
+		return a.rollback(ctx, e, o, out)
+	case command.DeleteSnapshot:
+		return e.DeleteSnapshot(ctx, o.Snapshot)
+	case command.CutSnapshots:
 	}
 	return domain.Errorf(domain.Unsupported, "order of kind %d", o.Kind)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -35,8 +36,9 @@ func (t *tokens) Save(v uint64) error {
 
 // front notes what is served.
 type front struct {
-	list []Served
-	err  error
+	list  []Served
+	err   error
+	hosts int
 }
 
 func (f *front) Serve(list []Served) error {
@@ -45,6 +47,8 @@ func (f *front) Serve(list []Served) error {
 	}
 	return f.err
 }
+
+func (f *front) Hosts(command.Export) int { return f.hosts }
 
 type fixture struct {
 	agent  *Agent
@@ -89,6 +93,7 @@ func (f *fixture) restart(t *testing.T) {
 	t.Helper()
 	a, err := New(Config{
 		Engines: []*engine.Engine{f.engine}, Pool: f.pool, Tokens: f.tokens, Front: f.front,
+		Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +189,8 @@ func TestRefusals(t *testing.T) {
 	}{
 		{elsewhere, domain.NotFound},
 		{order(2, 1, command.ExportVolume), domain.NotFound},
-		{order(3, 1, command.SnapshotVolume), domain.Unsupported},
+		{order(3, 1, command.CloneVolume), domain.NotFound},
+		{order(8, 1, command.RollbackVolume), domain.NotFound},
 		{order(4, 1, command.Kind(99)), domain.Unsupported},
 		{order(5, 1, command.ResizeVolume), domain.NotFound},
 	} {

@@ -6,6 +6,7 @@ package command
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"time"
 
 	"weft/domain"
 )
@@ -20,7 +21,10 @@ const (
 	ExportVolume // make it reachable, exactly as Export says
 	UnexportVolume
 	DeleteVolume
-	SnapshotVolume // refused with Unsupported until the engine cuts generations
+	CutSnapshots   // of all the volumes in Cuts, at one instant
+	CloneVolume    // make a volume that begins as Snapshot
+	RollbackVolume // make a volume that nobody is served what it was at Snapshot
+	DeleteSnapshot
 )
 
 // String names the order as plans and logs do.
@@ -36,8 +40,14 @@ func (k Kind) String() string {
 		return "unexport"
 	case DeleteVolume:
 		return "delete"
-	case SnapshotVolume:
+	case CutSnapshots:
 		return "snapshot"
+	case CloneVolume:
+		return "clone"
+	case RollbackVolume:
+		return "rollback"
+	case DeleteSnapshot:
+		return "delete_snapshot"
 	}
 	return "unknown"
 }
@@ -101,10 +111,33 @@ type Order struct {
 	Size   domain.Bytes
 	Epoch  domain.Epoch
 	Export Export
+
+	Snapshot domain.SnapshotID // to clone, roll back to, or delete
+	Cuts     []Cut
+	// Idle lets UnexportVolume be refused, with Conflict, while a host uses the volume.
+	Idle bool
+}
+
+// Cut is one volume of an order to cut.
+type Cut struct {
+	Volume   domain.VolumeID
+	Device   domain.DeviceID
+	Snapshot domain.SnapshotID
+}
+
+// Taken is what a snapshot is once it was cut.
+type Taken struct {
+	Snapshot   domain.SnapshotID
+	Device     domain.DeviceID
+	Generation uint32 // that ended with the cut
+	Size       domain.Bytes
 }
 
 // Outcome is the agent's answer: nil Err means obeyed, now or before.
 type Outcome struct {
-	ID  domain.CommandID
-	Err error
+	ID    domain.CommandID
+	Err   error
+	Size  domain.Bytes // of the volume, after CloneVolume and RollbackVolume
+	At    time.Time    // when the agent obeyed CutSnapshots, by its clock
+	Taken []Taken      // by CutSnapshots
 }

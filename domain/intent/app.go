@@ -24,6 +24,10 @@ type VolumeSpec struct {
 	Size         domain.Bytes    `msgpack:"size,omitempty"`
 	LogicalBlock int64           `msgpack:"logical_block,omitempty"` // 512 or 4096; 0: 512
 	LUN          int64           `msgpack:"lun,omitempty"`           // from 1, given once
+	// Source is the snapshot that the volume begins as; zero: it begins empty. SourceVolume is the
+	// volume that the snapshot is of. A clone is as large as its source at least.
+	Source       domain.SnapshotID `msgpack:"source,omitempty"`
+	SourceVolume domain.VolumeID   `msgpack:"source_volume,omitempty"`
 }
 
 // Export says how hosts reach the volumes of an application instance.
@@ -67,6 +71,14 @@ type VolumeSpecRemoved struct {
 	Volume domain.VolumeID `msgpack:"volume,omitempty"`
 }
 
+// RestoreRequested says that a volume shall become what it was at one of its snapshots.
+type RestoreRequested struct {
+	Restore  domain.UUID       `msgpack:"restore,omitempty"` // tells this wish from the one before
+	Volume   domain.VolumeID   `msgpack:"volume,omitempty"`
+	Snapshot domain.SnapshotID `msgpack:"snapshot,omitempty"`
+	Force    bool              `msgpack:"force,omitempty"` // also while hosts use the volume
+}
+
 // ExportChanged replaces how the volumes are reached.
 type ExportChanged struct {
 	Export Export `msgpack:"export,omitempty"`
@@ -98,6 +110,9 @@ func (VolumeSpecResized) EventType() string { return "VolumeSpecResized" }
 
 // EventType implements domain.Event.
 func (VolumeSpecRemoved) EventType() string { return "VolumeSpecRemoved" }
+
+// EventType implements domain.Event.
+func (RestoreRequested) EventType() string { return "RestoreRequested" }
 
 // EventType implements domain.Event.
 func (ExportChanged) EventType() string { return "ExportChanged" }
@@ -136,6 +151,12 @@ type RemoveVolume struct {
 	App    domain.AppID
 	Tenant domain.TenantID
 	Volume domain.VolumeID
+}
+
+// Restore makes a volume what it was at one of its snapshots. What was written since goes.
+type Restore struct {
+	App domain.AppID
+	RestoreRequested
 }
 
 // SetExport replaces how the volumes are reached.
@@ -301,6 +322,12 @@ func (RemoveVolume) CommandType() string { return "RemoveVolume" }
 func (c RemoveVolume) Stream() domain.StreamID { return AppStream(c.App) }
 
 // CommandType implements domain.Command.
+func (Restore) CommandType() string { return "RestoreVolume" }
+
+// Stream implements domain.Command.
+func (c Restore) Stream() domain.StreamID { return AppStream(c.App) }
+
+// CommandType implements domain.Command.
 func (SetExport) CommandType() string { return "SetExport" }
 
 // Stream implements domain.Command.
@@ -336,6 +363,7 @@ type App struct {
 	Exists, Deleting, Deleted bool
 	AppInstanceCreated        // Volumes, Overrides and Export are today's
 	NextLUN                   int64
+	Restores                  []RestoreRequested // the last of each volume
 }
 
 // AppAggregate is the application instance for the executor.
@@ -365,6 +393,9 @@ func EvolveApp(s App, ev domain.Event) App {
 		s.Volumes = slices.DeleteFunc(slices.Clone(s.Volumes), func(v VolumeSpec) bool {
 			return v.Volume == ev.Volume
 		})
+		s.Restores = s.restoresBut(ev.Volume)
+	case *RestoreRequested:
+		s.Restores = append(s.restoresBut(ev.Volume), *ev)
 	case *ExportChanged:
 		s.Export = ev.Export
 	case *IntentChanged:
@@ -375,6 +406,13 @@ func EvolveApp(s App, ev domain.Event) App {
 		s.Deleted = true
 	}
 	return s
+}
+
+// restoresBut gives a copy of the wishes to restore without one volume's.
+func (s App) restoresBut(id domain.VolumeID) []RestoreRequested {
+	return slices.DeleteFunc(slices.Clone(s.Restores), func(r RestoreRequested) bool {
+		return r.Volume == id
+	})
 }
 
 // DecideApp judges one command.
@@ -400,7 +438,12 @@ func DecideApp(s App, r domain.Request) ([]domain.Event, error) {
 	if s.Deleting {
 		return nil, domain.Errorf(domain.Conflict, "application %s is being deleted", s.Name)
 	}
-	switch c := r.Command.(type) {
+	return s.change(r.Command)
+}
+
+// change judges what changes an instance that is to stay.
+func (s App) change(command domain.Command) ([]domain.Event, error) {
+	switch c := command.(type) {
 	case AddVolume:
 		return s.add(c)
 	case ResizeVolume:
@@ -410,6 +453,12 @@ func DecideApp(s App, r domain.Request) ([]domain.Event, error) {
 			return nil, domain.Errorf(domain.NotFound, "%s has no volume %s", s.Name, c.Volume)
 		}
 		return []domain.Event{&VolumeSpecRemoved{c.Volume}}, nil
+	case Restore:
+		if s.volume(c.Volume) == nil {
+			return nil, domain.Errorf(domain.NotFound, "%s has no volume %s", s.Name, c.Volume)
+		}
+		ev := c.RestoreRequested
+		return []domain.Event{&ev}, nil
 	case SetExport:
 		var chk domain.Checker
 		c.Export.check(&chk, "export")
@@ -428,7 +477,7 @@ func DecideApp(s App, r domain.Request) ([]domain.Event, error) {
 		}
 		return []domain.Event{&IntentChanged{c.Overrides}}, nil
 	}
-	return nil, domain.Errorf(domain.Internal, "application: unknown command %T", r.Command)
+	return nil, domain.Errorf(domain.Internal, "application: unknown command %T", command)
 }
 
 func (s App) create(c CreateApp) ([]domain.Event, error) {

@@ -5,8 +5,10 @@ package intent
 
 import (
 	"fmt"
+	"time"
 
 	"weft/domain"
+	"weft/domain/snapshot"
 )
 
 // Intent is what an operator says a volume needs. Zero means no demand: a later layer, or the
@@ -17,6 +19,7 @@ type Intent struct {
 	Placement    Placement    `msgpack:"placement,omitempty"`
 	Security     Security     `msgpack:"security,omitempty"`
 	Lifecycle    Lifecycle    `msgpack:"lifecycle,omitempty"`
+	Protection   Protection   `msgpack:"protection,omitempty"`
 }
 
 // Performance bounds a volume's speed.
@@ -56,6 +59,37 @@ type Lifecycle struct {
 	Priority int64 `msgpack:"priority,omitempty"` // 1 to 100; 0: the default
 }
 
+// Protection says how the past of a volume is kept.
+type Protection struct {
+	Snapshots []SnapshotRule `msgpack:"snapshots,omitempty"`
+}
+
+// SnapshotRule asks for a snapshot every so many seconds and for the last Keep of them.
+type SnapshotRule struct {
+	EveryS int64 `msgpack:"every_s,omitempty"` // whole minutes
+	Keep   int64 `msgpack:"keep,omitempty"`
+}
+
+// Every gives the rule's interval.
+func (r SnapshotRule) Every() time.Duration { return time.Duration(r.EveryS) * time.Second }
+
+func (p Protection) check(c *domain.Checker, at string) {
+	c.Check(len(p.Snapshots) <= snapshot.RulesMax, at, "%d rules: at most %d", len(p.Snapshots),
+		snapshot.RulesMax)
+	for i, r := range p.Snapshots {
+		path := fmt.Sprintf("%s[%d]", at, i)
+		c.Check(r.EveryS >= int64(snapshot.EveryMin/time.Second) &&
+			r.EveryS <= int64(snapshot.EveryMax/time.Second) && r.EveryS%60 == 0,
+			path+".every", "%d seconds: whole minutes from 1m to 366d", r.EveryS)
+		c.Check(r.Keep >= 1 && r.Keep <= snapshot.KeepMax, path+".keep", "%d is not 1 to %d", r.Keep,
+			snapshot.KeepMax)
+		for _, o := range p.Snapshots[:i] {
+			c.Check(o.EveryS != r.EveryS, path+".every", "%s is given twice",
+				snapshot.FormatEvery(r.Every()))
+		}
+	}
+}
+
 // Check lists everything wrong with an intent, each with its path below at.
 func (i Intent) Check(c *domain.Checker, at string) {
 	for _, f := range []struct {
@@ -88,6 +122,7 @@ func (i Intent) Check(c *domain.Checker, at string) {
 	oneOf(c, at+".security.authn", i.Security.Authn, "none", "chap", "mutual")
 	c.Check(i.Lifecycle.Priority >= 0 && i.Lifecycle.Priority <= 100, at+".lifecycle.priority",
 		"%d is not 0 to 100", i.Lifecycle.Priority)
+	i.Protection.check(c, at+".protection.snapshots")
 }
 
 func oneOf(c *domain.Checker, path, v string, allowed ...string) {

@@ -1,6 +1,8 @@
 package intent
 
 import (
+	"slices"
+
 	"weft/domain"
 	"weft/domain/tenancy"
 )
@@ -189,5 +191,6 @@ func equal(a, b Intent) bool {
 	return a.Performance == b.Performance && a.Placement == b.Placement &&
 		a.Security == b.Security && a.Lifecycle == b.Lifecycle &&
 		a.Availability.Replicas == b.Availability.Replicas &&
-		a.Availability.Ack == b.Availability.Ack
+		a.Availability.Ack == b.Availability.Ack &&
+		slices.Equal(a.Protection.Snapshots, b.Protection.Snapshots)
 }

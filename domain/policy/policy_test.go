@@ -75,8 +75,8 @@ func (w *world) order(t *rapid.T, o command.Order) {
 			t.Fatalf("deleted while hosts reach it")
 		}
 		w.o.Volumes = slices.Delete(w.o.Volumes, at, at+1)
-	case command.SnapshotVolume:
-		t.Fatalf("nobody asked for a snapshot")
+	case command.CloneVolume, command.CutSnapshots, command.RollbackVolume, command.DeleteSnapshot:
+		t.Fatalf("nobody asked for %s", o.Kind)
 	}
 }
 

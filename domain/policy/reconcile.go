@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"weft/domain"
 	"weft/domain/command"
@@ -30,6 +31,8 @@ type Wish struct {
 	LogicalBlock int
 	Set          Set
 	Export       command.Export
+	Source       *Source  // it begins as a snapshot; nil: empty
+	Restore      *Restore // the last wish to roll it back; nil: none
 }
 
 // Ending is an application instance that shall go.
@@ -78,6 +81,9 @@ type Volume struct {
 	ServedBy    domain.NodeID // zero: nobody
 	Incarnation uint64        // of the node when it began to serve
 	Export      []byte        // digest of the export it serves by
+	Born        time.Time
+	Restored    domain.UUID // the last wish to roll back that was fulfilled or refused
+	Missing     []int64     // rules whose last cut was not taken: their seconds
 }
 
 // Observed is everything that is so, at one position of the log.
@@ -86,12 +92,17 @@ type Observed struct {
 	Nodes    []Node
 	Devices  []Device
 	Volumes  []Volume
+	Groups   []Group // of snapshots that somebody asked for and that are not gone
 }
 
 // Step is one thing to do, and why.
 type Step struct {
 	Order  command.Order // ID and Token are the reconciler's to fill
 	Finish *Ending       // instead of an order: nothing of the application is left
+	Fact   domain.Event  // instead of an order: what is so of Group without one
+	Group  domain.SnapshotGroupID
+	Tenant domain.TenantID // of Group
+	Wish   domain.UUID     // of RollbackVolume and what leads to it: the wish to restore
 	Name   string
 	Why    string
 }
@@ -146,6 +157,7 @@ func Reconcile(d Desired, o Observed) Plan {
 			p.remove(v)
 		}
 	}
+	p.groups(&d, left)
 	for _, e := range d.Endings {
 		if !left[e.App] {
 			p.add(Step{Finish: &e, Name: e.Name, Why: "nothing of it is left"})
@@ -203,6 +215,8 @@ func (p *planner) volume(w *Wish) {
 	switch {
 	case n == nil || n.Down: // what it serves goes on, or does not; an order would only fail
 		return
+	case w.Restore != nil && w.Restore.Restore != f.Restored:
+		p.restore(w, f, n)
 	case w.Size > f.Size:
 		ord.Kind, ord.Size = command.ResizeVolume, w.Size
 		p.add(Step{
@@ -239,6 +253,13 @@ func (p *planner) remove(v Volume) {
 // place chooses a device for a new volume and keeps why.
 func (p *planner) place(w *Wish) {
 	pl := Placement{Volume: w.Volume, Considered: len(p.o.Devices)}
+	home, ok := p.home(w)
+	if !ok {
+		pl.Considered, pl.Rejects = 0, []Reject{{sourceGone, 1}}
+		pl.Remedies = remedies(w, pl.Rejects)
+		p.plan.Placements = append(p.plan.Placements, pl)
+		return
+	}
 	var rejects []Reject
 	reject := func(why string) {
 		for i := range rejects {
@@ -254,15 +275,17 @@ func (p *planner) place(w *Wish) {
 		n := p.node(d.Node)
 		limit := d.Usable * Overcommit
 		switch {
+		case !home.IsZero() && d.Device != home:
+			reject(sourceElsewhere)
 		case d.Failed:
 			reject("device failed")
 		case n == nil:
 			reject("node unknown")
 		case n.Down:
 			reject("node down")
-		case n.Drained:
+		case n.Drained && home.IsZero():
 			reject("node drained")
-		case d.Class != w.Set.Intent.Placement.Capacity:
+		case home.IsZero() && d.Class != w.Set.Intent.Placement.Capacity:
 			reject("media is " + d.Class + ", not " + w.Set.Intent.Placement.Capacity)
 		case p.promised[d.Device]+w.Size > limit:
 			reject("promised more than " + fmt.Sprint(Overcommit) + " times its size")
@@ -296,14 +319,19 @@ func (p *planner) choose(w *Wish, pl Placement) {
 	pl.Candidates = pl.Candidates[:min(len(pl.Candidates), candidatesMax)]
 	p.promised[pl.Chosen.Device] += w.Size
 	p.plan.Placements = append(p.plan.Placements, pl)
-	p.add(Step{
+	s := Step{
 		Order: command.Order{
 			Kind: command.CreateVolume, Node: pl.Chosen.Node, Volume: w.Volume,
 			Device: pl.Chosen.Device, Size: w.Size, Epoch: domain.Epoch(p.o.Position),
 		},
 		Name: w.Name,
 		Why:  "it is wanted and does not exist",
-	})
+	}
+	if w.Source != nil {
+		s.Order.Kind, s.Order.Snapshot = command.CloneVolume, w.Source.Snapshot
+		s.Why = "it is wanted as a clone and does not exist"
+	}
+	p.add(s)
 }
 
 // remedies says what would make an impossible placement possible.
@@ -318,6 +346,9 @@ func remedies(w *Wish, rejects []Reject) []string {
 			out = append(out, "replace the failed device")
 		case r.Why == "node unknown", r.Why == "node down":
 			out = append(out, "bring the device's node back")
+		case r.Why == sourceGone:
+			out = append(out, "delete the volume, and clone from a snapshot that is there")
+		case r.Why == sourceElsewhere: // nothing helps: a clone shares its source's blocks
 		case r.Why == "node drained":
 			out = append(out, "let the node take part again: weft node drain --undo")
 		case len(r.Why) > 8 && r.Why[:8] == "media is":
@@ -359,8 +390,12 @@ func Check(w Wish, f *Volume, o *Observed) Compliance {
 		return Compliance{"converging", "not served yet"}
 	case before:
 		return Compliance{"converging", "not served since its node's start"}
+	case w.Restore != nil && w.Restore.Restore != f.Restored:
+		return Compliance{"converging", "rolling back"}
 	case f.Size < w.Size:
 		return Compliance{"converging", "growing"}
+	case len(f.Missing) > 0:
+		return Compliance{"violated", "scheduled snapshots fail"}
 	}
 	if n := w.Set.Intent.Availability.Replicas; n > 1 {
 		return Compliance{"converging", fmt.Sprintf("1 of %d copies: add %d nodes", n, n-1)}

@@ -5,10 +5,14 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"weft/domain/intent"
+	"weft/domain/snapshot"
 )
 
 // Layer is one source of intent, such as "template/gold@3" or "app/shop". Later layers win.
@@ -83,6 +87,11 @@ func fields() []field {
 		text("placement.capacity", func(i *in) *string { return &i.Placement.Capacity }),
 		text("security.authn", func(i *in) *string { return &i.Security.Authn }),
 		number("lifecycle.priority", func(i *in) *int64 { return &i.Lifecycle.Priority }),
+		{
+			path: "protection.snapshots",
+			get:  func(i *in) string { return rulesText(i.Protection.Snapshots) },
+			copy: func(to, from *in) { to.Protection.Snapshots = unionRules(to, from) },
+		},
 	}
 }
 
@@ -101,6 +110,29 @@ next:
 		out = append(out, s)
 	}
 	return out
+}
+
+// unionRules merges two schedules: of two rules with one interval the later layer's holds, and the
+// shortest interval comes first.
+func unionRules(a, b *intent.Intent) []intent.SnapshotRule {
+	out := slices.Clone(b.Protection.Snapshots)
+	for _, r := range a.Protection.Snapshots {
+		same := func(o intent.SnapshotRule) bool { return o.EveryS == r.EveryS }
+		if !slices.ContainsFunc(b.Protection.Snapshots, same) {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(x, y intent.SnapshotRule) int { return cmp.Compare(x.EveryS, y.EveryS) })
+	return out
+}
+
+// rulesText gives a schedule as people read it: "1h keep 24, 1d keep 7".
+func rulesText(rules []intent.SnapshotRule) string {
+	var parts []string
+	for _, r := range rules {
+		parts = append(parts, fmt.Sprintf("%s keep %d", snapshot.FormatEvery(r.Every()), r.Keep))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Defaults is the product's own layer, below all others.

@@ -2,7 +2,12 @@
 // obeyed. The wish stands on the application instance's stream.
 package volume
 
-import "weft/domain"
+import (
+	"slices"
+	"time"
+
+	"weft/domain"
+)
 
 // Category of a volume's stream.
 const Category = "volume"
@@ -10,7 +15,8 @@ const Category = "volume"
 // Stream gives a volume's stream.
 func Stream(id domain.VolumeID) domain.StreamID { return domain.StreamOf(Category, id.UUID) }
 
-// VolumeCreated says that the volume exists on a device, empty.
+// VolumeCreated says that the volume exists on a device: empty, or as the snapshot it was cloned
+// from.
 type VolumeCreated struct {
 	Volume domain.VolumeID `msgpack:"volume,omitempty"`
 	App    domain.AppID    `msgpack:"app,omitempty"`
@@ -20,6 +26,36 @@ type VolumeCreated struct {
 	Node   domain.NodeID   `msgpack:"node,omitempty"`
 	Device domain.DeviceID `msgpack:"device,omitempty"`
 	Epoch  domain.Epoch    `msgpack:"epoch,omitempty"`
+	// Source is the snapshot that it began as; zero: none.
+	Source domain.SnapshotID `msgpack:"source,omitempty"`
+}
+
+// VolumeRolledBack says that the volume is again what it was at a snapshot, its size included.
+// Restore names the wish that this fulfils.
+type VolumeRolledBack struct {
+	Restore  domain.UUID       `msgpack:"restore,omitempty"`
+	Snapshot domain.SnapshotID `msgpack:"snapshot,omitempty"`
+	Size     domain.Bytes      `msgpack:"size,omitempty"`
+}
+
+// VolumeRollbackRefused says that a wish to roll the volume back was given up, and why. The volume
+// is as it was.
+type VolumeRollbackRefused struct {
+	Restore domain.UUID `msgpack:"restore,omitempty"`
+	Why     string      `msgpack:"why,omitempty"`
+}
+
+// ScheduledSnapshotFailed says that a rule's cut was not taken, and why. It is told once, until
+// ScheduledSnapshotResumed: cuts that go well are no events.
+type ScheduledSnapshotFailed struct {
+	EveryS int64     `msgpack:"every_s,omitempty"` // the rule
+	Due    time.Time `msgpack:"due,omitempty"`
+	Why    string    `msgpack:"why,omitempty"`
+}
+
+// ScheduledSnapshotResumed says that a rule's cuts are taken again.
+type ScheduledSnapshotResumed struct {
+	EveryS int64 `msgpack:"every_s,omitempty"`
 }
 
 // VolumeResized says that the volume has grown.
@@ -61,6 +97,18 @@ func (VolumeOfflined) EventType() string { return "VolumeOfflined" }
 // EventType implements domain.Event.
 func (VolumeDeleted) EventType() string { return "VolumeDeleted" }
 
+// EventType implements domain.Event.
+func (VolumeRolledBack) EventType() string { return "VolumeRolledBack" }
+
+// EventType implements domain.Event.
+func (VolumeRollbackRefused) EventType() string { return "VolumeRollbackRefused" }
+
+// EventType implements domain.Event.
+func (ScheduledSnapshotFailed) EventType() string { return "ScheduledSnapshotFailed" }
+
+// EventType implements domain.Event.
+func (ScheduledSnapshotResumed) EventType() string { return "ScheduledSnapshotResumed" }
+
 // Record notes a fact about a volume. Noting what is known already notes nothing.
 type Record struct {
 	Volume domain.VolumeID
@@ -78,6 +126,11 @@ type State struct {
 	Exists, Deleted bool
 	VolumeCreated
 	Online VolumeOnlined // zero: not served
+	// Restored is the last wish to roll back that was fulfilled or refused.
+	Restored domain.UUID
+	Refused  string // why, if it was refused
+	// Missing are the rules whose last cut was not taken.
+	Missing []ScheduledSnapshotFailed
 }
 
 // Aggregate is the volume for the executor.
@@ -96,10 +149,32 @@ func Evolve(s State, ev domain.Event) State {
 		s.Online = *ev
 	case *VolumeOfflined:
 		s.Online = VolumeOnlined{}
+	case *VolumeRolledBack:
+		s.Restored, s.Refused, s.Size = ev.Restore, "", ev.Size
+	case *VolumeRollbackRefused:
+		s.Restored, s.Refused = ev.Restore, ev.Why
+	case *ScheduledSnapshotFailed:
+		s.Missing = append(s.missingBut(ev.EveryS), *ev)
+	case *ScheduledSnapshotResumed:
+		s.Missing = s.missingBut(ev.EveryS)
 	case *VolumeDeleted:
 		s.Deleted, s.Online = true, VolumeOnlined{}
 	}
 	return s
+}
+
+// missingBut gives a copy of what is missing without one rule's.
+func (s State) missingBut(every int64) []ScheduledSnapshotFailed {
+	return slices.DeleteFunc(slices.Clone(s.Missing), func(m ScheduledSnapshotFailed) bool {
+		return m.EveryS == every
+	})
+}
+
+// misses tells whether the last cut of a rule was not taken.
+func (s State) misses(every int64) bool {
+	return slices.ContainsFunc(s.Missing, func(m ScheduledSnapshotFailed) bool {
+		return m.EveryS == every
+	})
 }
 
 // Decide judges one command.
@@ -135,6 +210,14 @@ func (s State) knows(fact domain.Event) bool {
 			string(s.Online.Export) == string(f.Export)
 	case *VolumeOfflined:
 		return s.Online.Node.IsZero()
+	case *VolumeRolledBack:
+		return s.Restored == f.Restore
+	case *VolumeRollbackRefused:
+		return s.Restored == f.Restore
+	case *ScheduledSnapshotFailed:
+		return s.misses(f.EveryS)
+	case *ScheduledSnapshotResumed:
+		return !s.misses(f.EveryS)
 	}
 	return false
 }

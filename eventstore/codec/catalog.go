@@ -7,6 +7,7 @@ import (
 	"weft/domain/intent"
 	"weft/domain/outlet"
 	"weft/domain/policy"
+	"weft/domain/snapshot"
 	"weft/domain/tenancy"
 	"weft/domain/volume"
 )
@@ -40,7 +41,11 @@ func Catalog() *Registry {
 		&intent.VolumeSpecRemoved{}, &intent.ExportChanged{}, &intent.IntentChanged{},
 		&intent.AppInstanceDeleteRequested{}, &intent.AppInstanceDeleted{},
 		&volume.VolumeCreated{}, &volume.VolumeResized{}, &volume.VolumeOnlined{},
-		&volume.VolumeOfflined{}, &volume.VolumeDeleted{},
+		&volume.VolumeOfflined{}, &volume.VolumeDeleted{}, &volume.VolumeRolledBack{},
+		&volume.VolumeRollbackRefused{}, &volume.ScheduledSnapshotFailed{},
+		&volume.ScheduledSnapshotResumed{}, &intent.RestoreRequested{},
+		&snapshot.SnapshotRequested{}, &snapshot.SnapshotCut{}, &snapshot.SnapshotFailed{},
+		&snapshot.SnapshotDeleteRequested{}, &snapshot.SnapshotDeleted{},
 		&policy.PlanProposed{}, &policy.PlanStepFailed{}, &policy.PlanFinished{},
 		&policy.PlacementDecided{}, &policy.PlacementImpossible{},
 	} {

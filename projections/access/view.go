@@ -20,6 +20,7 @@ import (
 	"weft/domain"
 	"weft/domain/identity"
 	"weft/domain/intent"
+	"weft/domain/snapshot"
 	"weft/domain/tenancy"
 	"weft/domain/volume"
 	"weft/projections"
@@ -91,7 +92,7 @@ func New() *View {
 func (*View) Name() string { return "access" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 2 }
+func (*View) Version() uint16 { return 3 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -173,6 +174,8 @@ func (v *View) owned(s domain.StreamID, ev domain.Event) {
 	case *intent.AppInstanceCreated:
 		v.mu.Owners[s] = ev.Tenant
 	case *volume.VolumeCreated:
+		v.mu.Owners[s] = ev.Tenant
+	case *snapshot.SnapshotRequested:
 		v.mu.Owners[s] = ev.Tenant
 	}
 }

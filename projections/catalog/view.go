@@ -1,5 +1,5 @@
-// Package catalog is the view of what became of the wishes: volumes as they are, the decisions
-// about them, and the last plans.
+// Package catalog is the view of what became of the wishes: volumes as they are, the snapshots that
+// somebody asked for, the decisions about them, and the last plans.
 package catalog
 
 import (
@@ -8,9 +8,11 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"weft/domain"
 	"weft/domain/policy"
+	"weft/domain/snapshot"
 	"weft/domain/volume"
 	"weft/projections"
 )
@@ -23,6 +25,15 @@ type Volume struct {
 	volume.State
 	Revision domain.Revision
 	Changed  domain.Position
+	Born     time.Time // when it was created
+}
+
+// Group is snapshots that were asked for together.
+type Group struct {
+	snapshot.State
+	Revision domain.Revision
+	Changed  domain.Position
+	Asked    time.Time
 }
 
 // Decision is the last decision about a volume's place: one of the two is set.
@@ -52,6 +63,7 @@ type state struct {
 	Volumes   map[string]Volume   // by stream, deleted ones left out
 	Decisions map[string]Decision // by stream
 	Plans     []Plan              // oldest first
+	Groups    map[string]Group    // by stream, those that are over left out
 }
 
 var _ projections.Keeper = (*View)(nil)
@@ -60,6 +72,7 @@ var _ projections.Keeper = (*View)(nil)
 func New() *View {
 	v := &View{}
 	v.mu.Volumes, v.mu.Decisions = map[string]Volume{}, map[string]Decision{}
+	v.mu.Groups = map[string]Group{}
 	return v
 }
 
@@ -67,7 +80,7 @@ func New() *View {
 func (*View) Name() string { return "catalog" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 1 }
+func (*View) Version() uint16 { return 2 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -76,13 +89,30 @@ func (v *View) Apply(r domain.Record) error {
 	id := string(r.Stream)
 	switch r.Stream.Category() {
 	case volume.Category:
-		x := Volume{volume.Evolve(v.mu.Volumes[id].State, r.Event), r.Revision, r.Position}
+		x := Volume{
+			State: volume.Evolve(v.mu.Volumes[id].State, r.Event), Revision: r.Revision,
+			Changed: r.Position, Born: v.mu.Volumes[id].Born,
+		}
+		if _, first := r.Event.(*volume.VolumeCreated); first {
+			x.Born = r.Created
+		}
 		if x.Deleted {
 			delete(v.mu.Volumes, id)
 			delete(v.mu.Decisions, string(policy.DecisionStream(x.Volume.UUID)))
 			return nil
 		}
 		v.mu.Volumes[id] = x
+	case snapshot.Category:
+		g := Group{
+			State: snapshot.Evolve(v.mu.Groups[id].State, r.Event), Revision: r.Revision,
+			Changed: r.Position, Asked: v.mu.Groups[id].Asked,
+		}
+		if _, first := r.Event.(*snapshot.SnapshotRequested); first {
+			g.Asked = r.Created
+		}
+		if v.mu.Groups[id] = g; g.Over() {
+			delete(v.mu.Groups, id)
+		}
 	case policy.DecisionCategory:
 		d := Decision{At: r.Position}
 		d.Decided, _ = r.Event.(*policy.PlacementDecided)
@@ -130,7 +160,9 @@ func (v *View) Clone() projections.View {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	c := &View{}
-	c.mu.state = state{maps.Clone(v.mu.Volumes), maps.Clone(v.mu.Decisions), v.mu.Plans}
+	c.mu.state = state{
+		maps.Clone(v.mu.Volumes), maps.Clone(v.mu.Decisions), v.mu.Plans, maps.Clone(v.mu.Groups),
+	}
 	return c
 }
 
@@ -149,6 +181,19 @@ func (v *View) Volume(id domain.VolumeID) (Volume, bool) {
 	defer v.mu.RUnlock()
 	x, ok := v.mu.Volumes[string(volume.Stream(id))]
 	return x, ok
+}
+
+// Groups lists the snapshots that somebody asked for in a tenant, by name; the zero id lists all.
+func (v *View) Groups(tenant domain.TenantID) []Group {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	list := slices.SortedFunc(maps.Values(v.mu.Groups), func(a, b Group) int {
+		return cmp.Or(cmp.Compare(a.FullName(), b.FullName()),
+			cmp.Compare(a.Group.String(), b.Group.String()))
+	})
+	return slices.DeleteFunc(list, func(g Group) bool {
+		return !tenant.IsZero() && g.Tenant != tenant
+	})
 }
 
 // Decision gives the last decision about a volume's place.
@@ -171,13 +216,41 @@ func (v *View) Observe(o *policy.Observed) {
 	for _, x := range v.Volumes() {
 		o.Volumes = append(o.Volumes, x.Fact())
 	}
+	for _, g := range v.Groups(domain.TenantID{}) {
+		o.Groups = append(o.Groups, g.Fact())
+	}
+}
+
+// Fact gives the group as the planner sees it.
+func (g Group) Fact() policy.Group {
+	f := policy.Group{
+		Group: g.Group, App: g.App, Tenant: g.Tenant, Name: g.FullName(), Cut: g.Cut != nil,
+		Failed: g.Failed != nil,
+	}
+	for _, m := range g.Members {
+		if slices.Contains(g.Deleted, m.Snapshot) {
+			continue
+		}
+		s := policy.Snapshot{
+			Volume: m.Volume, Snapshot: m.Snapshot, Deleting: slices.Contains(g.Deleting, m.Snapshot),
+		}
+		if c, ok := g.CutOf(m.Snapshot); ok {
+			s.Device = c.Device
+		}
+		f.Members = append(f.Members, s)
+	}
+	return f
 }
 
 // Fact gives the volume as the planner sees it.
 func (x Volume) Fact() policy.Volume {
-	return policy.Volume{
+	f := policy.Volume{
 		Volume: x.Volume, App: x.App, Tenant: x.Tenant, Name: x.Name, Size: x.Size,
 		Node: x.Node, Device: x.Device, Epoch: x.Epoch, ServedBy: x.Online.Node,
-		Incarnation: x.Online.Incarnation, Export: x.Online.Export,
+		Incarnation: x.Online.Incarnation, Export: x.Online.Export, Born: x.Born, Restored: x.Restored,
 	}
+	for _, m := range x.Missing {
+		f.Missing = append(f.Missing, m.EveryS)
+	}
+	return f
 }

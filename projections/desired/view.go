@@ -72,7 +72,7 @@ func New() *View {
 func (*View) Name() string { return "desired" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 2 }
+func (*View) Version() uint16 { return 3 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -231,11 +231,20 @@ func (v *View) Wishes(a App) []policy.Wish {
 	var list []policy.Wish
 	for _, s := range a.Volumes {
 		name := a.TenantName + "/" + a.Name + "/" + s.Name
-		list = append(list, policy.Wish{
+		w := policy.Wish{
 			Volume: s.Volume, App: a.AppInstanceCreated.App, Tenant: a.Tenant, Name: name,
 			Size: s.Size, LogicalBlock: int(s.LogicalBlock), Set: set,
 			Export: export(a, s, name, set.Intent),
-		})
+		}
+		if !s.Source.IsZero() {
+			w.Source = &policy.Source{Snapshot: s.Source, Volume: s.SourceVolume}
+		}
+		for _, r := range a.Restores {
+			if r.Volume == s.Volume {
+				w.Restore = &policy.Restore{Restore: r.Restore, Snapshot: r.Snapshot, Force: r.Force}
+			}
+		}
+		list = append(list, w)
 	}
 	return list
 }

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"weft/domain"
@@ -41,9 +42,10 @@ type Commands interface {
 	Do(ctx context.Context, r domain.Request) (eventstore.Result, error)
 }
 
-// Dispatcher brings an order to a node's agent and its outcome back.
+// Dispatcher brings an order to a node's agent and its outcome back, and questions likewise.
 type Dispatcher interface {
 	Obey(ctx context.Context, o command.Order) command.Outcome
+	Ask(ctx context.Context, q command.Question) (command.Answer, error)
 }
 
 // Views are what the loop looks at.
@@ -95,6 +97,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	if err := r.acquire(ctx); err != nil {
 		return err
 	}
+	ctx, end := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer end()
+	beside.Go(func() { newSchedule(r).run(ctx) })
 	for {
 		changed := r.cfg.Views.Changed()
 		again, err := r.Round(ctx)
@@ -179,8 +186,13 @@ func (r *Reconciler) Round(ctx context.Context) (again time.Duration, err error)
 }
 
 func key(s policy.Step) string {
-	if s.Finish != nil {
+	switch {
+	case s.Finish != nil:
 		return "finish/" + s.Finish.App.String()
+	case s.Fact != nil, s.Order.Kind == command.CutSnapshots:
+		return "snapshot/" + s.Group.String() + "/" + s.Order.Snapshot.String()
+	case s.Order.Kind == command.DeleteSnapshot:
+		return "delete_snapshot/" + s.Order.Snapshot.String()
 	}
 	return s.Order.Kind.String() + "/" + s.Order.Volume.String()
 }
@@ -226,7 +238,10 @@ func (r *Reconciler) carryOut(ctx context.Context, id domain.PlanID, base domain
 		s.Order.ID = domain.CommandID{UUID: domain.DeriveUUID(id.UUID, "step", strconv.Itoa(i))}
 		s.Order.Token = r.token
 		kind := "finish"
-		if s.Finish == nil {
+		switch {
+		case s.Fact != nil:
+			kind = "note"
+		case s.Finish == nil:
 			kind = s.Order.Kind.String()
 		}
 		proposed.Steps = append(proposed.Steps, policy.PlanStep{
@@ -275,11 +290,14 @@ func (r *Reconciler) step(ctx context.Context, s *policy.Step) error {
 			intent.FinishDeleteApp{App: f.App, Tenant: f.Tenant}, r.token)
 		return err
 	}
+	if s.Fact != nil || o.Kind == command.CutSnapshots || o.Kind == command.DeleteSnapshot {
+		return r.snapshot(ctx, s)
+	}
 	out := r.cfg.Dispatcher.Obey(ctx, o)
 	if out.Err != nil {
-		return out.Err
+		return r.refused(ctx, s, out.Err)
 	}
-	fact, err := r.fact(o)
+	fact, err := r.fact(s, out)
 	if err != nil {
 		return err
 	}
@@ -291,22 +309,17 @@ func (r *Reconciler) step(ctx context.Context, s *policy.Step) error {
 }
 
 // fact gives what is so once an order was obeyed.
-func (r *Reconciler) fact(o command.Order) (domain.Event, error) {
+func (r *Reconciler) fact(s *policy.Step, out command.Outcome) (domain.Event, error) {
+	o := s.Order
 	switch o.Kind {
-	case command.CreateVolume:
-		for _, w := range r.cfg.Views.Desired().Volumes {
-			if w.Volume == o.Volume {
-				return &volume.VolumeCreated{
-					Volume: o.Volume, App: w.App, Tenant: w.Tenant, Name: w.Name, Size: o.Size,
-					Node: o.Node, Device: o.Device, Epoch: o.Epoch,
-				}, nil
-			}
+	case command.CreateVolume, command.CloneVolume:
+		size := o.Size
+		if o.Kind == command.CloneVolume {
+			size = out.Size
 		}
-		// The wish went while the order was on its way. The volume stands on the device all the
-		// same; recorded without an owner, the next round removes it.
-		return &volume.VolumeCreated{
-			Volume: o.Volume, Size: o.Size, Node: o.Node, Device: o.Device, Epoch: o.Epoch,
-		}, nil
+		return r.created(o, size), nil
+	case command.RollbackVolume:
+		return &volume.VolumeRolledBack{Restore: s.Wish, Snapshot: o.Snapshot, Size: out.Size}, nil
 	case command.ResizeVolume:
 		return &volume.VolumeResized{To: o.Size}, nil
 	case command.ExportVolume:
@@ -319,12 +332,32 @@ func (r *Reconciler) fact(o command.Order) (domain.Event, error) {
 		}
 		return nil, domain.Errorf(domain.NotFound, "node %s is unknown", o.Node)
 	case command.UnexportVolume:
-		return &volume.VolumeOfflined{Node: o.Node, Why: "not wanted"}, nil
+		why := "not wanted"
+		if !s.Wish.IsZero() {
+			why = "it is rolled back"
+		}
+		return &volume.VolumeOfflined{Node: o.Node, Why: why}, nil
 	case command.DeleteVolume:
 		return &volume.VolumeDeleted{Volume: o.Volume}, nil
-	case command.SnapshotVolume:
+	case command.CutSnapshots, command.DeleteSnapshot:
 	}
 	return nil, domain.Errorf(domain.Unsupported, "order %s leaves no fact", o.Kind)
+}
+
+// created gives the fact of a volume that stands on a device now.
+func (r *Reconciler) created(o command.Order, size domain.Bytes) *volume.VolumeCreated {
+	// Where the wish went while the order was on its way, the volume stands on the device all the
+	// same; recorded without an owner, the next round removes it.
+	ev := &volume.VolumeCreated{
+		Volume: o.Volume, Size: size, Node: o.Node, Device: o.Device, Epoch: o.Epoch,
+		Source: o.Snapshot,
+	}
+	for _, w := range r.cfg.Views.Desired().Volumes {
+		if w.Volume == o.Volume {
+			ev.App, ev.Tenant, ev.Name = w.App, w.Tenant, w.Name
+		}
+	}
+	return ev
 }
 
 // release gives the volume's share of the quota back.

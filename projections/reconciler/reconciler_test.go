@@ -15,6 +15,7 @@ import (
 	"weft/domain/command"
 	"weft/domain/intent"
 	"weft/domain/policy"
+	"weft/domain/snapshot"
 	"weft/domain/tenancy"
 	"weft/domain/volume"
 	"weft/eventstore"
@@ -43,6 +44,8 @@ type house struct {
 
 	orders []command.Order
 	fail   func(command.Order) error
+	obeyed func(command.Order) command.Outcome
+	ask    func(command.Question) (command.Answer, error)
 	store  eventstore.Store
 }
 
@@ -64,7 +67,17 @@ func (h *house) Obey(_ context.Context, o command.Order) command.Outcome {
 	if h.fail != nil {
 		return command.Outcome{ID: o.ID, Err: h.fail(o)}
 	}
+	if h.obeyed != nil {
+		return h.obeyed(o)
+	}
 	return command.Outcome{ID: o.ID}
+}
+
+func (h *house) Ask(_ context.Context, q command.Question) (command.Answer, error) {
+	if h.ask == nil {
+		return command.Answer{}, nil
+	}
+	return h.ask(q)
 }
 
 var (
@@ -97,6 +110,7 @@ func build(t *testing.T) *house {
 	eventstore.Register(h.exec, intent.TemplateAggregate())
 	eventstore.Register(h.exec, intent.AppAggregate())
 	eventstore.Register(h.exec, volume.Aggregate())
+	eventstore.Register(h.exec, snapshot.Aggregate())
 	eventstore.Register(h.exec, policy.PlanAggregate())
 	eventstore.Register(h.exec, policy.DecisionAggregate())
 	h.run, err = projections.New(projections.Config{

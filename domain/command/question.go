@@ -1,0 +1,63 @@
+package command
+
+import "weft/domain"
+
+// Ask says what a question is about.
+type Ask uint8
+
+// The questions. They change nothing, so they carry no token.
+const (
+	AskSnapshots Ask = iota + 1 // which snapshots are on the node's devices
+	AskVolume                   // what a volume holds, and who uses it
+	AskAllocated                // where a volume or snapshot holds data
+	AskChanged                  // where it differs from an older snapshot
+)
+
+// SnapshotsPage is the most snapshots of one answer.
+const SnapshotsPage = 1000
+
+// Question is what one node wants to know of another's devices.
+type Question struct {
+	Ask  Ask
+	Node domain.NodeID
+
+	// Volumes selects AskSnapshots; none selects all. After is the last snapshot of the answer before.
+	Volumes []domain.VolumeID
+	After   domain.SnapshotID
+
+	// Volume and Snapshot name what AskVolume, AskAllocated and AskChanged are about: the snapshot
+	// if there is one. Since is the snapshot that AskChanged compares with.
+	Volume   domain.VolumeID
+	Snapshot domain.SnapshotID
+	Since    domain.SnapshotID
+
+	// From and To bound the ranges asked for, in bytes and multiples of 4096; To 0 is the end. Limit
+	// is the most ranges; 0: as many as one answer holds.
+	From, To int64
+	Limit    int
+}
+
+// Space says what a volume or a snapshot holds.
+type Space struct {
+	Volume     domain.VolumeID
+	Snapshot   domain.SnapshotID // zero for a volume
+	Device     domain.DeviceID
+	Generation uint32
+	Size       domain.Bytes
+	Mapped     domain.Bytes // data and written zeros that it sees
+	Own        domain.Bytes // data that it wrote since the cut before
+	Shared     domain.Bytes // data that it sees and older snapshots wrote
+}
+
+// Answer is what the node knows.
+type Answer struct {
+	Spaces []Space // AskSnapshots by id; AskVolume: the volume, then its snapshots, the eldest first
+	More   bool    // of AskSnapshots there are more behind the last
+
+	Hosts      int    // connections that use the volume
+	Durability string // what an acknowledged write survives
+
+	Ranges []domain.Extent
+	Next   int64 // where to ask on; -1: that was all
+	Size   domain.Bytes
+}
