@@ -111,8 +111,8 @@ func volumeRef(v client.Volume) string { return v.App + "/" + v.Name }
 // kinds lists all that get knows.
 func kinds() []kind {
 	return []kind{
-		templateKind(), appKind(), volumeKind(), nodeKind(), deviceKind(), planKind(), tenantKind(),
-		eventKind(),
+		templateKind(), appKind(), volumeKind(), snapshotKind(), nodeKind(), deviceKind(), planKind(),
+		tenantKind(), eventKind(),
 	}
 }
 
@@ -164,7 +164,7 @@ func appKind() kind {
 
 func volumeKind() kind {
 	type T = client.Volume
-	return kindOf("volume", "volumes", (*client.Client).Volumes, volumeRef,
+	k := kindOf("volume", "volumes", (*client.Client).Volumes, volumeRef,
 		func(x T) string { return x.ID },
 		col[T]{name: "NAME", cell: volumeRef},
 		col[T]{name: "SIZE", cell: func(x T) string { return x.Size.String() }},
@@ -177,7 +177,20 @@ func volumeKind() kind {
 		},
 		col[T]{name: "NBD", cell: func(x T) string { return first(x.NBD, "-") }, wide: true},
 		col[T]{name: "ISCSI", cell: func(x T) string { return first(x.ISCSI, "-") }, wide: true},
+		col[T]{name: "SNAPSHOTS", cell: func(x T) string { return itoa(x.Snapshots) }, wide: true},
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }, wide: true})
+	find := k.find
+	k.find = func(ctx context.Context, c *client.Client, at client.At, name string) (listing, error) {
+		l, err := find(ctx, c, at, name)
+		v, ok := l.value.(T)
+		if err != nil || !ok {
+			return l, err
+		}
+		whole, err := c.Volume(ctx, v.ID, at) // with what its node knows
+		l.value = whole.Value
+		return l, err
+	}
+	return k
 }
 
 func nodeKind() kind {

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"weft/adapters/client"
 	"weft/domain/intent"
+	"weft/domain/snapshot"
 )
 
 // demands are the flags by which a template or an application says what it wants.
@@ -18,9 +20,11 @@ type demands struct {
 	perf     client.Performance
 	avail    client.Availability
 	place    client.Placement
+	protect  client.Protection
 	authn    string
 	priority int64
 	survive  []string
+	rules    []string
 }
 
 func demandFlags(cmd *cobra.Command) *demands {
@@ -37,6 +41,8 @@ func demandFlags(cmd *cobra.Command) *demands {
 	f.StringVar(&d.place.Capacity, "capacity", "", "media for all data: flash or hdd")
 	f.StringVar(&d.authn, "authn", "", "how iSCSI hosts prove themselves: none, chap or mutual")
 	f.Int64Var(&d.priority, "priority", 0, "whose work goes first, 1 to 100")
+	f.StringArrayVar(&d.rules, "snapshots", nil,
+		"a snapshot every so often and how many to keep, such as 1h=24 or 1d=7; repeatable")
 	complete(cmd, "hot", "nvram", "flash")
 	complete(cmd, "capacity", "flash", "hdd")
 	complete(cmd, "authn", "none", "chap", "mutual")
@@ -53,10 +59,20 @@ func (d *demands) intent() (*client.Intent, error) {
 		}
 		d.avail.Survive = append(d.avail.Survive, client.Survive{Domain: what, Count: count})
 	}
+	for _, r := range d.rules {
+		every, n, ok := strings.Cut(r, "=")
+		keep, err := strconv.ParseInt(n, 10, 64)
+		if _, bad := snapshot.ParseEvery(every); !ok || err != nil || bad != nil {
+			return nil, &usage{
+				fmt.Errorf("--snapshots %q: write it as 1h=24, with m, h, d or w", r), d.cmd.CommandPath(),
+			}
+		}
+		d.protect.Snapshots = append(d.protect.Snapshots, client.SnapshotRule{Every: every, Keep: keep})
+	}
 	some := false
 	for _, name := range []string{
 		"replicas", "survive", "iops-min", "iops-max", "latency-p99-us", "bandwidth-max", "hot",
-		"capacity", "authn", "priority",
+		"capacity", "authn", "priority", "snapshots",
 	} {
 		some = some || d.cmd.Flags().Changed(name)
 	}
@@ -78,6 +94,9 @@ func (d *demands) intent() (*client.Intent, error) {
 	}
 	if d.priority != 0 {
 		in.Lifecycle = &client.Lifecycle{Priority: d.priority}
+	}
+	if len(d.protect.Snapshots) > 0 {
+		in.Protection = &d.protect
 	}
 	return &in, nil
 }
@@ -107,6 +126,17 @@ func domainIntent(i *client.Intent) intent.Intent {
 	}
 	if l := i.Lifecycle; l != nil {
 		d.Lifecycle.Priority = l.Priority
+	}
+	if p := i.Protection; p != nil {
+		for _, r := range p.Snapshots {
+			every, err := snapshot.ParseEvery(r.Every)
+			if err != nil {
+				every = 0 // refused with all else that is wrong
+			}
+			d.Protection.Snapshots = append(d.Protection.Snapshots, intent.SnapshotRule{
+				EveryS: int64(every / time.Second), Keep: r.Keep,
+			})
+		}
 	}
 	return d
 }

@@ -59,6 +59,7 @@ type volumeDoc struct {
 	Name         string `yaml:"name"`
 	Size         size   `yaml:"size"`
 	LogicalBlock int64  `yaml:"logical_block"`
+	Source       string `yaml:"source"`
 }
 
 // size reads "10GiB" as well as a number of bytes.
@@ -183,7 +184,7 @@ func (d appDoc) body() *client.AppBody {
 	b := &client.AppBody{Name: d.Name, Template: d.Template, Intent: d.Intent, Export: d.Export}
 	for _, v := range d.Volumes {
 		b.Volumes = append(b.Volumes, client.VolumeBody{
-			Name: v.Name, Size: domain.Bytes(v.Size), LogicalBlock: v.LogicalBlock,
+			Name: v.Name, Size: domain.Bytes(v.Size), LogicalBlock: v.LogicalBlock, Source: v.Source,
 		})
 	}
 	return b
@@ -198,6 +199,9 @@ func (d appDoc) command() domain.Validator {
 		ev.Export = intent.Export(*d.Export)
 	}
 	for _, v := range d.Volumes {
+		if v.Source != "" && v.Size == 0 {
+			v.Size = size(domain.VolumeMin) // the node takes its source's
+		}
 		ev.Volumes = append(ev.Volumes, intent.VolumeSpec{
 			Name: v.Name, Size: domain.Bytes(v.Size), LogicalBlock: v.LogicalBlock,
 		})

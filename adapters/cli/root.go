@@ -91,8 +91,8 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 		&cobra.Group{ID: groupSee, Title: "See what is:"},
 	)
 	add(root, groupRun, t.serveCommand(), t.demoCommand(), t.restoreCommand())
-	add(root, groupState, t.templateCommand(), t.appCommand(), t.volumeCommand(), t.applyCommand(),
-		t.deleteCommand(), t.secretCommand())
+	add(root, groupState, t.templateCommand(), t.appCommand(), t.volumeCommand(), t.snapshotCommand(),
+		t.applyCommand(), t.deleteCommand(), t.secretCommand())
 	add(root, groupWho, t.tenantCommand(), t.userCommand(), t.tokenCommand(), t.providerCommand(),
 		t.loginCommand(), t.logoutCommand(), t.whoamiCommand())
 	add(root, groupSee, t.getCommand(), t.describeCommand(), t.whyCommand(), t.statusCommand(),

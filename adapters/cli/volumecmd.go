@@ -23,7 +23,8 @@ do while only one application has a volume of that name.`,
   weft volume resize web/disk1 --size 20GiB`,
 	}
 	cmd.AddCommand(t.volumeCreate(), t.listCommand(volumeKind()), t.volumeShow(), t.volumeResize(),
-		t.volumeSnapshot(), t.volumeDelete())
+		t.snapshotCreate("snapshot NAME...", "Take a snapshot, as weft snapshot create does"),
+		t.volumeClone(), t.volumeDelete())
 	return cmd
 }
 
@@ -126,8 +127,11 @@ func (t *tool) volumeShow() *cobra.Command {
 func (t *tool) volumeResize() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "resize NAME --size SIZE", Short: "Grow a volume", Args: cobra.ExactArgs(1),
-		Long: `Grow a volume while it is in use. A volume never shrinks: that would lose data. Hosts
-see the new size after a rescan.`,
+		Long: `Grow a volume while it is in use. Hosts see the new size after a rescan.
+
+A volume never shrinks: what stands beyond the new end would be lost, while hosts may
+still write there. To have it smaller, shrink the file system, create a smaller
+volume, and copy.`,
 		Example:           "  weft volume resize web/disk1 --size 20GiB",
 		ValidArgsFunction: t.names(volumeKind()),
 	}
@@ -155,29 +159,6 @@ see the new size after a rescan.`,
 			return err
 		}
 		return tell(cmd, form.value, outcome{"volume/" + volumeRef(v), "resized", v.Size.String(), v})
-	})
-	return cmd
-}
-
-func (t *tool) volumeSnapshot() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "snapshot NAME", Short: "Take a snapshot, on nodes that offer it", Args: cobra.ExactArgs(1),
-		Long: `Ask the node for a snapshot of a volume. A node that offers none says so, and how to
-copy the volume instead; the exit code is then 2.`,
-		Example:           "  weft volume snapshot web/disk1",
-		ValidArgsFunction: t.names(volumeKind()),
-	}
-	form := changeOutput(cmd)
-	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
-		v, err := t.volume(cmd.Context(), c, args[0])
-		if err != nil {
-			return err
-		}
-		r, err := c.SnapshotVolume(cmd.Context(), v.App, v.Name, t.change())
-		if err != nil {
-			return err
-		}
-		return tell(cmd, form.value, outcome{"volume/" + volumeRef(v), "snapshot taken", "", r.Value})
 	})
 	return cmd
 }
@@ -245,6 +226,11 @@ comes from, and the commands that attach it.`,
 		if err != nil {
 			return err
 		}
+		whole, err := c.Volume(cmd.Context(), v.ID, client.At{Tenant: t.tenant})
+		if err != nil {
+			return err
+		}
+		v = whole.Value // with what its node knows
 		if form.value != "text" {
 			return show(cmd.OutOrStdout(), form.value, listing{value: v}, false)
 		}
@@ -275,7 +261,17 @@ func described(v client.Volume) string {
 		size += " (hosts see " + v.Actual.String() + ")"
 	}
 	field("Size", size)
-	field("Used", rounded(v.Used))
+	field("Used", rounded(v.Used)+sharing(v))
+	if v.Snapshots > 0 {
+		field("Snapshots", fmt.Sprintf("%d, which wrote %s", v.Snapshots, rounded(v.SnapshotOwn)))
+	}
+	field("Cloned from", v.Source)
+	if v.Hosts > 0 {
+		field("Hosts", itoa(v.Hosts)+" connections")
+	}
+	if v.Restore != "" {
+		field("Roll-back", strings.TrimSuffix(v.Restore+", "+v.Refused, ", "))
+	}
 	field("Sectors", itoa(v.LogicalBlock)+" bytes")
 	field("Durability", v.Durability)
 	field("Node", v.Node)
@@ -302,6 +298,14 @@ func described(v client.Volume) string {
 		}
 	}
 	return b.String()
+}
+
+// sharing tells how much of what a volume holds it shares.
+func sharing(v client.Volume) string {
+	if v.Shared == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%s its own, %s shared with snapshots)", rounded(v.Own), rounded(v.Shared))
 }
 
 // Attach lists the commands that use a volume, given its URIs; first those that need no root.

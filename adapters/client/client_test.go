@@ -312,7 +312,7 @@ func TestEveryCall(t *testing.T) {
 	do(note, func() (any, error) { return c.AddVolume(ctx, "web", VolumeBody{}, Change{}) })
 	do(note, func() (any, error) { return c.ResizeVolume(ctx, "web", "d", 1, Change{}) })
 	do(note, func() (any, error) { return c.RemoveVolume(ctx, "web", "d", Change{}) })
-	do(note, func() (any, error) { return c.SnapshotVolume(ctx, "web", "d", Change{}) })
+	do(note, func() (any, error) { return c.SnapshotVolume(ctx, "web", "d", "n", Change{}) })
 	do(note, func() (any, error) { return c.Volume(ctx, "id", At{}) })
 	do(note, func() (any, error) { return c.WhyVolume(ctx, "id", At{}) })
 	do(note, func() (any, error) { return c.Devices(ctx, At{}) })

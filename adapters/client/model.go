@@ -29,6 +29,7 @@ type Intent struct {
 	Placement    *Placement    `json:"placement,omitempty" yaml:"placement,omitempty"`
 	Security     *Security     `json:"security,omitempty" yaml:"security,omitempty"`
 	Lifecycle    *Lifecycle    `json:"lifecycle,omitempty" yaml:"lifecycle,omitempty"`
+	Protection   *Protection   `json:"protection,omitempty" yaml:"protection,omitempty"`
 }
 
 // Performance is part of an intent.
@@ -68,6 +69,17 @@ type Lifecycle struct {
 	Priority int64 `json:"priority,omitempty" yaml:"priority,omitempty"`
 }
 
+// Protection is part of an intent.
+type Protection struct {
+	Snapshots []SnapshotRule `json:"snapshots,omitempty" yaml:"snapshots,omitempty"`
+}
+
+// SnapshotRule asks for snapshots by the clock.
+type SnapshotRule struct {
+	Every string `json:"every" yaml:"every"` // such as "15m", "1h", "1d" or "1w"
+	Keep  int64  `json:"keep" yaml:"keep"`
+}
+
 // TemplateBody asks for a template or a new version of one.
 type TemplateBody struct {
 	Name        string  `json:"name"`
@@ -105,8 +117,9 @@ type Export struct {
 // VolumeBody asks for a volume.
 type VolumeBody struct {
 	Name         string       `json:"name"`
-	Size         domain.Bytes `json:"size"`
+	Size         domain.Bytes `json:"size,omitempty"` // a clone's may be left out
 	LogicalBlock int64        `json:"logical_block,omitempty"`
+	Source       string       `json:"source,omitempty"` // the snapshot it begins as
 }
 
 // AppBody asks for an application instance.
@@ -148,12 +161,76 @@ type Volume struct {
 	Device       string       `json:"device,omitempty"`
 	Durability   string       `json:"durability,omitempty"`
 	Used         domain.Bytes `json:"used,omitempty"`
+	Own          domain.Bytes `json:"own,omitempty"`
+	Shared       domain.Bytes `json:"shared,omitempty"`
+	Snapshots    int          `json:"snapshots,omitempty"`
+	SnapshotOwn  domain.Bytes `json:"snapshot_own,omitempty"`
+	Hosts        int          `json:"hosts,omitempty"`
+	Source       string       `json:"source,omitempty"`
+	Restore      string       `json:"restore,omitempty"` // "pending", "done", "refused"
+	Refused      string       `json:"refused,omitempty"`
 	NBD          string       `json:"nbd,omitempty"`
 	ISCSI        string       `json:"iscsi,omitempty"`
 	Target       string       `json:"target,omitempty"`
 	Ops          []Ops        `json:"ops,omitempty"`
 	Policy       []PolicyRow  `json:"policy,omitempty"`
 	ETag         string       `json:"etag,omitempty"`
+}
+
+// Snapshot is what one volume was at one instant.
+type Snapshot struct {
+	ID         string       `json:"id"`
+	Name       string       `json:"name"`
+	App        string       `json:"app"`
+	Volume     string       `json:"volume"`
+	VolumeID   string       `json:"volume_id"`
+	Tenant     string       `json:"tenant"`
+	Group      string       `json:"group,omitempty"`
+	State      string       `json:"state"` // "taking", "ready", "failed", "deleting"
+	Reason     string       `json:"reason,omitempty"`
+	Every      string       `json:"every,omitempty"` // the rule that took it
+	Taken      *time.Time   `json:"taken,omitempty"`
+	Generation int64        `json:"generation,omitempty"`
+	Size       domain.Bytes `json:"size,omitempty"`
+	Used       domain.Bytes `json:"used,omitempty"`
+	Own        domain.Bytes `json:"own,omitempty"`
+	Shared     domain.Bytes `json:"shared,omitempty"`
+	Node       string       `json:"node,omitempty"`
+	Device     string       `json:"device,omitempty"`
+	ETag       string       `json:"etag,omitempty"`
+}
+
+// SnapshotList is a list of snapshots; Silent names the nodes that gave no answer.
+type SnapshotList struct {
+	Items    []Snapshot `json:"items"`
+	Position string     `json:"position"`
+	Silent   []string   `json:"silent,omitempty"`
+}
+
+// SnapshotBody asks for a snapshot.
+type SnapshotBody struct {
+	Name    string   `json:"name,omitempty"`    // empty: one is made up
+	Volumes []string `json:"volumes,omitempty"` // none: all of the application
+}
+
+// RestoreBody asks to roll a volume back.
+type RestoreBody struct {
+	Snapshot string `json:"snapshot"`
+	Force    bool   `json:"force,omitempty"`
+}
+
+// Range is a part of a volume or snapshot, in bytes.
+type Range struct {
+	Offset int64  `json:"offset"`
+	Length int64  `json:"length"`
+	Kind   string `json:"kind"` // "data", "zero", "hole"
+}
+
+// Ranges is one page of ranges.
+type Ranges struct {
+	Items []Range      `json:"items"`
+	Next  *int64       `json:"next,omitempty"` // nil: this is the last page
+	Size  domain.Bytes `json:"size"`
 }
 
 // Ops counts one operation of a volume since the node began to serve it.

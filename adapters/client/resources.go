@@ -116,14 +116,6 @@ func (c *Client) RemoveVolume(ctx context.Context, app, volume string, ch Change
 	return change[Gone](ctx, c, "DELETE", "/v1/apps/"+seg(app)+"/volumes/"+seg(volume), nil, ch)
 }
 
-// SnapshotVolume asks for a snapshot. A node that offers none answers Unsupported.
-func (c *Client) SnapshotVolume(ctx context.Context, app, volume string, ch Change) (
-	Reply[Gone], error,
-) {
-	return change[Gone](ctx, c, "POST", "/v1/apps/"+seg(app)+"/volumes/"+seg(volume)+"/snapshots",
-		nil, ch)
-}
-
 // Volumes lists the volumes of a tenant.
 func (c *Client) Volumes(ctx context.Context, at At) (Reply[List[Volume]], error) {
 	return get[List[Volume]](ctx, c, "/v1/volumes", at.query())

@@ -13,8 +13,9 @@ import (
 // VolumeBody asks for a volume.
 type VolumeBody struct {
 	Name         string       `json:"name" maxLength:"63"`
-	Size         domain.Bytes `json:"size" doc:"bytes, a multiple of 4 MiB"`
+	Size         domain.Bytes `json:"size,omitempty" doc:"bytes; a clone's may be left out"`
 	LogicalBlock int64        `json:"logical_block,omitempty" doc:"512 or 4096"`
+	Source       string       `json:"source,omitempty" doc:"the snapshot it begins as: id or name"`
 }
 
 // AppBody asks for an application instance.
@@ -51,8 +52,6 @@ func (s *Server) appRoutes() {
 		s.resizeVolume)
 	register(s, operateTenant, "DELETE", "/v1/apps/{name}/volumes/{volume}", "remove-volume",
 		"Remove a volume and its data", 202, s.removeVolume)
-	register(s, operateTenant, "POST", "/v1/apps/{name}/volumes/{volume}/snapshots", "snapshot-volume",
-		"Refused until snapshots are offered", 201, s.snapshot)
 }
 
 func (s *Server) listApps(ctx context.Context, in *At) (*Got[List[App]], error) {
@@ -125,16 +124,25 @@ func (s *Server) createApp(ctx context.Context, ch Change, b AppBody) (*Changed[
 		ev.Template, ev.TemplateName, ev.Version = x.TemplateCreated.Template, x.Name, version
 	}
 	for i, w := range b.Volumes {
-		ev.Volumes = append(ev.Volumes, intent.VolumeSpec{
-			Volume: domain.VolumeID{UUID: id.ObjectID("volume", i)}, Name: w.Name, Size: w.Size,
-			LogicalBlock: w.LogicalBlock,
-		})
+		spec := w.spec(id, i)
+		if err := s.source(ctx, t, w.Source, &spec); err != nil {
+			return nil, err
+		}
+		ev.Volumes = append(ev.Volumes, spec)
 	}
 	res, err := s.command(ctx, ch, id, intent.CreateApp{AppInstanceCreated: ev})
 	if err != nil {
 		return nil, err
 	}
 	return s.changedApp(t, ev.App.String(), res)
+}
+
+// spec is the wish for a volume; its source is found by itself.
+func (b VolumeBody) spec(id domain.CommandID, index int) intent.VolumeSpec {
+	return intent.VolumeSpec{
+		Volume: domain.VolumeID{UUID: id.ObjectID("volume", index)}, Name: b.Name, Size: b.Size,
+		LogicalBlock: b.LogicalBlock,
+	}
 }
 
 func exportOrDefault(e *Export) intent.Export {
@@ -175,8 +183,12 @@ func (s *Server) applyApp(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
+	list, err := s.differences(ctx, t, commandID(ctx, in.Change), a, in.Body)
+	if err != nil {
+		return nil, err
+	}
 	var res Result
-	for i, c := range differences(commandID(ctx, in.Change), a, in.Body) {
+	for i, c := range list {
 		// Each command has an id of its own, so that a retry finishes what was begun.
 		id := commandID(ctx, in.Change).Sub("apply/" + strconv.Itoa(i))
 		ch := in.Change
@@ -192,7 +204,9 @@ func (s *Server) applyApp(ctx context.Context, in *struct {
 }
 
 // differences lists the commands that bring an instance to the wanted form.
-func differences(id domain.CommandID, a desired.App, b AppBody) []domain.Command {
+func (s *Server) differences(
+	ctx context.Context, t desired.Tenant, id domain.CommandID, a desired.App, b AppBody,
+) ([]domain.Command, error) {
 	app := a.AppInstanceCreated.App
 	list := []domain.Command{intent.SetIntent{App: app, Overrides: b.Intent.domain()}}
 	if b.Export != nil && !sameExport(a.Export, b.Export.domain()) {
@@ -202,17 +216,18 @@ func differences(id domain.CommandID, a desired.App, b AppBody) []domain.Command
 		v, ok := volumeOf(a, w.Name)
 		switch {
 		case !ok:
-			list = append(list, intent.AddVolume{App: app, Tenant: a.Tenant, Spec: intent.VolumeSpec{
-				Volume: domain.VolumeID{UUID: id.ObjectID("volume", i)}, Name: w.Name, Size: w.Size,
-				LogicalBlock: w.LogicalBlock,
-			}})
-		case v.Size != w.Size:
+			spec := w.spec(id, i)
+			if err := s.source(ctx, t, w.Source, &spec); err != nil {
+				return nil, err
+			}
+			list = append(list, intent.AddVolume{App: app, Tenant: a.Tenant, Spec: spec})
+		case v.Size != w.Size && (w.Size != 0 || w.Source == ""): // a clone may leave its size open
 			list = append(list, intent.ResizeVolume{
 				App: app, Tenant: a.Tenant, Volume: v.Volume, From: v.Size, Size: w.Size,
 			})
 		}
 	}
-	return list
+	return list, nil
 }
 
 func sameExport(a, b intent.Export) bool {
@@ -262,11 +277,12 @@ func (s *Server) addVolume(ctx context.Context, in *struct {
 		return nil, err
 	}
 	id := commandID(ctx, in.Change)
+	spec := in.Body.spec(id, 0)
+	if err := s.source(ctx, t, in.Body.Source, &spec); err != nil {
+		return nil, err
+	}
 	res, err := s.command(ctx, in.Change, id, intent.AddVolume{
-		App: a.AppInstanceCreated.App, Tenant: t.Tenant, Spec: intent.VolumeSpec{
-			Volume: domain.VolumeID{UUID: id.ObjectID("volume", 0)}, Name: in.Body.Name,
-			Size: in.Body.Size, LogicalBlock: in.Body.LogicalBlock,
-		},
+		App: a.AppInstanceCreated.App, Tenant: t.Tenant, Spec: spec,
 	})
 	if err != nil {
 		return nil, err
@@ -287,10 +303,7 @@ func (s *Server) volume(in VolumeChange) (desired.Tenant, desired.App, intent.Vo
 	}
 	v, ok := volumeOf(a, in.Volume)
 	if !ok {
-		return t, a, v, &domain.Error{
-			Kind: domain.NotFound, Ref: "volume/" + in.Volume,
-			Msg: "app " + a.Name + " has no such volume",
-		}
+		return t, a, v, noVolume(a, in.Volume)
 	}
 	return t, a, v, nil
 }
@@ -328,15 +341,4 @@ func (s *Server) removeVolume(ctx context.Context, in *VolumeChange) (*Changed[G
 		return nil, err
 	}
 	return &Changed[Gone]{Position: res.Position.String(), Body: Gone{v.Name, "deleting"}}, nil
-}
-
-func (s *Server) snapshot(_ context.Context, in *VolumeChange) (*Changed[Gone], error) {
-	if _, _, _, err := s.volume(*in); err != nil {
-		return nil, err
-	}
-	return nil, &domain.Error{
-		Kind: domain.Unsupported, Ref: "volume/" + in.Volume,
-		Msg:    "snapshots are not offered by this version",
-		Remedy: "copy the volume with nbdcopy or qemu-img until they are",
-	}
 }

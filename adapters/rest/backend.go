@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"weft/domain"
+	"weft/domain/command"
 	"weft/domain/outlet"
 	"weft/projections/access"
 	"weft/projections/audit"
@@ -42,9 +43,9 @@ type Event struct {
 
 // Live is what the node knows of a volume besides the log: how it is reached and what it does now.
 type Live struct {
-	NBD, ISCSI string // URIs, empty where not offered
-	Durability string // "durable" or "process"
-	Used       domain.Bytes
+	NBD, ISCSI string         // URIs, empty where not offered
+	Durability string         // "durable" or "process"
+	Space      command.Answer // to AskVolume
 	Ops        []LiveOps
 }
 
@@ -119,5 +120,7 @@ type Backend interface {
 	// selects are behind it, at most 10,000.
 	Published(ctx context.Context, o outlet.State) (at domain.Position, behind int, err error)
 	Live(id domain.VolumeID) (Live, bool)
+	// Ask puts a question to the node that it names.
+	Ask(ctx context.Context, q command.Question) (command.Answer, error)
 	LiveDevice(id domain.DeviceID) (LiveDevice, bool)
 }

@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"weft/domain"
+	"weft/domain/command"
 	"weft/domain/intent"
 	"weft/domain/policy"
+	"weft/domain/snapshot"
 	"weft/projections/catalog"
 	"weft/projections/desired"
 	"weft/projections/topology"
@@ -20,6 +22,7 @@ type Intent struct {
 	Placement    *Placement    `json:"placement,omitempty"`
 	Security     *Security     `json:"security,omitempty"`
 	Lifecycle    *Lifecycle    `json:"lifecycle,omitempty"`
+	Protection   *Protection   `json:"protection,omitempty"`
 }
 
 // Performance is part of an intent.
@@ -59,6 +62,29 @@ type Lifecycle struct {
 	Priority int64 `json:"priority,omitempty"`
 }
 
+// Protection is part of an intent.
+type Protection struct {
+	Snapshots []SnapshotRule `json:"snapshots,omitempty"`
+}
+
+// SnapshotRule asks for snapshots by the clock.
+type SnapshotRule struct {
+	Every Every `json:"every" doc:"such as 15m, 1h, 1d or 1w, counted from 1970 in UTC"`
+	Keep  int64 `json:"keep" doc:"how many of the rule's snapshots are kept, 1 to 256"`
+}
+
+// Every is an interval as people write it.
+type Every string
+
+// seconds gives the interval, 0 for one that is none: the domain refuses it with all else.
+func (e Every) seconds() int64 {
+	d, err := snapshot.ParseEvery(string(e))
+	if err != nil {
+		return 0
+	}
+	return int64(d / time.Second)
+}
+
 func (i *Intent) domain() intent.Intent {
 	var d intent.Intent
 	if i == nil {
@@ -83,6 +109,13 @@ func (i *Intent) domain() intent.Intent {
 	}
 	if l := i.Lifecycle; l != nil {
 		d.Lifecycle.Priority = l.Priority
+	}
+	if p := i.Protection; p != nil {
+		for _, r := range p.Snapshots {
+			d.Protection.Snapshots = append(d.Protection.Snapshots, intent.SnapshotRule{
+				EveryS: r.Every.seconds(), Keep: r.Keep,
+			})
+		}
 	}
 	return d
 }
@@ -110,6 +143,14 @@ func intentDoc(d intent.Intent) *Intent {
 	}
 	if d.Lifecycle != (intent.Lifecycle{}) {
 		i.Lifecycle = &Lifecycle{Priority: d.Lifecycle.Priority}
+	}
+	if rules := d.Protection.Snapshots; len(rules) > 0 {
+		i.Protection = &Protection{}
+		for _, r := range rules {
+			i.Protection.Snapshots = append(i.Protection.Snapshots, SnapshotRule{
+				Every(snapshot.FormatEvery(r.Every())), r.Keep,
+			})
+		}
 	}
 	return i
 }
@@ -200,6 +241,14 @@ type Volume struct {
 	Device       string       `json:"device,omitempty"`
 	Durability   string       `json:"durability,omitempty" doc:"what an acknowledged write survives"`
 	Used         domain.Bytes `json:"used,omitempty" doc:"bytes that hold data"`
+	Own          domain.Bytes `json:"own,omitempty" doc:"of them, written since the last snapshot"`
+	Shared       domain.Bytes `json:"shared,omitempty" doc:"of them, shared with snapshots"`
+	Snapshots    int          `json:"snapshots,omitempty" doc:"how many there are of it on its device"`
+	SnapshotOwn  domain.Bytes `json:"snapshot_own,omitempty" doc:"bytes that these wrote"`
+	Hosts        int          `json:"hosts,omitempty" doc:"connections that use it"`
+	Source       string       `json:"source,omitempty" doc:"id of the snapshot it was cloned from"`
+	Restore      string       `json:"restore,omitempty" enum:"pending,done,refused"`
+	Refused      string       `json:"refused,omitempty" doc:"why the last roll-back was not done"`
 	NBD          string       `json:"nbd,omitempty"`
 	ISCSI        string       `json:"iscsi,omitempty"`
 	Target       string       `json:"target,omitempty" doc:"the IQN"`
@@ -247,8 +296,15 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 		for _, f := range w.Set.Fields {
 			d.Policy = append(d.Policy, PolicyRow{f.Path, f.Value, f.From, f.Overridden})
 		}
+		if w.Source != nil {
+			d.Source = w.Source.Snapshot.String()
+		}
+		if w.Restore != nil {
+			d.Restore = "pending"
+		}
 		if f, ok := v.Catalog.Volume(w.Volume); ok {
 			d.fact(f, v.Topology)
+			d.restored(w, f)
 			fact := f.Fact()
 			d.Compliance = Compliance(policy.Check(w, &fact, &o))
 		} else if dec, ok := v.Catalog.Decision(w.Volume); ok && dec.Impossible != nil {
@@ -258,13 +314,37 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 			d.State = "deleting"
 		}
 		if l, ok := s.b.Live(w.Volume); ok && !past {
-			d.NBD, d.ISCSI, d.Durability, d.Used, d.Ops = l.NBD, l.ISCSI, l.Durability, l.Used, l.Ops
+			d.NBD, d.ISCSI, d.Durability, d.Ops = l.NBD, l.ISCSI, l.Durability, l.Ops
+			d.holds(l.Space)
 		} else if f, ok := v.Catalog.Volume(w.Volume); ok && !past {
 			d.NBD, d.ISCSI = far(v, f, w.Export)
 		}
 		out = append(out, d)
 	}
 	return out
+}
+
+// restored tells what became of the last wish to roll back.
+func (d *Volume) restored(w policy.Wish, f catalog.Volume) {
+	if w.Restore == nil || w.Restore.Restore != f.Restored {
+		return
+	}
+	if d.Restore = "done"; f.Refused != "" {
+		d.Restore, d.Refused = "refused", f.Refused
+	}
+}
+
+// holds tells what a volume and its snapshots hold, and who uses the volume.
+func (d *Volume) holds(a command.Answer) {
+	d.Hosts, d.Snapshots, d.SnapshotOwn = a.Hosts, 0, 0
+	for _, x := range a.Spaces {
+		if x.Snapshot.IsZero() {
+			d.Used, d.Own, d.Shared = x.Mapped, x.Own, x.Shared
+			continue
+		}
+		d.Snapshots++
+		d.SnapshotOwn += x.Own
+	}
 }
 
 // nowhere says why a volume cannot be placed.

@@ -145,6 +145,7 @@ func (s *Server) routes() {
 	s.templateRoutes()
 	s.appRoutes()
 	s.volumeRoutes()
+	s.snapshotRoutes()
 	s.eventRoutes()
 	s.tenantRoutes()
 	s.userRoutes()

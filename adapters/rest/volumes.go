@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"weft/domain"
+	"weft/domain/command"
 )
 
 // listMax is the most items of a page.
@@ -67,7 +68,23 @@ func (s *Server) getVolume(ctx context.Context, in *VolumeIn) (*Got[Volume], err
 	if err != nil {
 		return nil, err
 	}
+	if in.AtPosition == "" {
+		s.askVolume(ctx, &d)
+	}
 	return &Got[Volume]{v.Position.String(), d.ETag, d}, nil
+}
+
+// askVolume adds what the volume's node knows, if it answers: the rest is true without it.
+func (s *Server) askVolume(ctx context.Context, d *Volume) {
+	id, err := Snapshot{VolumeID: d.ID, Node: d.Node}.ids()
+	if err != nil || id.node.IsZero() {
+		return
+	}
+	a, err := s.b.Ask(ctx, command.Question{Ask: command.AskVolume, Node: id.node, Volume: id.volume})
+	if err == nil {
+		d.Durability = a.Durability
+		d.holds(a)
+	}
 }
 
 func (s *Server) why(ctx context.Context, in *VolumeIn) (*Got[Decision], error) {

@@ -74,6 +74,16 @@ func TestRoleMatrix(t *testing.T) {
 	}{
 		{"GET", "/v1/apps?tenant=acme", "", [6]int{200, 200, 200, 200, 200, 200}},
 		{"GET", "/v1/volumes?tenant=lab", "", [6]int{200, 200, 200, 200, 200, 200}},
+		{"GET", "/v1/snapshots?tenant=lab", "", [6]int{200, 200, 200, 200, 200, 200}},
+		{"GET", "/v1/snapshots?tenant=other", "", [6]int{404, 404, 404, 200, 200, 200}},
+		{
+			"POST", "/v1/apps/none/snapshots?tenant=acme", "{}", [6]int{403, 404, 404, 403, 404, 404},
+		},
+		{
+			"POST", "/v1/apps/none/volumes/v/restore?tenant=acme", `{"snapshot":"s"}`,
+			[6]int{403, 404, 404, 403, 404, 404},
+		},
+		{"DELETE", "/v1/snapshots/none?tenant=acme", "", [6]int{403, 404, 404, 403, 404, 404}},
 		{"GET", "/v1/apps?tenant=other", "", [6]int{404, 404, 404, 200, 200, 200}},
 		{"GET", "/v1/apps?tenant=none", "", [6]int{404, 404, 404, 404, 404, 404}},
 		{"GET", "/v1/apps", "", [6]int{404, 404, 404, 200, 200, 200}},

@@ -40,10 +40,14 @@ func (c *tester) operations() []operation {
 func (o operation) fill(name, volume, tenant string) string {
 	path := strings.NewReplacer("{name}", name, "{volume}", "v1", "{id}", volume,
 		"{position}", "3").Replace(o.path)
-	for _, of := range []string{"/v1/apps", "/v1/templates", "/v1/volumes"} {
+	for _, of := range []string{"/v1/apps", "/v1/templates", "/v1/volumes", "/v1/snapshots"} {
 		if strings.HasPrefix(path, of) {
-			return path + "?tenant=" + tenant
+			path += "?tenant=" + tenant
+			break
 		}
+	}
+	if strings.Contains(path, "/changes?") {
+		path += "&since=" + volume
 	}
 	return path
 }

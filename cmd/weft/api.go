@@ -286,10 +286,10 @@ func (b *backend) Live(id domain.VolumeID) (rest.Live, bool) {
 			})
 		}
 	}
-	for _, e := range b.devices.engines {
-		if v, ok := e.Volume(id); ok {
-			l.Durability, l.Used = e.Mode().String(), v.Info().Mapped
-		}
+	if a, err := b.agent.Ask(context.Background(), command.Question{
+		Ask: command.AskVolume, Volume: id,
+	}); err == nil {
+		l.Space, l.Durability = a, a.Durability
 	}
 	return l, true
 }

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"weft/dataplane/agent"
 	"weft/dataplane/engine"
+	"weft/domain/command"
 )
 
 // collector reads the node's counters when it is scraped, so that no I/O pays for a metric.
@@ -101,8 +104,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		for _, m := range deviceMetrics() {
 			send(m.counter, m.get(s), m.name, m.help, []string{"device"}, []string{id.String()})
 		}
+		send(false, int64(e.Kept()), "weft_device_kept_bytes",
+			"Bytes that clones keep of deleted snapshots.", []string{"device"}, []string{id.String()})
 	}
 	for _, s := range c.b.agent.Served() {
+		c.space(s, send)
 		send(true, s.Disk.Delayed(), "weft_volume_delayed_total",
 			"Operations held back by the volume's limits.", []string{"volume"}, []string{s.Export.Name})
 		for _, o := range s.Disk.Stats() {
@@ -120,6 +126,39 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	i := c.b.front.iscsi.Stats()
 	send(false, i.Sessions, "weft_iscsi_sessions", "Open iSCSI sessions.", nil, nil)
 	send(true, int64(i.LoginFailures), "weft_iscsi_login_failures_total", "Logins refused.", nil, nil)
+}
+
+// space tells what a volume and its snapshots hold.
+func (c *collector) space(s agent.Served,
+	send func(counter bool, v int64, name, help string, labels, values []string),
+) {
+	a, err := c.b.agent.Ask(context.Background(), command.Question{
+		Ask: command.AskVolume, Volume: s.Disk.Info().ID,
+	})
+	if err != nil {
+		return // it went meanwhile
+	}
+	var own, shared, cuts, held int64
+	for _, x := range a.Spaces {
+		if x.Snapshot.IsZero() {
+			own, shared = int64(x.Own), int64(x.Shared)
+			continue
+		}
+		cuts++
+		held += int64(x.Own)
+	}
+	for _, m := range []struct {
+		v          int64
+		name, help string
+	}{
+		{own, "weft_volume_own_bytes", "Bytes that a volume wrote since its last snapshot."},
+		{shared, "weft_volume_shared_bytes", "Bytes that a volume shares with its snapshots."},
+		{cuts, "weft_volume_snapshots", "Snapshots of a volume."},
+		{held, "weft_volume_snapshot_bytes", "Bytes that a volume's snapshots wrote, shared or not."},
+		{int64(a.Hosts), "weft_volume_hosts", "Connections that use a volume."},
+	} {
+		send(false, m.v, m.name, m.help, []string{"volume"}, []string{s.Export.Name})
+	}
 }
 
 // newMetrics serves the page.

@@ -72,6 +72,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "issuer.pem"), []byte(issuer.CA()), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"attach": attachCmd, "detach": detachCmd,
 			"start": startCmd, "halt": haltCmd, "exits": exitsCmd, "rot": rotCmd, "signin": signinCmd,
 			"login": func(ts *testscript.TestScript, neg bool, args []string) {
 				loginCmd(ts, issuer, neg, args)
@@ -100,6 +101,7 @@ type child struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error // of Wait, once done is closed
+	in   io.Closer
 }
 
 // stopTime is the most a node may take to stop after SIGTERM.
@@ -179,6 +181,40 @@ func haltCmd(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// attachCmd is `attach NAME URI`: a host that connects to an export and stays until `detach NAME`.
+func attachCmd(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := exec.Command("qemu-io", "-f", "raw", args[1])
+	in, err := cmd.StdinPipe()
+	ts.Check(err)
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	c := &child{cmd: cmd, done: make(chan struct{}), in: in}
+	ts.Value(nodesKey{}).(map[string]*child)[args[0]] = c
+	ts.Defer(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		<-c.done
+	})
+	_, err = io.WriteString(in, "read 0 512\n") // it answers once it is connected
+	ts.Check(err)
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && !strings.Contains(lines.Text(), "read 512/512") {
+	}
+	go func() {
+		defer close(c.done)
+		_, _ = io.Copy(io.Discard, out)
+		c.err = cmd.Wait()
+	}()
+	ts.Check(lines.Err())
+}
+
+// detachCmd is `detach NAME`.
+func detachCmd(ts *testscript.TestScript, _ bool, args []string) {
+	c := ts.Value(nodesKey{}).(map[string]*child)[args[0]]
+	ts.Check(c.in.Close())
+	<-c.done
+}
+
 // rotCmd is `rot FILE`: it turns a bit in the middle of a file.
 func rotCmd(ts *testscript.TestScript, _ bool, args []string) {
 	path := ts.MkAbs(args[0])
@@ -197,8 +233,8 @@ func signinCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("WEFT_TOKEN", ts.Getenv("ISSUED"))
 }
 
-// loginCmd is `login SUBJECT EMAIL ARGS...`: it signs in with weft login, and as the account of that
-// subject and address grants it; with "-" the user refuses. What was said is in login.out.
+// loginCmd is `login SUBJECT EMAIL ARGS...`: it signs in with weft login, and as the account of
+// that subject and address grants it; with "-" the user refuses. What was said is in login.out.
 func loginCmd(ts *testscript.TestScript, i *oidcissuer.Issuer, neg bool, args []string) {
 	path, err := exec.LookPath("weft")
 	if err != nil {
