@@ -8,24 +8,36 @@ import "weft/domain"
 func verify(
 	e Entry, next domain.Position, prev [32]byte, of func(domain.StreamID) StreamHead,
 ) (Recorded, error) {
-	if e.At.N() != next.N() || e.At.Timeline() < next.Timeline() {
-		return Recorded{}, &CorruptError{
-			Position: next, What: "is missing; found position " + e.At.String(),
-		}
+	if err := inPlace(e.At, next); err != nil {
+		return Recorded{}, err
 	}
 	r, err := DecodeRecord(e.At, e.Record)
+	if err == nil {
+		err = follows(&r, prev, of)
+	}
 	if err != nil {
 		return Recorded{}, err
 	}
+	return r, nil
+}
+
+// inPlace checks that the record found is the next one.
+func inPlace(at, next domain.Position) error {
+	if at.N() != next.N() || at.Timeline() < next.Timeline() {
+		return &CorruptError{Position: next, What: "is missing; found position " + at.String()}
+	}
+	return nil
+}
+
+// follows checks that a record continues the log and its stream.
+func follows(r *Recorded, prev [32]byte, of func(domain.StreamID) StreamHead) error {
 	if r.Prev != prev {
-		return Recorded{}, &CorruptError{
-			Position: e.At, What: "does not follow the record before it",
-		}
+		return &CorruptError{Position: r.Position, What: "does not follow the record before it"}
 	}
 	if head := of(r.Stream); r.Revision != head.Revision+1 || r.Before != head.Position {
-		return Recorded{}, &CorruptError{Position: e.At, What: "does not follow its stream"}
+		return &CorruptError{Position: r.Position, What: "does not follow its stream"}
 	}
-	return r, nil
+	return nil
 }
 
 // Auditor checks a whole log, record by record from the first, and keeps only the heads. The zero
@@ -38,17 +50,35 @@ type Auditor struct {
 // Next checks the record that comes next. The error is a CorruptError, or of kind Unsupported for a
 // record of a newer format.
 func (a *Auditor) Next(e Entry) error {
-	next := domain.PositionOf(a.head.Position.Timeline(), a.head.Position.N()+1)
-	r, err := verify(e, next, a.head.Hash, a.Stream)
-	if err != nil {
-		return err
+	r, err := verify(e, a.next(), a.head.Hash, a.Stream)
+	if err == nil {
+		a.note(&r)
 	}
+	return err
+}
+
+// Follow is Next for a record that is decoded, and so verified, already.
+func (a *Auditor) Follow(r *Recorded) error {
+	err := inPlace(r.Position, a.next())
+	if err == nil {
+		err = follows(r, a.head.Hash, a.Stream)
+	}
+	if err == nil {
+		a.note(r)
+	}
+	return err
+}
+
+func (a *Auditor) next() domain.Position {
+	return domain.PositionOf(a.head.Position.Timeline(), a.head.Position.N()+1)
+}
+
+func (a *Auditor) note(r *Recorded) {
 	if a.streams == nil {
 		a.streams = map[domain.StreamID]StreamHead{}
 	}
 	a.streams[r.Stream] = StreamHead{Revision: r.Revision, Position: r.Position}
 	a.head = Head{Position: r.Position, Hash: r.Hash}
-	return nil
 }
 
 // Head gives the last record checked.

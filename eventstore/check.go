@@ -65,6 +65,11 @@ func Size(s domain.StreamID, ev *Proposed) int {
 		len(ev.RequestID) + len(ev.Data)
 }
 
+// SizeOf is how many bytes a record has.
+func SizeOf(r *Recorded) int {
+	return Size(r.Stream, &Proposed{Header: r.Header, Data: r.Data})
+}
+
 func tooLarge(s domain.StreamID, format string, args ...any) error {
 	return &domain.Error{
 		Op: "eventstore.Append", Kind: domain.TooLarge, Ref: string(s),

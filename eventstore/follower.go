@@ -14,6 +14,7 @@ type follower struct {
 	filter domain.Filter
 	at     domain.Position // everything up to here was delivered or hidden
 	hash   [32]byte
+	page   page // what was last read of what is not in memory
 	hidden int  // events the filter hid since the last item
 	live   bool // CaughtUp was told and no FellBehind since
 	once   sync.Once
@@ -33,7 +34,7 @@ func (f *follower) Next(ctx context.Context) (Item, error) {
 		if err != nil || item.Kind != 0 {
 			return item, err
 		}
-		if f.at.N() < uint64(len(s.records)) {
+		if f.at.N() < s.count() {
 			continue
 		}
 		if s.ended != nil {
@@ -68,13 +69,13 @@ func (f *follower) step(s span) (Item, error) {
 	if err != nil {
 		return Item{}, err
 	}
-	count := uint64(len(s.records))
+	count := s.count()
 	if f.live && n < count && count-n > LagMax {
 		f.live = false
 		return f.item(FellBehind), nil
 	}
 	for ; n < count; n++ {
-		r, err := s.at(n + 1)
+		r, err := s.at(n+1, &f.page)
 		if err != nil {
 			return Item{}, err
 		}

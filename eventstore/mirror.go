@@ -9,33 +9,30 @@ import (
 	"weft/domain"
 )
 
-// Mirror is a verified copy of the log in memory: the encoded records and an index by stream. Every
-// engine answers its reads and subscriptions from one, so all of them verify alike. The zero value
-// is an empty log. Records are kept encoded and verified again on every read, because memory that
-// holds history for months is not above suspicion either.
+// Mirror is a verified copy of the log: the newest records encoded in memory, the older ones, if it
+// was told of a Cold, where that keeps them, and the end of every stream. Every engine answers its
+// reads and subscriptions from one, so all of them verify alike. The zero value is an empty log all
+// of which is in memory. Records are verified again on every read, because what holds history for
+// months, memory or disk, is not above suspicion.
 //
 // One goroutine at a time extends it (the engine sees to that); any number reads.
 type Mirror struct {
 	mu struct {
 		sync.RWMutex
-		// records holds the record of n at n-1. Invariant: a slice once seen by a reader never
+		cold Cold   // holds the records up to base; nil: there are none
+		base uint64 // n
+		// records holds the record of n at n-base-1. Invariant: a slice once seen by a reader never
 		// changes below its length; what would change it swaps the slice.
 		records [][]byte
-		streams map[domain.StreamID][]uint64 // n of each event, by revision
-		ids     map[domain.EventID]uint64    // n of the last IDsMax events
-		ring    []domain.EventID             // the same ids in order, oldest at next
+		streams map[domain.StreamID]lineage
+		ids     map[domain.EventID]uint64 // n of the last IDsMax events
+		ring    []domain.EventID          // the same ids in order, oldest at next
 		next    int
-		raises  []raise // ascending; the timeline before the first is 0
+		raises  []Raise // ascending; the timeline before the first is 0
 		head    Head
 		ended   error // why there is nothing beyond the head, if there is a reason
 		changed chan struct{}
 	}
-}
-
-// raise says that the records after n carry a timeline.
-type raise struct {
-	timeline domain.Timeline
-	floor    uint64
 }
 
 // Entry is an encoded record and the position at which it was found.
@@ -65,14 +62,16 @@ func (m *Mirror) add(e Entry) error {
 		return err
 	}
 	if e.At.Timeline() > m.timeline() {
-		m.mu.raises = append(slices.Clip(m.mu.raises), raise{e.At.Timeline(), e.At.N() - 1})
+		m.mu.raises = append(slices.Clip(m.mu.raises), Raise{e.At.Timeline(), e.At.N() - 1})
 	}
 	if m.mu.streams == nil {
-		m.mu.streams = map[domain.StreamID][]uint64{}
+		m.mu.streams = map[domain.StreamID]lineage{}
 		m.mu.ids = map[domain.EventID]uint64{}
 	}
 	m.mu.records = append(m.mu.records, e.Record)
-	m.mu.streams[r.Stream] = append(m.mu.streams[r.Stream], e.At.N())
+	l := m.mu.streams[r.Stream]
+	l.hot = append(l.hot, e.At.N())
+	m.mu.streams[r.Stream] = l
 	m.remember(r.ID, e.At.N())
 	m.mu.head = Head{Position: e.At, Hash: r.Hash}
 	return nil
@@ -112,12 +111,18 @@ func (m *Mirror) Ended() error {
 func (m *Mirror) Restore(keep uint64, t domain.Timeline) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if t <= m.timeline() || keep > uint64(len(m.mu.records)) {
-		return domain.Errorf(domain.Invalid, "timeline %d is not above %d, or n %d is beyond the head",
+	if t <= m.timeline() || keep > m.count() || keep < m.count() && m.mu.base > 0 {
+		return domain.Errorf(domain.Invalid,
+			"timeline %d is not above %d, or n %d is not the head and cannot be gone back to",
 			t, m.timeline(), keep)
 	}
+	raises := append(slices.Clip(m.mu.raises), Raise{t, keep})
+	if keep == m.count() {
+		m.mu.raises = raises
+		m.wake()
+		return nil
+	}
 	kept := m.mu.records[:keep]
-	raises := append(slices.Clip(m.mu.raises), raise{t, keep})
 	m.mu.records, m.mu.streams, m.mu.ids, m.mu.ring, m.mu.next = nil, nil, nil, nil, 0
 	m.mu.raises, m.mu.head = nil, Head{}
 	s := span{raises: raises}
@@ -132,26 +137,30 @@ func (m *Mirror) Restore(keep uint64, t domain.Timeline) error {
 }
 
 // Replace puts other bytes in the place of a record, unverified. It exists to show that damage is
-// found. It tells whether there is such a record.
+// found. It tells whether there is such a record in memory.
 func (m *Mirror) Replace(p domain.Position, b []byte) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p.N() == 0 || p.N() > uint64(len(m.mu.records)) {
+	if p.N() <= m.mu.base || p.N() > m.count() {
 		return false
 	}
 	m.mu.records = slices.Clone(m.mu.records)
-	m.mu.records[p.N()-1] = b
+	m.mu.records[p.N()-m.mu.base-1] = b
 	return true
 }
 
-// Raw gives a copy of the stored bytes of a record, unverified; nil when there is none.
+// Raw gives a copy of the stored bytes of a record, unverified; nil when there is none, or none
+// that can be read.
 func (m *Mirror) Raw(p domain.Position) []byte {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if p.N() == 0 || p.N() > uint64(len(m.mu.records)) {
+	s := m.snapshot()
+	if p.N() == 0 || p.N() > s.count() {
 		return nil
 	}
-	return slices.Clone(m.mu.records[p.N()-1])
+	b, err := s.raw(p.N(), &page{})
+	if err != nil {
+		return nil
+	}
+	return slices.Clone(b)
 }
 
 func (m *Mirror) wake() {
@@ -163,22 +172,24 @@ func (m *Mirror) wake() {
 
 func (m *Mirror) timeline() domain.Timeline {
 	if k := len(m.mu.raises); k > 0 {
-		return m.mu.raises[k-1].timeline
+		return m.mu.raises[k-1].Timeline
 	}
 	return 0
 }
+
+func (m *Mirror) count() uint64 { return m.mu.base + uint64(len(m.mu.records)) }
 
 func (m *Mirror) nextPosition() domain.Position {
 	return domain.PositionOf(m.timeline(), m.mu.head.Position.N()+1)
 }
 
 func (m *Mirror) streamHead(s domain.StreamID) StreamHead {
-	ns := m.mu.streams[s]
-	if len(ns) == 0 {
+	l := m.mu.streams[s]
+	if l.count() == 0 {
 		return StreamHead{Revision: domain.NoRevision}
 	}
-	at := span{raises: m.mu.raises}.position(ns[len(ns)-1])
-	return StreamHead{Revision: domain.Revision(len(ns) - 1), Position: at}
+	at := span{raises: m.mu.raises}.position(l.end())
+	return StreamHead{Revision: domain.Revision(l.count() - 1), Position: at}
 }
 
 // Head gives the end of the log as far as the mirror knows it.
@@ -189,14 +200,24 @@ func (m *Mirror) Head() Head {
 }
 
 // HeadAt gives the head the log had when n was its last record, as the record claims it; false when
-// the mirror holds no such record. n = 0 is the empty log.
+// the mirror holds no such record, or cannot read it. n = 0 is the empty log.
 func (m *Mirror) HeadAt(n uint64) (Head, bool) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if n == 0 || n > uint64(len(m.mu.records)) {
+	s := m.snapshot()
+	if n == 0 || n > s.count() {
 		return Head{}, n == 0
 	}
-	return Head{m.span().position(n), storedHash(m.mu.records[n-1])}, true
+	b, err := s.raw(n, &page{})
+	return Head{s.position(n), storedHash(b)}, err == nil
+}
+
+// Proved is HeadAt with the record verified. NotFound when the log does not reach so far.
+func (m *Mirror) Proved(n uint64) (Head, error) {
+	s := m.snapshot()
+	if n == 0 || n > s.count() {
+		return Head{}, domain.Errorf(domain.NotFound, "the log has no record %d", n)
+	}
+	r, err := s.at(n, &page{})
+	return Head{r.Position, r.Hash}, err
 }
 
 // StreamHead gives the end of a stream as far as the mirror knows it.
@@ -210,15 +231,8 @@ func (m *Mirror) StreamHead(s domain.StreamID) StreamHead {
 // among the last IDsMax ids. ErrIDReused means that only some are there, or elsewhere.
 func (m *Mirror) Find(s domain.StreamID, e Expect, events []Proposed) (Appended, bool, error) {
 	m.mu.RLock()
-	sp, ns := m.span(), m.mu.streams[s]
-	first := uint64(0)
-	if rev, exact := e.Exact(); exact && int(rev)+1 < len(ns) {
-		first = ns[rev+1]
-		if r, err := sp.at(first); err != nil || r.ID != events[0].ID {
-			first = 0
-		}
-	}
-	known := first
+	w := &walker{span: m.span(), id: s, line: m.mu.streams[s]}
+	known, first := uint64(0), uint64(0)
 	for i := range events {
 		if n, ok := m.mu.ids[events[i].ID]; ok && known == 0 {
 			known = n
@@ -228,34 +242,53 @@ func (m *Mirror) Find(s domain.StreamID, e Expect, events []Proposed) (Appended,
 		}
 	}
 	m.mu.RUnlock()
-	if known == 0 {
-		return Appended{}, false, nil
+	var pg page
+	if rev, exact := e.Exact(); exact && uint64(rev+1) < w.line.count() {
+		n, err := w.n(uint64(rev + 1))
+		if err == nil {
+			var r Recorded
+			if r, err = w.at(n, &pg); err == nil && r.ID == events[0].ID {
+				return w.match(uint64(rev+1), events, &pg)
+			}
+		}
+		if err != nil && known == 0 { // what stands there may be the append, and nobody can tell
+			return Appended{}, false, err
+		}
 	}
-	if first == 0 {
+	switch {
+	case known == 0:
+		return Appended{}, false, nil
+	case first == 0:
 		return Appended{}, false, domain.Wrap(ErrIDReused, "eventstore.Append", string(s))
 	}
-	return sp.match(s, ns, first, events)
+	r, err := w.at(first, &pg)
+	if err != nil {
+		return Appended{}, false, err
+	}
+	if r.Stream != s {
+		return Appended{}, false, domain.Wrap(ErrIDReused, "eventstore.Append", string(s))
+	}
+	return w.match(uint64(r.Revision), events, &pg)
 }
 
-// match compares the ids of an append with those of its stream from n = first on.
-func (s span) match(
-	stream domain.StreamID, ns []uint64, first uint64, events []Proposed,
-) (Appended, bool, error) {
-	reused := domain.Wrap(ErrIDReused, "eventstore.Append", string(stream))
-	rev, ok := slices.BinarySearch(ns, first)
-	if !ok || rev+len(events) > len(ns) {
+// match compares the ids of an append with those of its stream from a revision on.
+func (w *walker) match(rev uint64, events []Proposed, pg *page) (Appended, bool, error) {
+	reused := domain.Wrap(ErrIDReused, "eventstore.Append", string(w.id))
+	if rev+uint64(len(events)) > w.line.count() {
 		return Appended{}, false, reused
 	}
 	var last Recorded
 	for i := range events {
-		r, err := s.at(ns[rev+i])
+		n, err := w.n(rev + uint64(i))
 		if err != nil {
 			return Appended{}, false, err
 		}
-		if r.ID != events[i].ID {
+		if last, err = w.at(n, pg); err != nil {
+			return Appended{}, false, err
+		}
+		if last.ID != events[i].ID {
 			return Appended{}, false, reused
 		}
-		last = r
 	}
 	return Appended{Last: last.Revision, Position: last.Position, Duplicate: true}, true, nil
 }
@@ -265,7 +298,7 @@ func (m *Mirror) Wait(ctx context.Context, p domain.Position) error {
 	for {
 		sp, changed := m.watch()
 		switch {
-		case uint64(len(sp.records)) >= p.N():
+		case sp.count() >= p.N():
 			return nil
 		case sp.ended != nil:
 			return sp.ended

@@ -12,14 +12,21 @@ import (
 
 // span is what the mirror held at one moment. It never changes.
 type span struct {
+	cold    Cold
+	base    uint64
 	records [][]byte
-	raises  []raise
+	raises  []Raise
 	ended   error
 }
 
 func (m *Mirror) span() span {
-	return span{records: m.mu.records, raises: m.mu.raises, ended: m.mu.ended}
+	return span{
+		cold: m.mu.cold, base: m.mu.base, records: m.mu.records, raises: m.mu.raises, ended: m.mu.ended,
+	}
 }
+
+// count is the n of the last record.
+func (s span) count() uint64 { return s.base + uint64(len(s.records)) }
 
 // watch gives the span and a channel that closes at the next change.
 func (m *Mirror) watch() (span, <-chan struct{}) {
@@ -40,37 +47,57 @@ func (m *Mirror) snapshot() span {
 func (s span) closed() bool { return errors.Is(s.ended, ErrClosed) }
 
 func (s span) position(n uint64) domain.Position {
-	i := sort.Search(len(s.raises), func(i int) bool { return s.raises[i].floor >= n })
+	i := sort.Search(len(s.raises), func(i int) bool { return s.raises[i].Floor >= n })
 	if i == 0 {
 		return domain.PositionOf(0, n)
 	}
-	return domain.PositionOf(s.raises[i-1].timeline, n)
+	return domain.PositionOf(s.raises[i-1].Timeline, n)
 }
 
 func (s span) timeline() domain.Timeline {
 	if k := len(s.raises); k > 0 {
-		return s.raises[k-1].timeline
+		return s.raises[k-1].Timeline
 	}
 	return 0
 }
 
 // at gives the record of n with everything verified (E1, E2, E4): checksum, content, hash, and that
 // it follows the record before it.
-func (s span) at(n uint64) (Recorded, error) {
-	p := s.position(n)
-	r, err := DecodeRecord(p, s.records[n-1])
+func (s span) at(n uint64, pg *page) (Recorded, error) {
+	r, err := s.sound(n, pg)
+	if err != nil {
+		pg.records = nil // what was read may be repaired meanwhile
+	}
+	return r, err
+}
+
+func (s span) sound(n uint64, pg *page) (Recorded, error) {
+	b, err := s.raw(n, pg)
 	if err != nil {
 		return Recorded{}, err
 	}
-	var prev [32]byte
-	if n > 1 {
-		prev = storedHash(s.records[n-2])
+	p := s.position(n)
+	r, err := DecodeRecord(p, b)
+	if err != nil {
+		return Recorded{}, err
+	}
+	prev, before := [32]byte{}, []byte(nil)
+	switch {
+	case n == 1:
+	case pg.n == n-1: // verified a moment ago
+		prev = pg.hash
+	default:
+		if before, err = s.raw(n-1, pg); err != nil {
+			return Recorded{}, err
+		}
+		prev = storedHash(before)
 	}
 	if r.Prev == prev {
+		pg.n, pg.hash = n, r.Hash
 		return r, nil
 	}
-	if n > 1 { // this record is sound in itself, so the one before may be the damaged one
-		if _, err := DecodeRecord(s.position(n-1), s.records[n-2]); err != nil {
+	if before != nil { // this record is sound in itself, so the one before may be the damaged one
+		if _, err := DecodeRecord(s.position(n-1), before); err != nil {
 			return Recorded{}, err
 		}
 	}
@@ -83,14 +110,14 @@ func (s span) cursor(p domain.Position) (uint64, error) {
 	switch {
 	case p == 0:
 		return 0, nil
-	case n <= uint64(len(s.records)) && n > 0 && s.position(n) == p:
+	case n <= s.count() && n > 0 && s.position(n) == p:
 		return n, nil
-	case n > uint64(len(s.records)) && p.Timeline() == s.timeline():
+	case n > s.count() && p.Timeline() == s.timeline():
 		return n, nil
 	}
 	for _, r := range s.raises {
-		if r.timeline > p.Timeline() && n > r.floor {
-			return 0, &TimelineError{Cursor: p, Floor: s.position(r.floor)}
+		if r.Timeline > p.Timeline() && n > r.Floor {
+			return 0, &TimelineError{Cursor: p, Floor: s.position(r.Floor)}
 		}
 	}
 	return 0, &TimelineError{Cursor: p} // of a history that this log never had: start over
@@ -101,10 +128,11 @@ func (m *Mirror) ReadStream(
 	ctx context.Context, id domain.StreamID, from domain.Revision, d Direction, limit int,
 ) iter.Seq2[Recorded, error] {
 	m.mu.RLock()
-	s, ns := m.span(), m.mu.streams[id]
+	w := walker{span: m.span(), id: id, line: m.mu.streams[id]}
 	m.mu.RUnlock()
 	return func(yield func(Recorded, error) bool) {
-		count, step, rev := domain.Revision(len(ns)), domain.Revision(1), max(from, 0)
+		s, pg := w, page{}
+		count, step, rev := domain.Revision(s.line.count()), domain.Revision(1), max(from, 0)
 		if d == Backward {
 			step, rev = -1, from
 			if from < 0 || from >= count {
@@ -113,7 +141,7 @@ func (m *Mirror) ReadStream(
 		}
 		open := !s.closed()
 		for ; open && rev >= 0 && rev < count && limit != 0; rev, limit = rev+step, limit-1 {
-			r, err := s.at(ns[rev])
+			r, err := s.event(rev, &pg)
 			if err == nil && (r.Stream != id || r.Revision != rev) {
 				err = &CorruptError{Position: r.Position, What: "stands in another stream"}
 			}
@@ -134,6 +162,15 @@ func (m *Mirror) ReadStream(
 	}
 }
 
+// event gives the event of a revision.
+func (w *walker) event(rev domain.Revision, pg *page) (Recorded, error) {
+	n, err := w.n(uint64(rev))
+	if err != nil {
+		return Recorded{}, err
+	}
+	return w.at(n, pg)
+}
+
 // ReadAll is Store.ReadAll over what the mirror holds at the call.
 func (m *Mirror) ReadAll(
 	ctx context.Context, from domain.Position, d Direction, f domain.Filter, limit int,
@@ -141,7 +178,7 @@ func (m *Mirror) ReadAll(
 	s := m.snapshot()
 	return func(yield func(Recorded, error) bool) {
 		n, err := s.cursor(from)
-		count, step := uint64(len(s.records)), uint64(1)
+		count, step, pg := s.count(), uint64(1), page{}
 		if d == Backward {
 			step = ^uint64(0) // minus one
 			if from == 0 {
@@ -153,7 +190,7 @@ func (m *Mirror) ReadAll(
 		}
 		for ; err == nil && n >= 1 && n <= count && limit != 0 && !s.closed(); n += step {
 			var r Recorded
-			if r, err = s.at(n); err != nil {
+			if r, err = s.at(n, &pg); err != nil {
 				break
 			}
 			if err = ctx.Err(); err != nil {
@@ -195,8 +232,12 @@ func (m *Mirror) Subscribe(
 	sub := &follower{mirror: m, filter: f, at: after, closed: make(chan struct{})}
 	sub.filter.StreamPrefix = slices.Clone(f.StreamPrefix)
 	sub.filter.TypePrefix = slices.Clone(f.TypePrefix)
-	if n > 0 && n <= uint64(len(s.records)) {
-		sub.hash = storedHash(s.records[n-1])
+	if n > 0 && n <= s.count() {
+		b, err := s.raw(n, &sub.page)
+		if err != nil {
+			return nil, err
+		}
+		sub.hash = storedHash(b)
 	}
 	return sub, nil
 }

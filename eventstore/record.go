@@ -196,6 +196,18 @@ func decodeFields(b []byte, lens [6]int, stored int) Recorded {
 	return r
 }
 
+// streamOf gives the stream a record claims, unverified; empty when there is none.
+func streamOf(b []byte) domain.StreamID {
+	if len(b) < recordMin {
+		return ""
+	}
+	n := int(binary.LittleEndian.Uint16(b[140:]))
+	if recordFixed+n > len(b) {
+		return ""
+	}
+	return domain.StreamID(b[recordFixed : recordFixed+n])
+}
+
 // storedHash gives the hash a record claims, unverified.
 func storedHash(b []byte) (h [32]byte) {
 	if len(b) >= len(h) {

@@ -139,16 +139,21 @@ func (s *writer) put(b []byte) error {
 
 // add appends a record, which must follow the one before.
 func (s *writer) add(r *eventstore.Recorded) error {
+	s.buf = eventstore.AppendRecord(s.buf[:0], r)
+	return s.addEncoded(r, s.buf)
+}
+
+// addEncoded is add for a record whose bytes are there.
+func (s *writer) addEncoded(r *eventstore.Recorded, b []byte) error {
 	if r.Prev != s.foot.hash || r.Position <= s.foot.last {
 		return &eventstore.CorruptError{
 			Position: r.Position, What: "does not follow the record before it",
 		}
 	}
-	s.buf = eventstore.AppendRecord(s.buf[:0], r)
 	s.foot.count++
-	s.foot.bytes += uint64(len(s.buf))
+	s.foot.bytes += uint64(len(b))
 	s.foot.last, s.foot.hash = r.Position, r.Hash
-	return s.put(s.buf)
+	return s.put(b)
 }
 
 func (s *writer) finish() error {

@@ -30,12 +30,18 @@ const patience = 60 * time.Second
 // newPeer listens and opens a node; with seeds it begins as a client of theirs.
 func newPeer(t testing.TB, name string, seeds ...string) *peer {
 	t.Helper()
+	return newPeerWith(t, name, func(*Config) {}, seeds...)
+}
+
+func newPeerWith(t testing.TB, name string, change func(*Config), seeds ...string) *peer {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &peer{t: t, cfg: config(t.TempDir())}
 	p.cfg.Name = name
+	change(&p.cfg)
 	p.cfg.Net = &Net{URL: "http://" + l.Addr().String(), Seeds: seeds, Port: NewPort()}
 	var proto http.Protocols
 	proto.SetHTTP1(true)

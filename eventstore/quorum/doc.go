@@ -1,7 +1,14 @@
 // Package quorum is the durable engine of the event log: etcd, embedded, at most one member per
 // process. An append is one etcd transaction, acknowledged after a majority of the voters synced
-// etcd's write-ahead log; reads come from a verified mirror in memory that every node keeps. Keys
-// and bytes are drawn in ../FORMAT.md.
+// etcd's write-ahead log; reads come from a verified mirror that every node keeps. Keys and bytes
+// are drawn in ../FORMAT.md.
+//
+// The log is kept for ever, and neither memory nor database hold all of it. Every node seals each
+// 20,000 records into a file of its archive, proves the file on its disk, and forgets the records;
+// its mirror then reads them from there, and nobody sees a seam. Every node, not every voter, keeps
+// an archive: each answers reads by itself, any may come to vote, and what one lost the others
+// have. Once enough of them hold a range (Safe), it is deleted from the database (Trim). A node
+// whose next record is gone from there gets the files from another.
 //
 // A node is a voter, a learner on its way to become one, or a client of the others' members; Follow
 // makes of it what the list of members says, without a restart and without a gap in its mirror.
@@ -20,9 +27,13 @@
 //	    stream it writes; a tail never recurs, so submitting the same transaction again is harmless
 //	Q3  a transaction whose outcome is unknown is submitted again, the same, until the answer is
 //	    definite or the process ends; its callers may leave, it does not
-//	Q4  the mirror is extended only by records that the database holds; what the sequencer wrote and
-//	    what the watch hears come through one door, in order, without a gap and without a double
+//	Q4  the mirror is extended only by records that the database holds, or held and gave up; what the
+//	    sequencer wrote, what the watch hears and what another node's archive holds come through one
+//	    door, in order, without a gap and without a double
 //	Q5  a member id is never used twice: a node that lost its vote begins with an empty folder
+//	Q6  a record leaves memory after this node's disk, and the database after the disks of all voters
+//	    and of three nodes where there are so many, were proved to hold it; the keys and the mark of
+//	    what is gone change in one transaction
 //
 // A log found damaged at start is opened all the same, degraded: what lies before the damage is
 // readable, reads that reach it and every append give the CorruptError that names it. Health tells,

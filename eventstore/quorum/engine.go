@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"weft/domain"
+	"weft/eventstore/archive"
 )
 
 // Sizes and times of the embedded engine. The two snapshot numbers bound how many batches stay in
@@ -42,6 +43,12 @@ type Config struct {
 	Dir string
 	// ClusterID is part of every key; a folder of another cluster is refused.
 	ClusterID domain.ClusterID
+	// Archive is the folder of the sealed part of the log, which is read from there and not from
+	// memory. Default: archive below Dir. It may stand on another device.
+	Archive string
+	// SegmentEvents is how many records a segment of the archive holds, the same on every node.
+	// Default: archive.HistoryEvents. Tests alone set it.
+	SegmentEvents uint32
 	// Logger hears what etcd says at Warn and above.
 	Logger *slog.Logger
 	// Name of this member, at most 64 bytes. Default: voter.
@@ -82,6 +89,12 @@ func (f *TLSFiles) info() transport.TLSInfo {
 func (c *Config) complete() error {
 	if c.Name == "" {
 		c.Name = "voter"
+	}
+	if c.Archive == "" {
+		c.Archive = filepath.Join(c.Dir, "archive")
+	}
+	if c.SegmentEvents == 0 {
+		c.SegmentEvents = archive.HistoryEvents
 	}
 	if c.Tick == 0 {
 		c.Tick = 25 * time.Millisecond

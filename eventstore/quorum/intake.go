@@ -18,6 +18,7 @@ import (
 type intake struct {
 	mu     sync.Mutex
 	mirror *eventstore.Mirror
+	sealed eventstore.Head // of which behind knows that the mirror holds the same
 }
 
 // errGap says that records between the mirror and what came are missing here, not in the log.
@@ -46,6 +47,30 @@ func (in *intake) take(e eventstore.Entry) error {
 	return nil
 }
 
+// behind compares what the database says of the history it has given up with what the mirror holds:
+// an archivedError where the mirror does not reach so far, a CorruptError where it holds another.
+func (in *intake) behind(sealed eventstore.Head) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n := sealed.Position.N()
+	switch {
+	case sealed == in.sealed:
+		return nil
+	case n > in.mirror.Head().Position.N():
+		return &archivedError{sealed}
+	}
+	known, err := in.mirror.Proved(n)
+	if err == nil && known != sealed {
+		err = &eventstore.CorruptError{
+			Position: sealed.Position, What: "the archive holds another record than was sealed",
+		}
+	}
+	if err == nil {
+		in.sealed = sealed
+	}
+	return err
+}
+
 // Times of the watch.
 const (
 	// watchRest keeps a broken watch from spinning.
@@ -61,7 +86,10 @@ func (s *Store) watch(ctx context.Context) {
 	for damage := 0; ctx.Err() == nil && damage < damageMax; {
 		way, leave, client := s.client.use(ctx)
 		rev, err := s.seq.loader.into(way, s.seq.in)
-		if err == nil {
+		if far := (*archivedError)(nil); errors.As(err, &far) {
+			err = s.fetch(way, far.to)
+			s.note("reading the archive of another node", err)
+		} else if err == nil {
 			damage = 0
 			err = s.hear(way, client, rev+1)
 		}

@@ -25,6 +25,8 @@ type keys struct{ root string }
 
 func keysOf(c domain.ClusterID) keys { return keys{allClusters + c.String() + "/"} }
 
+func (k keys) sealed() string                { return k.root + "sealed" }
+func (k keys) holder(name string) string     { return k.root + "holder/" + name }
 func (k keys) format() string                { return k.root + "format" }
 func (k keys) tail() string                  { return k.root + "tail" }
 func (k keys) head(s domain.StreamID) string { return k.root + "head/" + string(s) }

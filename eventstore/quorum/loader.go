@@ -8,6 +8,7 @@ import (
 
 	"weft/domain"
 	"weft/eventstore"
+	"weft/eventstore/archive"
 )
 
 // pageMax is how many keys one Range asks for.
@@ -59,24 +60,44 @@ func (l loader) admit(ctx context.Context) error {
 
 // tail gives the end of the log with everything acknowledged before the call in it.
 func (l loader) tail(ctx context.Context) (eventstore.Head, error) {
-	head, _, err := l.tailAt(ctx)
-	return head, err
-}
-
-// tailAt gives the tail and the database's revision at which it was read.
-func (l loader) tailAt(ctx context.Context) (eventstore.Head, int64, error) {
 	res, err := l.kv.Get(ctx, l.keys.tail())
-	if err != nil {
-		return eventstore.Head{}, 0, err
-	}
-	if len(res.Kvs) == 0 {
-		return eventstore.Head{}, res.Header.GetRevision(), nil
+	if err != nil || len(res.Kvs) == 0 {
+		return eventstore.Head{}, err
 	}
 	head, ok := decodeTail(res.Kvs[0].Value)
 	if !ok {
-		return head, 0, &eventstore.CorruptError{What: "checksum of the tail does not match"}
+		return head, &eventstore.CorruptError{What: "checksum of the tail does not match"}
 	}
-	return head, res.Header.GetRevision(), nil
+	return head, nil
+}
+
+// ends are the two ends of what the database holds: the record before its first and its last.
+type ends struct {
+	sealed, tail eventstore.Head
+	revision     int64 // of the database when it was read
+}
+
+// ends gives both ends as they were at one revision, so that nothing lies between an archive that
+// reaches to sealed and what the database is asked for.
+func (l loader) ends(ctx context.Context) (ends, error) {
+	res, err := l.kv.Txn(ctx).
+		Then(clientv3.OpGet(l.keys.tail()), clientv3.OpGet(l.keys.sealed())).Commit()
+	if err != nil {
+		return ends{}, err
+	}
+	e := ends{revision: res.Header.GetRevision()}
+	for i, to := range []*eventstore.Head{&e.tail, &e.sealed} {
+		kvs := res.Responses[i].GetResponseRange().GetKvs()
+		if len(kvs) == 0 {
+			continue
+		}
+		var ok bool
+		if *to, ok = decodeTail(kvs[0].Value); !ok {
+			what := [...]string{"checksum of the tail does not match", "checksum of sealed does not match"}
+			return e, &eventstore.CorruptError{What: what[i]}
+		}
+	}
+	return e, nil
 }
 
 // fill brings a mirror that nobody else extends up to the tail.
@@ -87,10 +108,12 @@ func (l loader) fill(ctx context.Context, m *eventstore.Mirror) error {
 
 // into brings a mirror up to the tail and gives the database's revision at which that was the tail:
 // a watch from the next one on misses nothing. The first damage is a CorruptError that names its
-// position; the mirror then holds what lies before it.
+// position; the mirror then holds what lies before it. Where the database no longer holds what the
+// mirror needs next, the error is an archivedError.
 func (l loader) into(ctx context.Context, in *intake) (int64, error) {
 	at := in.mirror.Head() // before the tail is read: the mirror may grow meanwhile
-	head, rev, err := l.tailAt(ctx)
+	both, err := l.ends(ctx)
+	head, rev := both.tail, both.revision
 	if domain.IsKind(err, domain.Corrupt) {
 		// The records say how far they go; the damage is named after the last of them.
 		if walk := l.pages(ctx, at, eventstore.Head{Position: ^domain.Position(0)},
@@ -104,6 +127,9 @@ func (l loader) into(ctx context.Context, in *intake) (int64, error) {
 	if err != nil {
 		return 0, unavailable(ctx, "", err)
 	}
+	if err := in.behind(both.sealed); err != nil {
+		return 0, err
+	}
 	if head.Position.N() < at.Position.N() {
 		return 0, &eventstore.CorruptError{Position: at.Position, What: "the tail went back behind it"}
 	}
@@ -114,11 +140,20 @@ func (l loader) into(ctx context.Context, in *intake) (int64, error) {
 	if known, ok := in.mirror.HeadAt(head.Position.N()); ok {
 		last = known
 	}
-	return rev, l.ends(ctx, last, head)
+	return rev, l.stops(ctx, last, head)
 }
 
-// ends checks that the log stops where the tail says, with the tail's hash.
-func (l loader) ends(ctx context.Context, last, tail eventstore.Head) error {
+// archivedError says that the database holds nothing up to a place that the mirror has not reached:
+// it is read from an archive.
+type archivedError struct{ to eventstore.Head }
+
+// Error implements error.
+func (e *archivedError) Error() string {
+	return "the log up to position " + e.to.Position.String() + " is in the archives only"
+}
+
+// stops checks that the log stops where the tail says, with the tail's hash.
+func (l loader) stops(ctx context.Context, last, tail eventstore.Head) error {
 	if last != tail {
 		return &eventstore.CorruptError{
 			Position: last.Position, What: "the tail behind it says " + tail.Position.String(),
@@ -184,9 +219,13 @@ func (l loader) pages(
 	return nil
 }
 
-// verify is Store.Verify.
-func (l loader) verify(ctx context.Context, progress func(domain.Position)) error {
-	to, err := l.tail(ctx)
+// verify is Store.Verify: the archive up to where the database begins, then the database, then what
+// of the archive the database holds as well.
+func (l loader) verify(
+	ctx context.Context, h *archive.History, progress func(domain.Position),
+) error {
+	both, err := l.ends(ctx)
+	to := both.tail
 	damaged := domain.IsKind(err, domain.Corrupt)
 	if err != nil && !damaged {
 		return unavailable(ctx, "quorum.Verify", err)
@@ -195,9 +234,37 @@ func (l loader) verify(ctx context.Context, progress func(domain.Position)) erro
 		to.Position = ^domain.Position(0)
 	}
 	var a eventstore.Auditor
-	err = l.pages(ctx, eventstore.Head{}, to, func(e eventstore.Entry) error {
+	ends := map[domain.Position][32]byte{}
+	for _, s := range h.Segments() {
+		ends[s.Last] = s.Hash
+	}
+	err = h.Verify(ctx, func(r *eventstore.Recorded) error {
+		if r.Position > both.sealed.Position {
+			return nil
+		}
+		err := a.Follow(r)
+		if err == nil && progress != nil {
+			progress(r.Position)
+		}
+		return err
+	})
+	if err == nil && a.Head() != both.sealed {
+		err = &eventstore.CorruptError{
+			Position: a.Head().Position, What: "the archive ends before what the database gave up, " +
+				both.sealed.Position.String(),
+		}
+	}
+	if err != nil {
+		return err
+	}
+	err = l.pages(ctx, both.sealed, to, func(e eventstore.Entry) error {
 		if err := a.Next(e); err != nil {
 			return err
+		}
+		if hash, ok := ends[e.At]; ok && hash != a.Head().Hash {
+			return &eventstore.CorruptError{
+				Position: e.At, What: "the archive and the database hold different records",
+			}
 		}
 		if progress != nil {
 			progress(e.At)
@@ -212,7 +279,7 @@ func (l loader) verify(ctx context.Context, progress func(domain.Position)) erro
 			Position: a.Head().Position, What: "checksum of the tail behind it does not match",
 		}
 	}
-	if err := l.ends(ctx, a.Head(), to); err != nil {
+	if err := l.stops(ctx, a.Head(), to); err != nil {
 		return err
 	}
 	return l.verifyHeads(ctx, &a)

@@ -155,9 +155,15 @@ func NewPort() *Port { return &Port{} }
 
 // ServeHTTP implements http.Handler.
 func (p *Port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == appendPath {
-		if s := p.append.Load(); s != nil {
+	if r.URL.Path == appendPath || strings.HasPrefix(r.URL.Path, archivePath) {
+		s := p.append.Load()
+		switch {
+		case s == nil:
+		case r.URL.Path == appendPath:
 			s.serveAppend(w, r)
+			return
+		default:
+			s.serveArchive(w, r)
 			return
 		}
 	} else if m := p.member.Load(); m != nil {

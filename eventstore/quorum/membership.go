@@ -34,6 +34,7 @@ const (
 // Member is one member of the consensus.
 type Member struct {
 	ID      uint64 // never used twice
+	Name    string // Config.Name of its node; empty until it started
 	URL     string // where its node is reached
 	Learner bool   // it copies and has no vote yet
 	Started bool   // it was heard of since it was added
@@ -53,7 +54,7 @@ func list(ctx context.Context, client *clientv3.Client) ([]Member, error) {
 	}
 	members := make([]Member, 0, len(res.Members))
 	for _, m := range res.Members {
-		x := Member{ID: m.ID, Learner: m.IsLearner, Started: m.Name != ""}
+		x := Member{ID: m.ID, Name: m.Name, Learner: m.IsLearner, Started: m.Name != ""}
 		if len(m.PeerURLs) > 0 {
 			x.URL = m.PeerURLs[0]
 		}

@@ -14,6 +14,7 @@ import (
 
 	"weft/domain"
 	"weft/eventstore"
+	"weft/eventstore/archive"
 )
 
 // Store is the event log of one node. It is safe for many goroutines.
@@ -22,13 +23,16 @@ type Store struct {
 	keys   keys
 	client *conn
 	mirror *eventstore.Mirror
+	past   *archive.History // what the mirror does not hold in memory
 	seq    *sequencer
 	life   context.Context // ends when Close is called
 	end    context.CancelFunc
-	work   sync.WaitGroup // the watch
+	work   sync.WaitGroup // the watch, and what grows the archive
 	http   *http.Client   // forwards appends
 	closed sync.Once
-	turn   sync.Mutex // held while Follow changes what this node is; never inside mu
+	// growing is held while the archive grows; never inside mu.
+	growing sync.Mutex
+	turn    sync.Mutex // held while Follow changes what this node is; never inside mu
 	// promoted hears of every promotion; tests measure with it.
 	promoted func()
 	mu       struct {
@@ -37,6 +41,7 @@ type Store struct {
 		remote *clientv3.Client // nil while the node is alone
 		leader string           // URL of the leading member as a client last heard
 		known  []string         // URLs of all other members as last heard
+		stuck  error            // why the archive does not grow, nil while it does
 	}
 }
 
@@ -60,7 +65,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, keys: keysOf(cfg.ClusterID), client: newConn(nil)}
 	s.mirror = &eventstore.Mirror{}
 	s.life, s.end = context.WithCancel(context.Background())
-	if err := s.begin(ctx); err != nil {
+	err := s.openPast()
+	if err == nil {
+		err = s.begin(ctx)
+	}
+	if err != nil {
 		s.stop()
 		return nil, err
 	}
@@ -70,6 +79,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, domain.Wrap(err, "quorum.Open", cfg.Dir)
 	}
 	go s.seq.run()
+	s.work.Go(func() { s.keepPast(s.life) })
 	if cfg.Net != nil {
 		s.seq.stirred = s.leaderChanged
 		s.work.Go(func() { s.watch(s.life) })
@@ -130,6 +140,11 @@ func (s *Store) load(ctx context.Context) error {
 		return err
 	}
 	err := l.fill(ctx, s.mirror)
+	if far := (*archivedError)(nil); errors.As(err, &far) {
+		if err = s.fetch(ctx, far.to); err == nil {
+			err = l.fill(ctx, s.mirror)
+		}
+	}
 	if errors.Is(err, eventstore.ErrCorrupt) {
 		s.mirror.End(err) // degraded: what lies before stays readable
 		return nil
@@ -204,13 +219,13 @@ func (s *Store) Head(ctx context.Context) (eventstore.Head, error) {
 	return head, nil
 }
 
-// Verify reads the whole log from the database again, not from the mirror, and checks every record,
-// the chain, the tail, and the head of every stream. It gives the first damage as a CorruptError
-// that names its position. Progress, which may be nil, hears every position that is sound, in
-// order. Appends go on meanwhile; what they add is not looked at.
+// Verify reads the whole log from the archive and the database again, not from the mirror, and
+// checks every record, the chain over both, the tail, and the head of every stream. It gives the
+// first damage as a CorruptError that names its position. Progress, which may be nil, hears every
+// position that is sound, in order. Appends go on meanwhile; what they add is not looked at.
 func (s *Store) Verify(ctx context.Context, progress func(domain.Position)) error {
 	l := loader{keys: s.keys, kv: s.client}
-	return l.verify(ctx, progress)
+	return l.verify(ctx, s.past, progress)
 }
 
 // Close ends the subscriptions, lets the batch in flight end, and stops etcd. What was acknowledged
