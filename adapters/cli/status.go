@@ -20,12 +20,22 @@ type statusDoc struct {
 	Version  string         `json:"version"`
 	Cluster  string         `json:"cluster"`
 	Position string         `json:"position"`
+	Archive  *logDoc        `json:"archive,omitempty"` // absent without the right to see it
 	Nodes    int            `json:"nodes"`
 	Devices  int            `json:"devices"`
 	Apps     int            `json:"apps"`
 	Volumes  map[string]int `json:"volumes"` // by state
 	Used     domain.Bytes   `json:"used"`
 	Usable   domain.Bytes   `json:"usable"`
+}
+
+// logDoc is the event log in the summary.
+type logDoc struct {
+	State    string       `json:"state"`
+	Hot      uint64       `json:"hot"`
+	Sealed   string       `json:"sealed"`
+	Segments int          `json:"segments"`
+	Bytes    domain.Bytes `json:"bytes"`
 }
 
 func (t *tool) statusCommand() *cobra.Command {
@@ -82,6 +92,17 @@ func (t *tool) status(ctx context.Context, c *client.Client) (statusDoc, error) 
 	if h.Value.Reason != "" {
 		d.Reasons = append(d.Reasons, h.Value.Reason)
 	}
+	switch a, err := c.Archive(ctx); {
+	case err == nil:
+		v := a.Value
+		d.Archive = &logDoc{v.State, v.Hot, v.Sealed, v.Segments, v.Bytes}
+		if v.State == "late" || v.State == "full" || v.State == "stuck" {
+			d.Status = "degraded"
+			d.Reasons = append(d.Reasons, first(v.Reason, "the event log's archive is "+v.State))
+		}
+	case !domain.IsKind(err, domain.Denied) && !domain.IsKind(err, domain.NotFound):
+		d.Status, d.Reasons = "degraded", append(d.Reasons, "event log: "+err.Error())
+	}
 	for _, x := range devices.Value.Items {
 		d.Used, d.Usable = d.Used+x.Used, d.Usable+x.Usable
 		if x.Corruptions > 0 {
@@ -108,7 +129,11 @@ func (d statusDoc) text(colour bool) string {
 		fmt.Fprintf(&b, "          %s\n", oneLine(r))
 	}
 	fmt.Fprintf(&b, "Node:     weft %s at %s\n", d.Version, d.API)
-	fmt.Fprintf(&b, "Log:      position %s\n", d.Position)
+	fmt.Fprintf(&b, "Log:      position %s", d.Position)
+	if a := d.Archive; a != nil {
+		fmt.Fprintf(&b, "; %d events in the database, %d files archived", a.Hot, a.Segments)
+	}
+	b.WriteByte('\n')
 	fmt.Fprintf(&b, "Devices:  %d, %s of %s used\n", d.Devices, rounded(d.Used), rounded(d.Usable))
 	total := 0
 	var states []string

@@ -387,6 +387,53 @@ type Verdict struct {
 	Why     string `json:"why,omitempty"`
 }
 
+// Archive says how the old part of the event log is kept.
+type Archive struct {
+	State    string          `json:"state"` // "ok", "waiting", "late", "full", "stuck"
+	Reason   string          `json:"reason,omitempty"`
+	Window   uint64          `json:"window"`
+	Hot      uint64          `json:"hot"`
+	Tail     string          `json:"tail"`
+	Sealed   string          `json:"sealed"`
+	Archived string          `json:"archived"`
+	Segments int             `json:"segments"`
+	Bytes    domain.Bytes    `json:"bytes"`
+	Holders  []ArchiveHolder `json:"holders"`
+	Database ArchiveDatabase `json:"database"`
+}
+
+// ArchiveHolder is a node that keeps an archive, and how far it reaches.
+type ArchiveHolder struct {
+	Node     string `json:"node"`
+	Name     string `json:"name,omitempty"`
+	Archived string `json:"archived"`
+}
+
+// ArchiveDatabase is how large the log's database is.
+type ArchiveDatabase struct {
+	Size  domain.Bytes `json:"size"`
+	Used  domain.Bytes `json:"used"`
+	Quota domain.Bytes `json:"quota"`
+}
+
+// ArchiveSegment is one sealed file of the archive.
+type ArchiveSegment struct {
+	First  uint64       `json:"first"`
+	Last   string       `json:"last"`
+	Events uint32       `json:"events"`
+	Bytes  domain.Bytes `json:"bytes"`
+	Root   string       `json:"root"`
+	Hot    bool         `json:"hot"`
+}
+
+// Setting is one setting of the cluster.
+type Setting struct {
+	Key     string `json:"key"`
+	Value   string `json:"value"`
+	Default string `json:"default"`
+	About   string `json:"about"`
+}
+
 // Gone is the answer to a deletion.
 type Gone struct {
 	Deleted string `json:"deleted"`

@@ -243,6 +243,29 @@ func (c *Client) Verify(ctx context.Context) (Reply[Verdict], error) {
 	return call[Verdict](ctx, c, request{method: "POST", path: "/v1/events:verify", slow: true})
 }
 
+// Archive says how the old part of the event log is kept.
+func (c *Client) Archive(ctx context.Context) (Reply[Archive], error) {
+	return get[Archive](ctx, c, "/v1/log/archive", nil)
+}
+
+// ArchiveSegments lists the sealed files of the node's archive.
+func (c *Client) ArchiveSegments(ctx context.Context) (Reply[List[ArchiveSegment]], error) {
+	return get[List[ArchiveSegment]](ctx, c, "/v1/log/segments", nil)
+}
+
+// Settings lists the settings of the cluster.
+func (c *Client) Settings(ctx context.Context, at At) (Reply[List[Setting]], error) {
+	return get[List[Setting]](ctx, c, "/v1/settings", at.query())
+}
+
+// ChangeSetting gives a setting a value; empty means its default.
+func (c *Client) ChangeSetting(ctx context.Context, key, value string, ch Change) (
+	Reply[Setting], error,
+) {
+	return change[Setting](ctx, c, "PUT", "/v1/settings/"+seg(key), map[string]string{"value": value},
+		ch)
+}
+
 // PutSecret keeps a CHAP secret on the node.
 func (c *Client) PutSecret(ctx context.Context, name string, b SecretBody) (Reply[Kept], error) {
 	return call[Kept](ctx, c, request{

@@ -96,6 +96,9 @@ type Backend interface {
 	// fn gets nil at every pause, so that it can keep the connection alive.
 	Watch(ctx context.Context, after domain.Position, f domain.Filter, fn func(*Event) error) error
 	Verify(ctx context.Context) (Verdict, error)
+	// Archive says how the old part of the log is kept, ArchiveSegments in which files.
+	Archive(ctx context.Context) (Archive, error)
+	ArchiveSegments(ctx context.Context) ([]ArchiveSegment, error)
 	// Export calls fn with every record after a position, in the bytes that are stored, and gives the
 	// position of the last. fn does not keep them.
 	Export(ctx context.Context, after domain.Position, fn func(record []byte) error) (

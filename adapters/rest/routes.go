@@ -142,6 +142,7 @@ func parseETag(s string) (domain.Revision, error) {
 func (s *Server) routes() {
 	s.clusterRoutes()
 	s.nodeRoutes()
+	s.archiveRoutes()
 	s.templateRoutes()
 	s.appRoutes()
 	s.volumeRoutes()

@@ -157,6 +157,10 @@ func (l *leading) lead(ctx context.Context) error {
 		p := &publishing{leading: l, runs: map[domain.OutletID]*publication{}}
 		p.run(term)
 	})
+	work.Go(func() {
+		a := &archivist{leading: l}
+		l.repeat(term, "the archive of the log", a.keep)
+	})
 	err := loop.Run(term)
 	if ctx.Err() != nil {
 		return nil

@@ -79,7 +79,9 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 	started()
 	r := &running{Node: n, api: "http://" + reachable(n.api.addr)}
 	forget := remember(o.Current, dir, log)
+	returned := startReturning()
 	r.down = func() {
+		returned()
 		forget()
 		down()
 		end()

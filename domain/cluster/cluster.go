@@ -179,9 +179,11 @@ func (c Fail) Stream() domain.StreamID { return DeviceStream(c.Device) }
 
 // State is the cluster folded.
 type State struct {
-	Exists bool
-	Tokens []Token
-	Last   domain.NodeNumber // the highest number given to a node
+	Exists   bool
+	Tokens   []Token
+	Last     domain.NodeNumber // the highest number given to a node
+	Archived domain.Position   // the last record that a SegmentArchived names
+	Settings []SettingChanged  // the latest of each setting, in order of key
 }
 
 // Aggregate is the cluster for the executor.
@@ -189,8 +191,15 @@ func Aggregate() domain.Aggregate[State] {
 	return domain.Aggregate[State]{
 		Category: Category,
 		Evolve: func(s State, ev domain.Event) State {
-			if _, ok := ev.(*ClusterInitialized); ok {
+			switch ev := ev.(type) {
+			case *ClusterInitialized:
 				s.Exists, s.Last = true, 1
+				return s
+			case *SegmentArchived:
+				s.Archived = ev.Last
+				return s
+			case *SettingChanged:
+				s.Settings = WithSetting(s.Settings, *ev)
 				return s
 			}
 			return s.evolveToken(ev)
@@ -212,6 +221,10 @@ func decideCluster(s State, r domain.Request) ([]domain.Event, error) {
 		return s.decideUse(c)
 	case RecordRestore:
 		return s.decideRestore(c)
+	case ArchiveSegments:
+		return s.decideArchive(c)
+	case ChangeSetting:
+		return s.decideSetting(c)
 	case RevokeToken:
 		if s.token(c.Token) < 0 {
 			return nil, nil

@@ -279,8 +279,8 @@ func TestReceive(t *testing.T) {
 	}
 }
 
-// TestSwappedFile proves that a sound segment of another history in the place of one is found at its
-// first record, by its chain alone.
+// TestSwappedFile proves that a sound segment of another history in the place of one is found at
+// its first record, by its chain alone.
 func TestSwappedFile(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	h := sealed(t, dir, 3, store(t, "a", 9))

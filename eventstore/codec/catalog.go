@@ -19,7 +19,8 @@ func Catalog() *Registry {
 	r := New()
 	for _, ev := range []domain.Event{
 		&cluster.ClusterInitialized{}, &cluster.RoleOpened{}, &cluster.LeadershipAcquired{},
-		&cluster.LogRestored{}, &cluster.TimelineRaised{},
+		&cluster.LogRestored{}, &cluster.TimelineRaised{}, &cluster.SegmentArchived{},
+		&cluster.SettingChanged{},
 		&cluster.NodeJoined{}, &cluster.NodeRestarted{}, &cluster.SoftwareVersionChanged{},
 		&cluster.JoinTokenIssued{}, &cluster.JoinTokenUsed{}, &cluster.JoinTokenRevoked{},
 		&cluster.NodeEndpointChanged{}, &cluster.NodeDown{}, &cluster.NodeReturned{},

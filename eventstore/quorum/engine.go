@@ -30,8 +30,9 @@ import (
 const (
 	snapshotCount   = 500
 	snapshotCatchUp = 250
-	quotaBytes      = 8 << 30
-	lockWait        = 100 * time.Millisecond
+	// QuotaDefault is the most that the database takes, in bytes; the engine advises no more.
+	QuotaDefault = 8 << 30
+	lockWait     = 100 * time.Millisecond
 	// placeholder stands where etcd wants to be told its address; nothing listens there. Growing
 	// the cluster replaces it.
 	placeholder = "http://127.0.0.1:2380"
@@ -49,6 +50,8 @@ type Config struct {
 	// SegmentEvents is how many records a segment of the archive holds, the same on every node.
 	// Default: archive.HistoryEvents. Tests alone set it.
 	SegmentEvents uint32
+	// Quota is the most bytes that the database takes. Default: QuotaDefault.
+	Quota int64
 	// Logger hears what etcd says at Warn and above.
 	Logger *slog.Logger
 	// Name of this member, at most 64 bytes. Default: voter.
@@ -92,6 +95,9 @@ func (c *Config) complete() error {
 	}
 	if c.Archive == "" {
 		c.Archive = filepath.Join(c.Dir, "archive")
+	}
+	if c.Quota == 0 {
+		c.Quota = QuotaDefault
 	}
 	if c.SegmentEvents == 0 {
 		c.SegmentEvents = archive.HistoryEvents
@@ -189,7 +195,7 @@ func start(cfg *Config, initial string, joining bool) (e *embed.Etcd, err error)
 	c.TickMs = uint(cfg.Tick.Milliseconds())
 	c.ElectionMs = uint(cfg.Election.Milliseconds())
 	c.SnapshotCount, c.SnapshotCatchUpEntries = snapshotCount, snapshotCatchUp
-	c.QuotaBackendBytes = quotaBytes
+	c.QuotaBackendBytes = cfg.Quota
 	c.AutoCompactionMode, c.AutoCompactionRetention = "periodic", "0"
 	// Where etcd would end the process, it panics instead, and start makes an error of that.
 	log := zap.New(&bridge{to: cfg.Logger}, zap.WithFatalHook(zapcore.WriteThenPanic))

@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -18,6 +19,7 @@ const pageMax = 1000
 type loader struct {
 	keys keys
 	kv   reader
+	page domain.Position // keys of one Range; 0: pageMax
 }
 
 // reader is what reading needs of the way to the database.
@@ -117,7 +119,7 @@ func (l loader) into(ctx context.Context, in *intake) (int64, error) {
 	if domain.IsKind(err, domain.Corrupt) {
 		// The records say how far they go; the damage is named after the last of them.
 		if walk := l.pages(ctx, at, eventstore.Head{Position: ^domain.Position(0)},
-			in.take); walk != nil && !domain.IsKind(walk, domain.Corrupt) {
+			0, in.take); walk != nil && !domain.IsKind(walk, domain.Corrupt) {
 			return 0, walk
 		}
 		return 0, &eventstore.CorruptError{
@@ -133,7 +135,7 @@ func (l loader) into(ctx context.Context, in *intake) (int64, error) {
 	if head.Position.N() < at.Position.N() {
 		return 0, &eventstore.CorruptError{Position: at.Position, What: "the tail went back behind it"}
 	}
-	if err := l.pages(ctx, at, head, in.take); err != nil {
+	if err := l.pages(ctx, at, head, rev, in.take); err != nil {
 		return 0, err
 	}
 	last := in.mirror.Head()
@@ -183,18 +185,21 @@ func (l loader) stops(ctx context.Context, last, tail eventstore.Head) error {
 	return nil
 }
 
-// pages gives the entries after one head up to another, in order. Both ends of every page are
-// bound: with a limit alone etcd counts the whole rest of the log each time.
+// pages gives the entries after one head up to another, in order, as they are at one revision of
+// the database (0: now), so that what leaves it meanwhile is not missed. Both ends of every page
+// are bound: with a limit alone etcd counts the whole rest of the log each time.
 func (l loader) pages(
-	ctx context.Context, from, to eventstore.Head, take func(eventstore.Entry) error,
+	ctx context.Context, from, to eventstore.Head, revision int64,
+	take func(eventstore.Entry) error,
 ) error {
+	then := clientv3.WithRev(revision)
 	for at := from.Position; at.N() < to.Position.N(); {
 		next := at + 1 // the engine alone computes this
 		res, err := l.kv.Get(ctx, l.keys.log(next),
-			clientv3.WithRange(l.keys.log(min(next+pageMax, to.Position+1))))
+			clientv3.WithRange(l.keys.log(min(next+cmp.Or(l.page, pageMax), to.Position+1))), then)
 		if err == nil && len(res.Kvs) == 0 { // the timeline was raised here, or a record is missing
 			res, err = l.kv.Get(ctx, l.keys.log(next),
-				clientv3.WithRange(l.keys.logEnd()), clientv3.WithLimit(1))
+				clientv3.WithRange(l.keys.logEnd()), clientv3.WithLimit(1), then)
 		}
 		if err != nil {
 			return unavailable(ctx, "", err)
@@ -257,7 +262,7 @@ func (l loader) verify(
 	if err != nil {
 		return err
 	}
-	err = l.pages(ctx, both.sealed, to, func(e eventstore.Entry) error {
+	err = l.pages(ctx, both.sealed, to, both.revision, func(e eventstore.Entry) error {
 		if err := a.Next(e); err != nil {
 			return err
 		}

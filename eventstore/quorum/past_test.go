@@ -441,3 +441,41 @@ func TestArchiveLostForGood(t *testing.T) {
 		t.Errorf("%d events; append: %v", n, err)
 	}
 }
+
+// Whoever reads the database while it gives the oldest records up reads it as it was at one moment:
+// a mirror that begins meanwhile, and a verification, miss nothing and call nothing damaged.
+func TestReadWhileTrimmed(t *testing.T) {
+	s := small(t, t.TempDir())
+	appendTo(t, s, 60)
+	head := archived(t, s, 60)
+	l := loader{keys: s.keys, kv: s.client, page: 7}
+	both, err := l.ends(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := uint64(0)
+	err = l.pages(t.Context(), both.sealed, both.tail, both.revision, func(e eventstore.Entry) error {
+		if n++; n == 1 {
+			if _, err := s.Trim(t.Context(), head.Position); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return nil
+	})
+	if err != nil || n != 60 {
+		t.Fatalf("%d records, %v", n, err)
+	}
+	appendTo(t, s, 99)
+	head = archived(t, s, 99)
+	n = 0
+	err = l.verify(t.Context(), s.past, func(p domain.Position) {
+		if n++; p.N() == 61 {
+			if _, err := s.Trim(t.Context(), head.Position); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	if err != nil || n != 99 {
+		t.Fatalf("%d records, %v", n, err)
+	}
+}

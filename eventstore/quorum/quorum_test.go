@@ -78,7 +78,7 @@ func engine() storetest.Engine {
 			}
 			flip()
 			read := func() error { // what a start does, and what an audit does, must agree
-				err := loader{q.keys, q.client}.fill(t.Context(), &eventstore.Mirror{})
+				err := loader{keys: q.keys, kv: q.client}.fill(t.Context(), &eventstore.Mirror{})
 				if audit := q.Verify(t.Context(), nil); fmt.Sprint(audit) != fmt.Sprint(err) {
 					t.Errorf("the start says %v, the audit %v", err, audit)
 				}

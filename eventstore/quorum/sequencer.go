@@ -41,6 +41,8 @@ type sequencer struct {
 	// stirred gives a channel that closes when an answer under way is likely lost, as after a change
 	// of the leader. Nil: never.
 	stirred func() <-chan struct{}
+	// admit refuses a stream that the database has no room for. Nil: none.
+	admit func(domain.StreamID) error
 }
 
 // The states of a call. A caller that leaves while it waits is sure that nothing happened.
@@ -210,7 +212,7 @@ func (q *sequencer) batch(waiting []*call) []*call {
 		if !c.take() {
 			continue
 		}
-		c.placed, c.doubt = d.Add(c.stream, c.expect, c.events)
+		c.placed, c.doubt = q.judge(d, c)
 		switch {
 		case c.doubt == nil && c.placed.Duplicate:
 			c.reply(c.placed, nil)
@@ -239,6 +241,21 @@ func (q *sequencer) batch(waiting []*call) []*call {
 		again = q.renew(again)
 	}
 	return append(again, rest...)
+}
+
+// judge takes a call into the batch. One that there is no room for is refused, unless it is there
+// already: its repeat must hear so.
+func (q *sequencer) judge(d *eventstore.Draft, c *call) (eventstore.Appended, error) {
+	if q.admit != nil {
+		if full := q.admit(c.stream); full != nil {
+			a, found, err := q.mirror.Find(c.stream, c.expect, c.events)
+			if found || err != nil {
+				return a, err
+			}
+			return a, full
+		}
+	}
+	return d.Add(c.stream, c.expect, c.events)
 }
 
 // answer tells every call of a batch what became of it, and gives those to be judged again. A doubt

@@ -74,6 +74,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s.seq = newSequencer(s.keys, s.client, s.mirror)
+	s.seq.admit = s.admit
 	if err := patiently(ctx, s.load); err != nil {
 		s.stop()
 		return nil, domain.Wrap(err, "quorum.Open", cfg.Dir)

@@ -3,7 +3,6 @@ package quorum
 import (
 	"context"
 	"errors"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -14,16 +13,16 @@ import (
 )
 
 const (
-	// TrimMax is how many keys one transaction deletes. 130,000 at once stop all appends for a
-	// second; a thousand take as long as some appends.
-	TrimMax = 1000
-	// trimKeys is how many it deletes while others append.
-	trimKeys = 200
+	// trimKeys is how many keys one transaction deletes: 130,000 stop all appends for a second, a
+	// thousand double an append's p99, a hundred cost it nothing that can be seen.
+	trimKeys = 100
 	// trimPace is how many times as long as a transaction took the next one is waited with: it bounds
-	// the share of the time in which an append meets a deletion.
-	trimPace = 20
-	// trimRestMin is the least such pause.
-	trimRestMin = 20 * time.Millisecond
+	// the share of the time in which an append meets a deletion to a tenth.
+	trimPace = 9
+	// trimHurry takes the place of trimPace while more than trimLate events wait to leave: then the
+	// database grows faster than it empties.
+	trimHurry = 1
+	trimLate  = 100_000
 	// copiesMax is how many archives must hold what is deleted, where there are so many nodes.
 	copiesMax = 3
 )
@@ -108,10 +107,10 @@ func (s *Store) Safe(ctx context.Context, to eventstore.Head, nodes int) ([]stri
 	return names, nil
 }
 
-// Trim deletes what is archived up to a record from the database, in transactions of at most
-// TrimMax keys, each of which moves the mark of what is gone as well: a reader that sees the mark
-// finds all behind it. Between them it waits, so that appends keep their pace. Ask Safe first. It
-// may be cut short anywhere and goes on from the mark; two that run at once do no harm.
+// Trim deletes what is archived up to a record from the database, a hundred keys a transaction, each
+// of which moves the mark of what is gone as well: a reader that sees the mark finds all behind it.
+// Between them it waits, so that appends keep their pace. Ask Safe first. It may be cut short
+// anywhere and goes on from the mark; two that run at once do no harm.
 //
 // Errors: Invalid for what this node's archive does not hold, Unavailable without a majority.
 func (s *Store) Trim(ctx context.Context, to domain.Position) (deleted uint64, err error) {
@@ -137,7 +136,11 @@ func (s *Store) Trim(ctx context.Context, to domain.Position) (deleted uint64, e
 		if done {
 			deleted += next - from
 		}
-		pause, cancel := context.WithTimeout(ctx, max(trimRestMin, trimPace*(bootTime()-began)))
+		rest := trimPace * (bootTime() - began)
+		if to.N()-next > trimLate {
+			rest = trimHurry * (bootTime() - began)
+		}
+		pause, cancel := context.WithTimeout(ctx, rest)
 		<-pause.Done()
 		cancel()
 		if ctx.Err() != nil {

@@ -47,6 +47,8 @@ type state struct {
 	Token   uint64
 	Nodes   map[string]Node // by id
 	Devices map[string]Device
+	// Settings are the changed settings of the cluster, in order of key.
+	Settings []cluster.SettingChanged
 }
 
 var _ projections.Keeper = (*View)(nil)
@@ -62,7 +64,7 @@ func New() *View {
 func (*View) Name() string { return "topology" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 2 }
+func (*View) Version() uint16 { return 3 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -73,6 +75,8 @@ func (v *View) Apply(r domain.Record) error {
 	switch ev := r.Event.(type) {
 	case *cluster.ClusterInitialized:
 		s.Cluster, s.Name = ev.Cluster, ev.Name
+	case *cluster.SettingChanged:
+		s.Settings = cluster.WithSetting(s.Settings, *ev)
 	case *cluster.LeadershipAcquired:
 		s.Leader = ev.Node
 		s.Token = uint64(domain.PositionOf(r.Position.Timeline(), uint64(r.Revision)))
@@ -159,6 +163,20 @@ func (v *View) Cluster() (domain.ClusterID, string) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return v.mu.state.Cluster, v.mu.Name
+}
+
+// Settings gives every setting of the cluster.
+func (v *View) Settings() []cluster.Setting {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return cluster.Settings(v.mu.Settings)
+}
+
+// LogWindow gives how many events the log's database holds before the oldest leave it.
+func (v *View) LogWindow() uint64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return cluster.LogWindow(v.mu.Settings)
 }
 
 // Leader gives the holder of the reconciler's role and its token.
