@@ -165,7 +165,9 @@ func (e *Engine) setBranch(br *segment.Branch) {
 		v := &Volume{e: e, fam: b.fam, volume: br.Volume, snapshot: br.Snapshot}
 		v.size.Store(int64(br.Size))
 		for i, l := range e.lanes {
-			v.sealed[i] = l.mu.lsn
+			if e.nv == nil { // else all that was appended is in the index
+				v.sealed[i] = l.mu.lsn
+			}
 		}
 		b.take(v)
 		e.mu.bySnapshot[br.Snapshot] = v
@@ -294,7 +296,7 @@ func (b *branch) line() segment.Branch {
 }
 
 // branchTable gives the next id, the branches and the aliases for the checkpoint, by id.
-// What nobody answers for any more leaves the tables.
+// What nobody answers for any more leaves the tables; one that waits to be swept is still found.
 func (e *Engine) branchTable() (next uint32, list []segment.Branch, aliases []segment.Alias) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -304,8 +306,9 @@ func (e *Engine) branchTable() (next uint32, list []segment.Branch, aliases []se
 			o = o.into
 		}
 		switch {
-		case o.dead():
+		case o.dead() && o.gone:
 			delete(e.mu.branches, id)
+		case o.dead():
 		case o != b:
 			aliases = append(aliases, segment.Alias{ID: id, Into: o.id})
 		default:

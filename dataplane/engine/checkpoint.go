@@ -227,6 +227,7 @@ func (l *lane) saveLeaf(lf *leaf, w *metaWriter) (segment.Piece, error) {
 	im.Branch, im.Extent, im.Complete = id.branch, id.extent, l.mu.applied
 	clear(im.Loc[:])
 	lf.own.over(im.Loc[:], 0)
+	l.e.nv.leaveOut(&im.Loc)
 	w.image = im.Encode(w.image[:0])
 	l.mu.Unlock()
 	p, err := w.put(segment.KindLeaf, w.image, id)
@@ -275,7 +276,7 @@ func (e *Engine) commit(marks []segment.LaneMark, root segment.Piece, clean bool
 	a := segment.Anchor{
 		Seq: e.maint.anchorSeq, Incarnation: e.incarnation, Clean: clean,
 		NextSegSeq: e.space.seqNow(), NextVersion: e.versionSeq.Load() + 1,
-		Root: root, Lanes: marks,
+		Root: root, Lanes: marks, Journal: e.nv.id(),
 	}
 	b := backends.AlignedBuffer(segment.AnchorCopies * segment.Sector)
 	for i := range segment.AnchorCopies {

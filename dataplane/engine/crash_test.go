@@ -45,6 +45,7 @@ type scripted struct {
 type script struct {
 	t     *testing.T
 	dev   *mem.Device
+	nv    *mem.Memory // nil: without a journal
 	e     *Engine
 	v     *Volume
 	mu    sync.Mutex
@@ -80,7 +81,7 @@ func (s *script) run(rounds, width int) {
 			s.mu.Lock()
 			s.recs = append(s.recs, sc)
 			sc.n = uint64(len(s.recs))
-			sc.begun, sc.acked = s.dev.Mark(), 1<<62
+			sc.begun, sc.acked = s.mark(), 1<<62
 			s.mu.Unlock()
 			r := &Record{Kind: sc.kind, Block: sc.block, Count: sc.count}
 			if sc.kind == segment.KindData {
@@ -96,13 +97,22 @@ func (s *script) run(rounds, width int) {
 					s.t.Errorf("record %d: %v", sc.n, err)
 				}
 				s.mu.Lock()
-				sc.acked = s.dev.Mark()
+				sc.acked = s.mark()
 				s.mu.Unlock()
 			})
 			s.v.Append(r)
 		}
 		wg.Wait()
 	}
+}
+
+// mark gives the present point of the history that acknowledgements hang on: the journal's, where
+// there is one.
+func (s *script) mark() int {
+	if s.nv != nil {
+		return s.nv.Mark()
+	}
+	return s.dev.Mark()
 }
 
 type acker func(error)
@@ -170,11 +180,13 @@ func (s *script) touched() map[uint64]bool {
 }
 
 // judge opens an image and compares it with the model; cut is the point of the history.
-func (s *script) judge(img *mem.Device, cut int, touched map[uint64]bool) error {
-	e, err := Open(background, Config{
+func (s *script) judge(img *mem.Device, nv *mem.Memory, cut int, touched map[uint64]bool) error {
+	cfg := Config{
 		Device: img, Cluster: testCluster, Node: 1,
 		Report: func(f Fact) { s.t.Errorf("cut %d: reported %+v", cut, f) },
-	})
+	}
+	journaled(nv)(&cfg)
+	e, err := Open(background, cfg)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
@@ -270,7 +282,7 @@ func (s *script) enumerate(budget int) int {
 		}
 		for i, choose := range choosers[:each] {
 			n++
-			if err := s.judge(en.Image(choose), en.At(), touched); err != nil {
+			if err := s.judge(en.Image(choose), nil, en.At(), touched); err != nil {
 				s.t.Fatalf("cut %d of %d, choice %d: %v", en.At(), s.dev.Ops(), i, err)
 			}
 		}
@@ -279,9 +291,14 @@ func (s *script) enumerate(budget int) int {
 }
 
 func newScript(t *testing.T, segments, lanes int, seed uint64, spots []uint64) *script {
-	s := &script{t: t, dev: crashDevice(t, segments, lanes), spots: spots}
+	return newScriptOn(t, crashDevice(t, segments, lanes), nil, seed, spots)
+}
+
+func newScriptOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64, spots []uint64,
+) *script {
+	s := &script{t: t, dev: dev, nv: nv, spots: spots}
 	s.rnd = rand.New(rand.NewPCG(seed, 1))
-	s.e = open(t, s.dev)
+	s.e = open(t, s.dev, journaled(nv))
 	s.e.lendFrom = segment.BlockSize // chunks are too small here for what is worth it
 	s.v = create(t, s.e, 16*domain.MiB)
 	return s
@@ -364,7 +381,7 @@ func TestDoubleCrash(t *testing.T) {
 			seed++
 			n++
 			if en.At() <= end {
-				if err := s.judge(again, cut, touched); err != nil {
+				if err := s.judge(again, nil, cut, touched); err != nil {
 					t.Fatalf("cut %d, then %d of %d in recovery: %v", cut, en.At(), end, err)
 				}
 				continue

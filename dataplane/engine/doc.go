@@ -15,7 +15,9 @@
 //	E9  Unmap, delete and cleaning succeed on a full device; no wait without a wake-up.
 //	E10 Bytes that do not match their checksum are never returned.
 //	E11 Behind a failed flush nothing is trusted: the engine goes out of service, its log stays.
+//	E14 What a journal acknowledged survives every race between overwriting and destaging it.
 //	E15 An idle engine writes nothing.
+//	E16 A device that needs its journal is not opened without it, but by a word of its operator.
 //
 // # Shape
 //
@@ -32,6 +34,19 @@
 // only behind an anchor: so recovery may always trust what the last anchor and the log behind it
 // name, needs no order between a move and its source, and ignores the cleaner's chunks that no
 // checkpoint has taken up. The price is that cleaning under a full device takes checkpoints.
+//
+// # Journal
+//
+// With a share of NVRAM (Config.Journal) a record is stored there, enters the index and is
+// acknowledged in the host's own call; the log takes it later, sorted with others, if it was not
+// overwritten by then (nvram.go). The log itself, checkpoints, cleaning and recovery know nothing
+// of it but this: an image calls a block lost whose newest copy is in the journal, an anchor names
+// the journal, and after the log the journal is replayed.
+//
+// The order of records against branches needs no more: a record names a branch that its host can
+// only have learnt when the BRANCH record was durable in the log, so after a crash the branch is
+// there before the journal is replayed; and a cut happens under all lanes' mutexes, where every
+// record appended before it is in the index already.
 //
 // # Families
 //
@@ -64,6 +79,7 @@
 // # Locks
 //
 // Engine.control before lane.seal before lane.mu, those by number and all of them for a change of
-// the tree, before Engine.mu; space.mu is a leaf lock. No call into the device is made
+// the tree, before Engine.mu; nvram.mu behind lane.mu; space.mu is a leaf lock. A batch is destaged
+// under nvram.turn, before all of them. No call into the device is made
 // with lane.mu or space.mu held. Appended callbacks run without any lock.
 package engine

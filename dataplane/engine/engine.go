@@ -8,6 +8,7 @@ import (
 
 	"weft/backends"
 	"weft/dataplane/segment"
+	"weft/dataplane/tier"
 	"weft/domain"
 )
 
@@ -38,9 +39,21 @@ type Config struct {
 	Cluster domain.ClusterID // checked against the superblock
 	Node    domain.NodeNumber
 	Mode    Mode
+	// Journal is the device's share of NVRAM, all of it for this device; nil is none. A share that was
+	// never used is formatted. Once used it belongs to the device: without it, or with another, Open
+	// refuses. It stays the caller's to close, after the engine.
+	Journal backends.ByteDevice
+	// DropJournal lets Open destage all that the journal holds and give it up before anything else is
+	// done, so that the device needs it no more.
+	DropJournal bool
+	// AcceptLoss lets Open go on where the journal that the device needs is not the one it is given:
+	// what was acknowledged and stood there only is gone. It is reported, once for each volume.
+	AcceptLoss bool
 	// CheckpointBytes of log are written between checkpoints: it bounds recovery. Default: an
 	// eighth of the device, at most 16 GiB.
 	CheckpointBytes int64
+	// Clock is what the pace of writers into a journal goes by; the zero value is the system's.
+	Clock tier.Clock
 	// Report is told of every corruption and failure, once each. It must not block.
 	Report func(Fact)
 	Logger *slog.Logger
@@ -48,7 +61,7 @@ type Config struct {
 
 // Fact is a change of a device's trustworthiness, for the log of the node and its operator.
 type Fact struct {
-	What   string // "corrupt", "failed", "recovered"
+	What   string // "corrupt", "failed", "recovered", "journal-lost"
 	Device domain.DeviceID
 	Volume domain.VolumeID // zero when not about a volume
 	Block  uint64
@@ -66,6 +79,9 @@ type Engine struct {
 	lanes    []*lane
 	space    *space
 	cache    chunkPool
+	nv       *nvram // nil without a journal
+	// lossAccepted says what was wrong with the journal that Open went on without.
+	lossAccepted error
 
 	incarnation uint32
 	versionSeq  atomic.Uint64 // the last version seq given out
@@ -92,6 +108,7 @@ type counters struct {
 	records, reads, userBytes, readBytes   atomic.Int64
 	chunks, logBytes, movedBytes, metaByte atomic.Int64
 	checkpoints, cleaned, corrupt, stalls  atomic.Int64
+	destaged, destages, delayed, full      atomic.Int64
 }
 
 // Stats is a reading of the engine. Sizes are bytes, counts are since Open.
@@ -103,6 +120,13 @@ type Stats struct {
 	Segments, FreeSegments, ReservedSegments  int64
 	LiveBytes, UsableBytes, CapacityBytes     int64
 	SinceCheckpoint, IndexBytes, OpenVolumes  int64
+
+	// JournalBytes is the size of the NVRAM journal, 0 without one, and JournalUsed what is not free
+	// of it. Of what hosts wrote, DestagedBytes went to the device so far; the rest is in the journal
+	// or was overwritten there. JournalDelayed records waited for their turn, JournalFull for room.
+	JournalBytes, JournalUsed   int64
+	DestagedBytes, Destages     int64
+	JournalDelayed, JournalFull int64
 }
 
 // Stats reads the counters; the values are not of one instant.
@@ -117,6 +141,9 @@ func (e *Engine) Stats() Stats {
 		SinceCheckpoint: e.maint.logged.Load(), OpenVolumes: int64(len(e.Volumes())),
 	}
 	e.space.read(&s)
+	if e.nv != nil {
+		e.nv.read(&s)
+	}
 	for _, l := range e.lanes {
 		s.IndexBytes += l.memory.Load()
 	}
@@ -128,18 +155,38 @@ func (e *Engine) Info() (domain.DeviceID, backends.Geometry) {
 	return e.super.Device, e.dev.Geometry()
 }
 
-// Mode gives the engine's durability mode.
-func (e *Engine) Mode() Mode { return e.cfg.Mode }
+// Mode tells what an acknowledgement means: Process also where the journal is volatile.
+func (e *Engine) Mode() Mode {
+	if e.nv != nil && e.nv.share.Volatile() {
+		return Process
+	}
+	return e.cfg.Mode
+}
+
+// Journal describes the memory of the engine's journal; false when it has none.
+func (e *Engine) Journal() (backends.Geometry, bool) {
+	if e.nv == nil {
+		return backends.Geometry{}, false
+	}
+	return e.nv.share.Geometry(), true
+}
 
 // Volatile tells whether an acknowledged write may be lost by a power cut.
 func (e *Engine) Volatile() bool {
-	return e.cfg.Mode == Process || e.dev.Geometry().Durability == backends.Volatile
+	return e.cfg.Mode == Process || e.dev.Geometry().Durability == backends.Volatile ||
+		e.nv != nil && e.nv.share.Volatile()
 }
 
-// Flush makes everything acknowledged durable. In Durable mode that is so already.
+// Flush makes everything acknowledged durable. In Durable mode that is so already, but for what a
+// volatile journal holds: that is destaged.
 func (e *Engine) Flush(ctx context.Context) error {
 	if !e.Volatile() {
 		return nil
+	}
+	if e.nv != nil && e.nv.share.Volatile() {
+		if err := e.nv.drain(ctx); err != nil {
+			return err
+		}
 	}
 	return e.device(e.dev.Flush(ctx), "engine.Flush")
 }
@@ -147,7 +194,7 @@ func (e *Engine) Flush(ctx context.Context) error {
 // report notes a fact once.
 func (e *Engine) report(f Fact) {
 	f.Device = e.super.Device
-	if f.What == "corrupt" {
+	if f.What == "corrupt" || f.What == "journal-lost" {
 		e.stats.corrupt.Add(1)
 	}
 	if e.cfg.Report != nil {
@@ -163,6 +210,7 @@ func (e *Engine) fail(err error) {
 		for _, l := range e.lanes {
 			l.wake()
 		}
+		e.nv.wake()
 	}
 }
 
@@ -181,6 +229,7 @@ func (e *Engine) Close() error {
 	}
 	e.mu.closed = true
 	e.mu.Unlock()
+	e.nv.stop() // what it has not destaged stays there for the next Open
 	for _, l := range e.lanes {
 		l.close() // what waits for a segment still needs the cleaner
 	}
@@ -208,5 +257,6 @@ func (e *Engine) Abandon() {
 	for _, l := range e.lanes {
 		l.close()
 	}
+	e.nv.stop()
 	e.maint.stop()
 }

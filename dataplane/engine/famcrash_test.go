@@ -14,8 +14,8 @@ import (
 type moment struct {
 	vols  map[domain.VolumeID]*image
 	snaps map[domain.SnapshotID]*image
-	begun int // point of the history when the step that leads here began
-	ended int // and when its outcome was there
+	begun point // of the history when the step that leads here began
+	ended point // and when its outcome was there
 }
 
 // saga is a script of steps, one at a time, that change families, with everything that must be
@@ -26,11 +26,11 @@ type saga struct {
 }
 
 func (s *saga) step(do func()) {
-	begun := s.f.dev.Mark()
+	begun := s.f.point()
 	do()
 	m := moment{
 		vols: map[domain.VolumeID]*image{}, snaps: map[domain.SnapshotID]*image{}, begun: begun,
-		ended: s.f.dev.Mark(),
+		ended: s.f.point(),
 	}
 	for id, im := range s.f.vols {
 		m.vols[id] = im.clone()
@@ -90,12 +90,14 @@ func (s *saga) run(steps int) {
 
 // judge opens an image: it must hold, exactly, one of the moments that the cut allows, and its
 // counters must be those of a recount.
-func (s *saga) judge(img *mem.Device, cut int) error {
+func (s *saga) judge(img *mem.Device, nv *mem.Memory, cut point) error {
 	t := s.f.t
-	e, err := Open(background, Config{
+	cfg := Config{
 		Device: img, Cluster: testCluster, Node: 1,
-		Report: func(x Fact) { t.Errorf("cut %d: reported %+v", cut, x) },
-	})
+		Report: func(x Fact) { t.Errorf("cut %+v: reported %+v", cut, x) },
+	}
+	journaled(nv)(&cfg)
+	e, err := Open(background, cfg)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
@@ -103,10 +105,10 @@ func (s *saga) judge(img *mem.Device, cut int) error {
 	recount(t, e)
 	lo, hi := 0, 0
 	for i, m := range s.moments {
-		if m.ended <= cut {
+		if m.ended.before(cut) {
 			lo = i
 		}
-		if m.begun <= cut {
+		if m.begun.before(cut) {
 			hi = i
 		}
 	}
@@ -175,12 +177,32 @@ func (m *image) differs(v *Volume) string {
 	return ""
 }
 
+// point is a point of the history of a device, and of that of its journal.
+type point struct{ dev, nv int }
+
+func (p point) before(o point) bool { return p.dev <= o.dev && p.nv <= o.nv }
+
+// point gives the present one.
+func (f *families) point() point {
+	if f.nv == nil {
+		return point{f.dev.Mark(), 0}
+	}
+	return point{f.dev.Mark(), f.nv.Mark()}
+}
+
 func newSaga(t *testing.T, segments, lanes int, seed uint64) *saga {
-	f := newFamilies(t, crashDevice(t, segments, lanes), seed)
+	return newSagaOn(t, crashDevice(t, segments, lanes), nil, seed)
+}
+
+func newSagaOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64) *saga {
+	f := newFamiliesOn(t, dev, nv, seed)
 	f.most = 6
 	s := &saga{f: f}
 	s.step(func() {})
 	f.dev.StartHistory()
+	if nv != nil {
+		nv.StartHistory(f.dev.Ops)
+	}
 	s.step(f.create)
 	return s
 }
@@ -205,7 +227,7 @@ func (s *saga) enumerate(budget int) int {
 		}
 		for i, choose := range choosers {
 			n++
-			if err := s.judge(en.Image(choose), en.At()); err != nil {
+			if err := s.judge(en.Image(choose), nil, point{en.At(), 0}); err != nil {
 				s.f.t.Fatalf("cut %d of %d, choice %d: %v", en.At(), dev.Ops(), i, err)
 			}
 		}
@@ -256,7 +278,7 @@ func TestCrashWhileSweeping(t *testing.T) {
 		for again := 0; again <= img.Ops(); again += 3 {
 			n++
 			second := img.CrashImage(again, mem.RandomGarbage(uint64(again)))
-			if err := s.judge(second, cut); err != nil {
+			if err := s.judge(second, nil, point{cut, 0}); err != nil {
 				t.Fatalf("cut %d, then %d: %v", cut, again, err)
 			}
 		}

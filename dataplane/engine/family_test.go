@@ -43,6 +43,7 @@ func newImage(size domain.Bytes) *image {
 type families struct {
 	t     *testing.T
 	dev   *mem.Device
+	nv    *mem.Memory // nil: without a journal
 	e     *Engine
 	rnd   *rand.Rand
 	vols  map[domain.VolumeID]*image
@@ -55,8 +56,12 @@ type families struct {
 }
 
 func newFamilies(t *testing.T, dev *mem.Device, seed uint64) *families {
+	return newFamiliesOn(t, dev, nil, seed)
+}
+
+func newFamiliesOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64) *families {
 	f := &families{
-		t: t, dev: dev, rnd: newRand(seed), vols: map[domain.VolumeID]*image{}, most: 12,
+		t: t, dev: dev, nv: nv, rnd: newRand(seed), vols: map[domain.VolumeID]*image{}, most: 12,
 		snaps: map[domain.SnapshotID]*image{}, of: map[domain.SnapshotID]domain.VolumeID{},
 	}
 	f.e = f.open()
@@ -64,7 +69,7 @@ func newFamilies(t *testing.T, dev *mem.Device, seed uint64) *families {
 }
 
 func (f *families) open() *Engine {
-	return open(f.t, f.dev, often, func(c *Config) {
+	return open(f.t, f.dev, often, journaled(f.nv), func(c *Config) {
 		c.Report = func(x Fact) { f.t.Errorf("reported %+v", x) }
 	})
 }
@@ -400,7 +405,10 @@ func (f *families) step() {
 // what each must hold, with cleaning, checkpoints, clean and unclean restarts between, on one and
 // on three lanes: every byte of every one of them, what is allocated and what differs; and every
 // counter against a naive recount (E5, E6, E12).
-func TestFamilies(t *testing.T) {
+func TestFamilies(t *testing.T) { runFamilies(t, false) }
+
+// runFamilies runs them on six devices, with a journal or without.
+func runFamilies(t *testing.T, journal bool) {
 	steps, every := 4000, 40
 	if raceOn || testing.Short() {
 		steps, every = 600, 60
@@ -409,7 +417,11 @@ func TestFamilies(t *testing.T) {
 	for seed := range uint64(6) {
 		dev := newMem(t, segment.DataOff+70*(128<<10)+segment.Guard+segment.Sector, 128<<10,
 			1+int(seed%2)*2)
-		f := newFamilies(t, dev, seed)
+		var nv *mem.Memory
+		if journal {
+			nv = newMemory(t, dev, 14)
+		}
+		f := newFamiliesOn(t, dev, nv, seed)
 		f.create()
 		f.create()
 		for i := range steps {

@@ -17,11 +17,11 @@ import (
 // whose outcome is unknown.
 type attempts struct{ acked, unknown []uint64 }
 
-// journal is the model of a run in which appends may fail.
-type journal map[uint64]*attempts
+// diary is the model of a run in which appends may fail.
+type diary map[uint64]*attempts
 
 // write appends a number to a block and notes the outcome.
-func (j journal) write(v *Volume, block, n uint64) error {
+func (j diary) write(v *Volume, block, n uint64) error {
 	a := j[block]
 	if a == nil {
 		a = &attempts{acked: []uint64{0}}
@@ -37,7 +37,7 @@ func (j journal) write(v *Volume, block, n uint64) error {
 }
 
 // check compares an engine with the model.
-func (j journal) check(v *Volume) error {
+func (j diary) check(v *Volume) error {
 	for b, a := range j {
 		got, err := holds(v, b)
 		if err != nil {
@@ -71,7 +71,7 @@ func TestChunkWrittenAgain(t *testing.T) {
 			if err := dev.Script(fmt.Sprintf("write after %d times 1 %s", n, how)); err != nil {
 				t.Fatal(err)
 			}
-			v, j := mustVolume(t, e), journal{}
+			v, j := mustVolume(t, e), diary{}
 			for i := range uint64(40) {
 				if err := j.write(v, i%7, i+1); err != nil {
 					t.Fatalf("write %d %s: %v", n, how, err)
@@ -134,7 +134,7 @@ func TestSecondFailureIsLoud(t *testing.T) {
 	inner := newMem(t, smallSize, 64<<10, 1)
 	dev, told := faulty.New(inner, nil), &facts{}
 	e := open(t, dev, quiet, told.into)
-	v, j := create(t, e, 16*domain.MiB), journal{}
+	v, j := create(t, e, 16*domain.MiB), diary{}
 	for i := range uint64(30) {
 		if err := j.write(v, i%9, i+1); err != nil {
 			t.Fatal(err)
@@ -210,7 +210,7 @@ func TestFlushFailure(t *testing.T) {
 			inner.StartHistory()
 			dev, told := faulty.New(inner, nil), &facts{}
 			e := open(t, dev, told.into)
-			v, j := create(t, e, 16*domain.MiB), journal{}
+			v, j := create(t, e, 16*domain.MiB), diary{}
 			if err := dev.Script(fmt.Sprintf(what, n)); err != nil {
 				t.Fatal(err)
 			}

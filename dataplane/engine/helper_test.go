@@ -116,6 +116,10 @@ func recount(t testing.TB, e *Engine) {
 	t.Helper()
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
+	if e.nv != nil {
+		e.nv.turn.Lock()
+		defer e.nv.turn.Unlock()
+	}
 	families := map[*family]bool{}
 	for _, b := range e.mu.branches {
 		if !b.gone {
@@ -128,6 +132,7 @@ func recount(t testing.TB, e *Engine) {
 				v.snapshot, b.id, len(b.kids))
 		}
 	}
+	kept := map[int]int64{}
 	live, index, dirty := make([]int64, len(e.space.mu.segs)), int64(0), int64(0)
 	wanted := map[segment.Loc]bool{}
 	for f := range families {
@@ -151,6 +156,10 @@ func recount(t testing.TB, e *Engine) {
 						if !wanted[loc] {
 							t.Errorf("branch %d extent %d block %d: nobody sees it", lf.br.id, lf.ext, b)
 						}
+						if e.nv.holds(loc) {
+							kept[e.nv.share.SlotOf(e.nv.place(loc))] += segment.BlockSize
+							return
+						}
 						live[(loc.Off()-e.space.first)/e.space.size] += segment.BlockSize
 					})
 				}
@@ -169,6 +178,13 @@ func recount(t testing.TB, e *Engine) {
 	for i, sg := range e.space.mu.segs {
 		if sg.live.Load() != live[i] {
 			t.Errorf("segment %d: %d bytes live, counted %d", i, live[i], sg.live.Load())
+		}
+	}
+	if e.nv != nil {
+		for i := range e.nv.slots {
+			if n := e.nv.slots[i].live.Load(); n != kept[i] {
+				t.Errorf("NVRAM slot %d: %d bytes live, counted %d", i, kept[i], n)
+			}
 		}
 	}
 	total := int64(len(wanted)) * segment.BlockSize

@@ -62,13 +62,11 @@ func (l *lane) put(lf *leaf, i int, loc segment.Loc) {
 	}
 	old := lf.own.set(i, loc)
 	if loc.Kind() == segment.Flash {
-		l.e.space.at(loc.Off()).live.Add(segment.BlockSize)
-		l.e.space.live.Add(segment.BlockSize)
+		l.e.stands(loc, segment.BlockSize)
 		lf.br.own.Add(1)
 	}
 	if old.Kind() == segment.Flash {
-		l.e.space.at(old.Off()).live.Add(-segment.BlockSize)
-		l.e.space.live.Add(-segment.BlockSize)
+		l.e.stands(old, -segment.BlockSize)
 		lf.br.own.Add(-1)
 	}
 	if (old == 0) != (loc == 0) {
@@ -86,6 +84,17 @@ func (l *lane) put(lf *leaf, i int, loc segment.Loc) {
 	if !dense {
 		l.memory.Add(lf.own.bytes() - before)
 	}
+}
+
+// stands counts bytes of a block that stands, or no longer stands, at a place: on the device, or in
+// the journal, from where it will go to the device and so has its room there already.
+func (e *Engine) stands(loc segment.Loc, n int64) {
+	e.space.live.Add(n)
+	if e.nv.holds(loc) {
+		e.nv.slotAt(loc).live.Add(n)
+		return
+	}
+	e.space.at(loc.Off()).live.Add(n)
 }
 
 // resize notes how many blocks a leaf holds, and what its image will take.

@@ -32,6 +32,7 @@ type pending struct {
 	unit  uint32           // DATA: place in the payload, in units of 512 B
 	crc   int              // DATA: index of its first CRC in the chunk
 	newly int64            // bytes admitted for it
+	from  uint32           // DATA: place in the journal that it comes from; 0: from a host
 	lines []segment.Branch // BRANCH
 }
 
@@ -47,6 +48,7 @@ type chunk struct {
 	payload int
 	room    int // most bytes of entries
 	full    bool
+	hold    bool // the destager fills it: it waits for more, or to be let go
 
 	head  segment.Chunk
 	chain uint32
@@ -102,7 +104,7 @@ func (c *chunk) reset() {
 	clear(c.parts)
 	c.parts = c.parts[:0]
 	c.entries, c.crcs, c.recs = c.entries[:0], c.crcs[:0], c.recs[:0]
-	c.payload, c.full, c.done, c.err, c.next, c.seg = 0, false, false, nil, nil, nil
+	c.payload, c.full, c.hold, c.done, c.err, c.next, c.seg = 0, false, false, false, nil, nil, nil
 }
 
 // fits tells whether n bytes of payload and one more entry have room; limit is the most payload a
@@ -155,10 +157,11 @@ type lane struct {
 		spare   []*chunk
 		head    *chunk // in flight, in LSN order
 		tail    *chunk
-		lsn     uint64 // the last one given out
-		applied uint64 // all outcomes up to it are durable and in the index
-		chain   uint32 // of the chunk that ends at applied
-		openSeq uint64 // no chunk will be placed in a segment with a lower sequence
+		lsn     uint64  // the last one given out
+		applied uint64  // all outcomes up to it are durable and in the index
+		chain   uint32  // of the chunk that ends at applied
+		slot    *nvSlot // of the journal, that takes records; nil is none
+		openSeq uint64  // no chunk will be placed in a segment with a lower sequence
 		dirty   []*leaf
 		holds   []*Hold
 		closed  bool
@@ -297,7 +300,10 @@ func (l *lane) await() bool {
 }
 
 // idle tells whether nothing waits for a writer; mu is held.
-func (l *lane) idle() bool { return l.mu.cur == nil || len(l.mu.cur.recs) == 0 }
+func (l *lane) idle() bool {
+	c := l.mu.cur
+	return c == nil || len(c.recs) == 0 || c.hold && !c.full
+}
 
 // place gives the chunk its segment and offset, opening a new segment where needed. The seal lock
 // is held. An error means the engine failed or stopped.
@@ -447,7 +453,11 @@ func (l *lane) apply(c *chunk) {
 		p := &c.recs[i]
 		switch p.kind { //nolint:exhaustive // the other kinds change no index
 		case segment.KindData:
-			l.setData(p, base, c.crcs[p.crc:p.crc+p.count])
+			if crcs := c.crcs[p.crc : p.crc+p.count]; p.from != 0 {
+				l.settleData(p, base, crcs)
+			} else {
+				l.setData(p, base, crcs)
+			}
 		case segment.KindZero:
 			l.setRange(p, segment.ZeroLoc)
 		case segment.KindUnmap:

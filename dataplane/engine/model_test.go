@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"weft/backends"
+	"weft/backends/mem"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -18,6 +19,7 @@ import (
 type modelRun struct {
 	t    *testing.T
 	dev  backends.Device
+	nv   *mem.Memory // nil: without a journal
 	e    *Engine
 	rnd  *rand.Rand
 	vols map[domain.VolumeID]map[uint64][2]uint64
@@ -170,7 +172,7 @@ func (m *modelRun) restart(clean bool) {
 		}
 	}
 	m.e.Abandon()
-	m.e = open(m.t, m.dev, often, func(c *Config) {
+	m.e = open(m.t, m.dev, often, journaled(m.nv), func(c *Config) {
 		c.Report = func(f Fact) { m.t.Errorf("reported %+v", f) }
 	})
 }
@@ -216,7 +218,10 @@ func (m *modelRun) step() {
 // batch, zeros, holes, read-modify-write of the halves of a block by two writers, checkpoints,
 // cleaning, clean and unclean restarts, volumes that come and go; on one and on three lanes (E1,
 // E6, E12). At the end the index is recounted.
-func TestModel(t *testing.T) {
+func TestModel(t *testing.T) { runModel(t, false) }
+
+// runModel runs the model on four devices, with a journal or without.
+func runModel(t *testing.T, journal bool) {
 	steps := 6000
 	if raceOn || testing.Short() {
 		steps = 900
@@ -226,15 +231,19 @@ func TestModel(t *testing.T) {
 			1+int(seed%2)*2)
 		m := &modelRun{t: t, dev: dev, rnd: newRand(seed)}
 		m.vols = map[domain.VolumeID]map[uint64][2]uint64{}
-		m.e = open(t, dev, often)
+		if journal {
+			m.nv = newMemory(t, dev, 14)
+		}
+		m.e = open(t, dev, often, journaled(m.nv))
 		m.create()
 		m.create()
-		cleaned := int64(0)
+		cleaned, destaged := int64(0), int64(0)
 		for i := range steps {
 			was := m.e
 			m.step()
 			if m.e != was {
 				cleaned += was.Stats().Cleaned
+				destaged += was.Stats().Destages
 			}
 			if t.Failed() {
 				t.Fatalf("seed %d, step %d", seed, i)
@@ -246,8 +255,8 @@ func TestModel(t *testing.T) {
 		m.audit()
 		m.restart(true)
 		m.audit()
-		if cleaned == 0 {
-			t.Error("nothing was ever cleaned")
+		if cleaned == 0 || journal != (destaged > 0) {
+			t.Errorf("%d segments cleaned, %d batches destaged", cleaned, destaged)
 		}
 		m.e.Abandon()
 	}

@@ -31,7 +31,7 @@ func (v *Volume) Read(block uint64, count int, dst []byte) error {
 	rd.again = false // a read that ended early may have left it
 	var err error
 	for range readTries {
-		if err = rd.lookup(v, block, count); err != nil {
+		if err = rd.lookup(v, block, count, dst); err != nil {
 			return err
 		}
 		if err = rd.run(v, block, dst); !errors.Is(err, errStale) {
@@ -82,8 +82,9 @@ var readers = sync.Pool{New: func() any {
 	return rd
 }}
 
-// lookup copies the places of the blocks under the lane's mutex.
-func (rd *reader) lookup(v *Volume, block uint64, count int) error {
+// lookup copies the places of the blocks under the lane's mutex, and to dst, unless it is nil, the
+// blocks that stand in the journal: their slots may be in other use once the mutex is free.
+func (rd *reader) lookup(v *Volume, block uint64, count int, dst []byte) error {
 	l := v.lane(block)
 	rd.count = count
 	l.mu.Lock()
@@ -97,6 +98,9 @@ func (rd *reader) lookup(v *Volume, block uint64, count int) error {
 	for i, loc := range rd.loc[:count] {
 		rd.crc[i] = loc.CRC()
 	}
+	if v.e.nv != nil && dst != nil {
+		v.e.nv.fetch(rd.loc[:count], dst)
+	}
 	if rd.again && rd.loc[rd.bad] == rd.badLoc {
 		rd.again = false
 		return v.corrupt(block, rd.bad) // nobody moved it: the bytes are wrong
@@ -107,7 +111,7 @@ func (rd *reader) lookup(v *Volume, block uint64, count int) error {
 
 // run reads the blocks, all pieces at once where the device can, and verifies each.
 func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
-	if lost := rd.plan(dst); lost >= 0 {
+	if lost := rd.plan(v.e, dst); lost >= 0 {
 		return v.corrupt(block, lost)
 	}
 	starter, ok := v.e.dev.(backends.ReadStarter)
@@ -128,14 +132,18 @@ func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
 	return rd.check(v)
 }
 
-// plan lists the pieces to be read, neighbours on the device as one, and clears what is nowhere. It
-// gives a block that is lost, or -1.
-func (rd *reader) plan(dst []byte) (lost int) {
+// plan lists the pieces to be read, neighbours on the device as one, verifies what came from the
+// journal and clears what is nowhere. It gives a block that is lost, or -1.
+func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 	rd.pieces, rd.first = rd.pieces[:0], rd.first[:0]
 	for i := 0; i < rd.count; {
 		n := 1
-		switch rd.loc[i].Kind() { //nolint:exhaustive // anything else is lost
-		case segment.Flash:
+		switch kind := rd.loc[i].Kind(); { // anything else is lost
+		case e.nv.holds(rd.loc[i]):
+			if rd.verify(dst[i*segment.BlockSize:], i, 1) >= 0 {
+				return i
+			}
+		case kind == segment.Flash:
 			for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash &&
 				rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {
 				n++
@@ -144,7 +152,7 @@ func (rd *reader) plan(dst []byte) (lost int) {
 				P: dst[i*segment.BlockSize : (i+n)*segment.BlockSize], Off: rd.loc[i].Off(), To: rd,
 			})
 			rd.first = append(rd.first, i)
-		case segment.None, segment.Zero:
+		case kind == segment.None, kind == segment.Zero:
 			clear(dst[i*segment.BlockSize : (i+1)*segment.BlockSize])
 		default:
 			return i
@@ -220,7 +228,7 @@ func (v *Volume) Extents(block uint64, count int, dst []domain.Extent) ([]domain
 	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer readers.Put(rd)
 	rd.again = false
-	if err := rd.lookup(v, block, count); err != nil {
+	if err := rd.lookup(v, block, count, nil); err != nil {
 		return dst, err
 	}
 	for i := range count {

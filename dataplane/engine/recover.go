@@ -158,8 +158,10 @@ func Probe(dev backends.Device) (domain.DeviceID, domain.ClusterID, error) {
 
 // Open recovers a device and starts serving it: last anchor, leaves, replay of the log behind it,
 // a new incarnation committed by an anchor before the first new write. It returns NotFound without
-// a superblock, Denied for a device of another cluster, Corrupt when the checkpoint cannot be read,
-// Unavailable when the device fails. Damage that costs single blocks is reported, not returned.
+// a superblock, Denied for a device of another cluster, Corrupt when the checkpoint cannot be read
+// or the journal is not the one that the device needs (see Config.AcceptLoss), Unavailable when the
+// device fails or the journal that it needs is not given. Damage that costs single blocks is
+// reported, not returned.
 func Open(_ context.Context, cfg Config) (*Engine, error) {
 	g := cfg.Device.Geometry()
 	sb, err := readSuper(cfg.Device)
@@ -199,8 +201,16 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 		l.start()
 	}
 	m.start(e)
+	e.nv.start()
+	e.tellLoss()
 	if e.space.owed() > 0 {
 		m.kick()
+	}
+	if cfg.DropJournal && e.nv != nil {
+		if err := e.dropJournal(); err != nil {
+			e.Abandon()
+			return nil, err
+		}
 	}
 	return e, nil
 }
@@ -216,6 +226,9 @@ func (e *Engine) recover() error {
 	e.incarnation = a.Incarnation + 1
 	e.space.mu.nextSeq = a.NextSegSeq
 	e.versionSeq.Store(a.NextVersion)
+	if err := e.openJournal(a); err != nil {
+		return err
+	}
 	if err := e.loadRoot(a.Root); err != nil {
 		return err
 	}
@@ -231,6 +244,7 @@ func (e *Engine) recover() error {
 			return err
 		}
 	}
+	e.nv.replay()
 	e.settleIndex()
 	e.settleSpace(a)
 	for _, l := range e.lanes {

@@ -172,8 +172,8 @@ func (l *lane) redo(c *logChunk, mark uint64) error {
 		if en.Kind == segment.KindBranch {
 			return l.redoBranch(c, en)
 		}
-		b := l.e.mu.branches[en.Branch]
-		if b == nil || b.gone {
+		b := l.e.branch(en.Branch) // what was destaged may name one that was absorbed meanwhile
+		if b == nil {
 			return nil // swept before the checkpoint
 		}
 		ext := uint32(en.Block / segment.LeafBlocks)

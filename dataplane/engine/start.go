@@ -33,7 +33,7 @@ func (v *Volume) Start(r *Reading, more bool) bool {
 	}
 	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	rd.again = false
-	if rd.lookup(v, r.Block, r.Count) != nil || rd.plan(r.Dst) >= 0 {
+	if rd.lookup(v, r.Block, r.Count, r.Dst) != nil || rd.plan(v.e, r.Dst) >= 0 {
 		rd.release()
 		return false
 	}

@@ -67,10 +67,11 @@ func (v *Volume) lane(block uint64) *lane {
 var zeroCRC = segment.Checksum(make([]byte, segment.BlockSize))
 
 // Append takes a record. It returns once the record has its place in the order of writes; the
-// outcome follows by To.Appended, on another goroutine unless the record says Now: nil when it is
-// durable as the engine's mode says, NoSpace, OutOfRange, NotFound, ReadOnly for a snapshot, or Unavailable when
-// the device failed, which leaves open whether the record is there. It waits while all chunk
-// buffers are in flight.
+// outcome follows by To.Appended, on another goroutine unless the record says Now or a journal takes
+// it: nil when it is durable as the engine's mode says, NoSpace, OutOfRange, NotFound, ReadOnly for
+// a snapshot, or Unavailable when the device failed, which leaves open whether the record is there.
+// It waits while all chunk buffers are in flight; where a journal fills faster than it is destaged,
+// in proportion.
 func (v *Volume) Append(r *Record) { v.append(r, nil) }
 
 func (v *Volume) append(r *Record, own *Hold) {
@@ -81,6 +82,10 @@ func (v *Volume) append(r *Record, own *Hold) {
 	r.kind = r.Kind
 	if r.Kind == segment.KindData {
 		sum(r)
+	}
+	if v.e.nv != nil {
+		r.To.Appended(r, v.keep(r, own))
+		return
 	}
 	l, now := v.lane(r.Block), r.Now // the record may have ended once it is in a chunk
 	l.mu.Lock()
@@ -177,12 +182,17 @@ func (v *Volume) enqueue(l *lane, r *Record, own *Hold) error {
 	if r.kind != segment.KindUnmap {
 		newly = l.newBytes(br, r)
 		if !v.e.space.admit(newly) {
-			return domain.Errorf(domain.NoSpace, "device full: %s of %s used",
-				domain.Bytes(v.e.space.live.Load()), domain.Bytes(v.e.space.usable.Load()))
+			return v.e.full()
 		}
 	}
 	l.add(br, r, newly)
 	return nil
+}
+
+// full is the error of a record for which there is no room.
+func (e *Engine) full() error {
+	return domain.Errorf(domain.NoSpace, "device full: %s of %s used",
+		domain.Bytes(e.space.live.Load()), domain.Bytes(e.space.usable.Load()))
 }
 
 // newBytes gives the room that a record takes beyond what its blocks have: their data, and the
@@ -282,6 +292,9 @@ func (v *Volume) Hold(block uint64, count int) (*Hold, error) {
 		l.room.Wait()
 	}
 	l.mu.holds = append(l.mu.holds, h)
+	if v.e.nv != nil {
+		return h, nil // what was appended is in the index
+	}
 	for mark := l.mu.lsn; l.mu.applied < mark; {
 		if err := l.dead(); err != nil && l.mu.head == nil {
 			l.drop(h)

@@ -16,8 +16,9 @@ type Slot struct {
 	Entries  int    // commit words stored
 	Sealed   bool
 
-	used   int // bytes of entries
-	blocks int // of payload
+	used    int // bytes of entries
+	blocks  int // of payload
+	scratch [24]byte
 }
 
 // The commit page. Every field is a word of its own, little endian.
@@ -148,13 +149,13 @@ func (s *Share) seal(sl *Slot) uint64 {
 
 // commit is the word of entry i of a slot, whose bytes are in memory already.
 func (s *Share) commit(sl *Slot, i, at, n int) uint64 {
-	var b [24]byte
+	b := &sl.scratch // on the stack it would escape: one allocation for every record
 	low := uint32(n/4)<<16 | uint32(at/4)
 	le.PutUint64(b[0:], sl.Sequence)
 	le.PutUint32(b[8:], uint32(i))
 	le.PutUint32(b[12:], low)
 	le.PutUint32(b[16:], uint32(sl.No))
-	b[20] = sl.Lane
+	le.PutUint32(b[20:], uint32(sl.Lane))
 	off := s.slot(sl.No) + page + int64(at)
 	crc := crc32.Update(s.salt, castagnoli, b[:])
 	return uint64(crc32.Update(crc, castagnoli, s.mem[off:off+int64(n)]))<<32 | uint64(low)

@@ -45,10 +45,10 @@ func goldenSuper() *Superblock {
 func goldenAnchor() *Anchor {
 	return &Anchor{
 		Seq: 0x1112131415161718, Incarnation: 0x21222324, Clean: true, NextSegSeq: 0x31,
-		NextVersion: 0x41,
-		Root:        Piece{0x51 * Unit, 0x61, 0x71727374},
-		Lanes:       []LaneMark{{0x81, 0x82, 0x83848586}, {0x91, 0x92, 0x93949596}},
-		Window:      []uint32{7, 9, 0xa1a2a3a4},
+		NextVersion: 0x41, Journal: 0xb1b2b3b4b5b6b7b8,
+		Root:   Piece{0x51 * Unit, 0x61, 0x71727374},
+		Lanes:  []LaneMark{{0x81, 0x82, 0x83848586}, {0x91, 0x92, 0x93949596}},
+		Window: []uint32{7, 9, 0xa1a2a3a4},
 	}
 }
 

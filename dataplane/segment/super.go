@@ -169,6 +169,8 @@ type Anchor struct {
 	NextVersion uint64 // every version seq given out so far is below
 	Root        Piece  // the checkpoint root's list of pieces; Bytes 0: an empty device
 	Lanes       []LaneMark
+	// Journal is the identity of the NVRAM share that may hold acknowledged records; 0: there is none.
+	Journal uint64
 	// Window lists the only segments that may be opened before the next anchor; empty: any.
 	Window []uint32
 }
@@ -195,6 +197,7 @@ func (a *Anchor) Encode(b []byte) {
 	le.PutUint64(b[40:], a.Root.Off)
 	le.PutUint32(b[48:], a.Root.Bytes)
 	le.PutUint32(b[52:], a.Root.CRC)
+	le.PutUint64(b[56:], a.Journal)
 	for i, l := range a.Lanes {
 		p := b[64+i*32:]
 		le.PutUint64(p, l.LSN)
@@ -222,7 +225,8 @@ func DecodeAnchor(b []byte) (*Anchor, error) {
 	a := &Anchor{
 		Seq: le.Uint64(b[8:]), Incarnation: le.Uint32(b[16:]), Clean: b[20] == 1,
 		NextSegSeq: le.Uint64(b[24:]), NextVersion: le.Uint64(b[32:]),
-		Root: Piece{le.Uint64(b[40:]), le.Uint32(b[48:]), le.Uint32(b[52:])},
+		Root:    Piece{le.Uint64(b[40:]), le.Uint32(b[48:]), le.Uint32(b[52:])},
+		Journal: le.Uint64(b[56:]),
 	}
 	for i := range lanes {
 		p := b[64+i*32:]

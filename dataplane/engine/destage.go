@@ -1,0 +1,389 @@
+package engine
+
+import (
+	"cmp"
+	"slices"
+
+	"weft/dataplane/segment"
+	"weft/dataplane/tier"
+	"weft/domain"
+)
+
+// batch is what the destager works on; its lists are kept for the next.
+type batch struct {
+	slots []*nvSlot
+	moves []settle
+	crcs  []uint32
+	last  [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
+}
+
+// settle is one record that goes from the journal to the log: blocks of one record of a host that
+// are still current, or a range of them.
+type settle struct {
+	l     *lane
+	br    *branch // that holds the blocks
+	id    uint32  // its number when it was looked up: older branches have lower ones
+	kind  segment.Kind
+	block uint64
+	count int
+	place uint32 // DATA: of the first block, in the journal
+	crc   int    // DATA: of the first block, in the batch
+
+	version domain.Version
+	gen     uint32
+	era     uint16
+}
+
+// destage takes batches until the fill is low enough and nobody waits for more.
+func (n *nvram) destage() error {
+	for !n.e.failed.Load() {
+		select {
+		case <-n.halt:
+			return nil
+		default:
+		}
+		if more, err := n.one(); !more || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one destages a batch, if there is one.
+func (n *nvram) one() (more bool, err error) {
+	n.turn.Lock()
+	defer n.turn.Unlock()
+	if !n.pick() {
+		return false, nil
+	}
+	began := n.clock.Now()
+	if err := n.write(); err != nil {
+		return false, err
+	}
+	size := int64(len(n.batch.slots)) * int64(n.share.SlotBlocks()) * segment.BlockSize
+	n.pace.Lock()
+	n.pace.state = n.pace.state.Destaged(size, n.clock.Now()-began)
+	n.pace.Unlock()
+	return true, nil
+}
+
+// pick chooses the oldest sealed slots; false when there is nothing to do.
+func (n *nvram) pick() bool {
+	b := &n.batch
+	b.slots = b.slots[:0]
+	slot := int64(n.share.SlotBlocks()) * segment.BlockSize
+	bytes := tier.Batch(n.fill(), int64(len(n.slots))*slot)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, sl := range n.mu.queue {
+		if !sl.Sealed {
+			continue
+		}
+		wanted := sl.Sequence <= n.mu.want && int64(len(b.slots))*slot < tier.BatchMax
+		if !wanted && int64(len(b.slots))*slot >= bytes {
+			break
+		}
+		b.slots = append(b.slots, sl)
+	}
+	return len(b.slots) > 0
+}
+
+// write brings the batch to the device and frees its slots. An error leaves the engine out of
+// service and the journal as it is, for the next Open.
+func (n *nvram) write() error {
+	b := &n.batch
+	b.moves, b.crcs = b.moves[:0], b.crcs[:0]
+	clear(b.last[:])
+	for _, sl := range b.slots {
+		n.collect(sl)
+	}
+	// Parents before their kids: a hole is noted only over something, and replay comes this way too.
+	// Ranges before data: a record of a range is older than what stands in it.
+	slices.SortFunc(b.moves, func(x, y settle) int {
+		return cmp.Or(cmp.Compare(x.l.no, y.l.no), cmp.Compare(x.id, y.id),
+			cmp.Compare(rank(x.kind), rank(y.kind)), cmp.Compare(x.block, y.block))
+	})
+	for i := range b.moves {
+		m := &b.moves[i]
+		if err := n.log(m); err != nil {
+			return err
+		}
+		if i+1 == len(b.moves) || b.moves[i+1].l != m.l {
+			m.l.letGo()
+		}
+	}
+	for i, l := range n.e.lanes {
+		if err := l.reach(b.last[i]); err != nil {
+			return err
+		}
+	}
+	clear(b.moves)
+	return n.release()
+}
+
+func rank(k segment.Kind) int {
+	if k == segment.KindData {
+		return 1
+	}
+	return 0
+}
+
+// collect lists what of a slot is still current. Records of a host that wrote, say, 100 blocks stay
+// together as far as they are.
+func (n *nvram) collect(sl *nvSlot) {
+	n.share.Each(&sl.Slot, func(en *segment.Entry, raw []byte, place uint32) {
+		b := n.e.branch(en.Branch)
+		if b == nil {
+			return // nobody sees it any more
+		}
+		from := len(n.batch.moves)
+		l := n.e.laneOf(b.fam, uint32(en.Block/segment.LeafBlocks))
+		l.mu.Lock()
+		b = b.now()
+		if b != nil && en.Kind == segment.KindData {
+			n.collectData(l, b, en, raw, place)
+		} else if b != nil {
+			n.collectRange(l, b, en)
+		}
+		l.mu.Unlock()
+		n.verify(from)
+	}, nil)
+}
+
+// now gives the branch that has absorbed this one, itself where none has, nil when it is gone. A
+// lane's mutex is held.
+func (b *branch) now() *branch {
+	for b.into != nil {
+		b = b.into
+	}
+	if b.gone {
+		return nil
+	}
+	return b
+}
+
+// collectData lists the blocks of a record that the index names at this place; the lane's mutex is
+// held.
+func (n *nvram) collectData(l *lane, b *branch, en *segment.Entry, raw []byte, place uint32) {
+	lf := b.fam.leaves[l.no][uint32(en.Block/segment.LeafBlocks)].of(b)
+	if lf == nil {
+		return
+	}
+	first, open := int(en.Block%segment.LeafBlocks), false
+	for i := range en.Count {
+		crc := en.Further(raw, i)
+		if lf.own.get(first+i) != n.loc(place+uint32(i), crc) {
+			open = false
+			continue
+		}
+		if b.dead() { // the sweep has not come here yet
+			l.put(lf, first+i, 0)
+			l.touch(lf)
+			continue
+		}
+		n.batch.crcs = append(n.batch.crcs, crc)
+		if open {
+			n.batch.moves[len(n.batch.moves)-1].count++
+			continue
+		}
+		open = true
+		n.batch.moves = append(n.batch.moves, settle{
+			l: l, br: b, id: b.id, kind: en.Kind, block: en.Block + uint64(i), count: 1,
+			place: place + uint32(i), crc: len(n.batch.crcs) - 1,
+			version: en.Version, gen: en.Gen, era: en.Era,
+		})
+	}
+}
+
+// collectRange lists the parts of a range that are still what it made them. What was written since
+// is not touched: it may be on the device already, where a later hole would end it. The lane's
+// mutex is held.
+func (n *nvram) collectRange(l *lane, b *branch, en *segment.Entry) {
+	lf := b.fam.leaves[l.no][uint32(en.Block/segment.LeafBlocks)].of(b)
+	first, open := int(en.Block%segment.LeafBlocks), false
+	for i := range int(en.Range) {
+		loc := segment.Loc(0)
+		if lf != nil {
+			loc = lf.own.get(first + i)
+		}
+		current := loc == segment.ZeroLoc
+		if en.Kind == segment.KindUnmap {
+			current = shown(loc) == 0
+		}
+		switch {
+		case !current:
+			open = false
+		case open:
+			n.batch.moves[len(n.batch.moves)-1].count++
+		default:
+			open = true
+			n.batch.moves = append(n.batch.moves, settle{
+				l: l, br: b, id: b.id, kind: en.Kind, block: en.Block + uint64(i), count: 1,
+				version: en.Version, gen: en.Gen, era: en.Era,
+			})
+		}
+	}
+}
+
+// verify looks at the data of the moves from one on. A block whose bytes in the journal went bad is
+// lost, and must not be logged: a chunk with a block that does not verify may pass for torn.
+func (n *nvram) verify(from int) {
+	for k := from; k < len(n.batch.moves); k++ {
+		m := &n.batch.moves[k]
+		if m.kind != segment.KindData {
+			continue
+		}
+		for i := range m.count {
+			p := n.share.At(m.place+uint32(i), 1)
+			if segment.Checksum(p) == n.batch.crcs[m.crc+i] {
+				continue
+			}
+			n.lose(m, i)
+			if rest := *m; i+1 < m.count {
+				rest.block, rest.place = m.block+uint64(i+1), m.place+uint32(i+1)
+				rest.count, rest.crc = m.count-i-1, m.crc+i+1
+				n.batch.moves = append(n.batch.moves, rest)
+				m = &n.batch.moves[k]
+			}
+			m.count = i
+			break
+		}
+	}
+}
+
+// lose gives a block of a move up, unless it was written meanwhile.
+func (n *nvram) lose(m *settle, i int) {
+	block := m.block + uint64(i)
+	n.e.report(Fact{
+		What: "corrupt", Volume: n.e.volumeOf(m.br), Block: block, Detail: "found in the journal",
+	})
+	m.l.mu.Lock()
+	defer m.l.mu.Unlock()
+	from := n.loc(m.place+uint32(i), n.batch.crcs[m.crc+i])
+	m.l.exchange(m.br, block, from, segment.LostLoc)
+}
+
+// exchange points one block to another place if it still stands where it was thought to; the lane's
+// mutex is held.
+func (l *lane) exchange(b *branch, block uint64, from, to segment.Loc) {
+	if b = b.now(); b == nil {
+		return
+	}
+	lf := b.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].of(b)
+	i := int(block % segment.LeafBlocks)
+	if lf == nil || lf.own.get(i) != from {
+		return
+	}
+	l.put(lf, i, to)
+	l.show(lf, i, from, to)
+	l.touch(lf)
+}
+
+// settleData points the blocks of a destaged record at their places on the device; mu is held.
+func (l *lane) settleData(p *pending, base uint64, crcs []uint32) {
+	for i, crc := range crcs {
+		to := segment.MakeLoc(base+uint64(p.unit)+uint64(i)*segment.BlockUnits, crc)
+		l.exchange(p.br, p.block+uint64(i), l.e.nv.loc(p.from+uint32(i), crc), to)
+	}
+}
+
+// log appends a move to its lane's gathering chunk, which it holds so that it becomes full.
+func (n *nvram) log(m *settle) error {
+	if m.count == 0 {
+		return nil // nothing of it verified
+	}
+	l, bytes := m.l, 0
+	if m.kind == segment.KindData {
+		bytes = m.count * segment.BlockSize
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.chunkFor(bytes); err != nil {
+		return err
+	}
+	c := l.mu.cur
+	c.hold = true
+	l.mu.lsn++
+	n.batch.last[l.no] = l.mu.lsn
+	p := pending{
+		br: m.br, block: m.block, count: m.count, lsn: l.mu.lsn,
+		unit: uint32(c.payload / segment.Unit), crc: len(c.crcs),
+	}
+	en := segment.Entry{
+		Branch: m.id, Block: m.block, Count: 1, Kind: m.kind, Version: m.version, Gen: m.gen,
+		Era: m.era, LSN: p.lsn,
+	}
+	var crcs []uint32
+	if m.kind == segment.KindData {
+		crcs = n.batch.crcs[m.crc : m.crc+m.count]
+		p.kind, p.from = m.kind, m.place
+		en.Count, en.Off, en.CRC = m.count, p.unit, crcs[0]
+		en.Units = uint16(m.count * segment.BlockUnits)
+		copy(c.buf[segment.HeaderMax+c.payload:], n.share.At(m.place, m.count))
+		c.payload += bytes
+		c.crcs = append(c.crcs, crcs...)
+		crcs = crcs[1:]
+		n.e.stats.destaged.Add(int64(bytes))
+	} else {
+		en.Range = uint64(m.count)
+	}
+	c.encode(&en, crcs)
+	c.recs = append(c.recs, p)
+	return nil
+}
+
+// chunkFor waits until the gathering chunk takes so much payload and one more entry; mu is held.
+func (l *lane) chunkFor(payload int) error {
+	for {
+		if err := l.dead(); err != nil {
+			return err
+		}
+		if l.mu.cur != nil && !l.mu.cur.fits(payload, l.e.payloadMax()) {
+			l.mu.cur.full = true
+			l.work.Signal()
+		}
+		if l.mu.cur != nil && !l.mu.cur.full {
+			return nil
+		}
+		l.room.Wait()
+	}
+}
+
+// letGo hands the chunk that the destager filled to the writers.
+func (l *lane) letGo() {
+	l.mu.Lock()
+	if l.mu.cur != nil {
+		l.mu.cur.hold = false
+	}
+	l.mu.Unlock()
+	l.work.Signal()
+}
+
+// release frees the batch's slots, the oldest first: a crash between two must not leave an older
+// record of a lane without the later ones.
+func (n *nvram) release() error {
+	for _, sl := range n.batch.slots {
+		if left := sl.live.Load(); left != 0 {
+			return domain.Errorf(domain.Internal, "%d bytes of NVRAM slot %d are neither destaged nor dead",
+				left, sl.No)
+		}
+		n.share.Free(sl.No)
+	}
+	n.mu.Lock()
+	n.mu.queue = slices.DeleteFunc(n.mu.queue, func(o *nvSlot) bool {
+		return slices.Contains(n.batch.slots, o)
+	})
+	for _, sl := range n.batch.slots {
+		n.mu.free = append(n.mu.free, sl.No)
+	}
+	n.mu.Unlock()
+	n.used.Add(-int64(len(n.batch.slots)))
+	n.e.stats.destages.Add(1)
+	n.freed.Broadcast()
+	for _, l := range n.e.lanes {
+		l.mu.Lock()   // whoever saw no free slot under it waits by now
+		l.mu.Unlock() //nolint:staticcheck // an empty section is the point
+		l.room.Broadcast()
+	}
+	return nil
+}
