@@ -71,7 +71,7 @@ func OpenRegion(dev backends.ByteDevice, cluster domain.ClusterID, node domain.N
 	case r.head.cluster != cluster || r.head.node != node:
 		return nil, &domain.Error{
 			Kind: domain.Denied, Ref: path,
-			Msg: fmt.Sprintf("the NVRAM belongs to node %s of cluster %s", r.head.node, r.head.cluster),
+			Msg:    fmt.Sprintf("the NVRAM belongs to node %s of cluster %s", r.head.node, r.head.cluster),
 			Remedy: "use the data folder of that node, or wipe the memory by hand",
 		}
 	}
