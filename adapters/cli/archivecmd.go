@@ -41,7 +41,8 @@ their files hold it.`,
   weft events archive set --window 300000`,
 	}
 	list := t.listCommand(segmentKind())
-	list.Short, list.Long = "List this node's sealed files", `List the sealed files of this node's archive. Two nodes
+	list.Short = "List this node's sealed files"
+	list.Long = `List the sealed files of this node's archive. Two nodes
 with equal roots have equal histories.`
 	list.Example = "  weft events archive list\n  weft events archive list -o json"
 	cmd.AddCommand(t.archiveStatus(), list, t.archiveSet())

@@ -91,7 +91,7 @@ func messagesCmd(ts *testscript.TestScript, s *server.Server, args []string) {
 	}
 }
 
-// mirroredCmd is `mirrored TYPE...`: an EventStoreDB has events of these types, whatever else it has.
+// mirroredCmd is `mirrored TYPE...`: an EventStoreDB has events of these types, and may have more.
 func mirroredCmd(ts *testscript.TestScript, l *esdouble.Log, args []string) {
 	var types []string
 	for _, e := range l.Events("weft.") {

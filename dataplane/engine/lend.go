@@ -49,12 +49,14 @@ func (e *Engine) fill(c *chunk, r *Record, n int) {
 // lend adds whole blocks to the payload: a copy, or the memory itself, which then belongs to the
 // chunk until it is written. Neighbours in memory become one part.
 func (c *chunk) lend(data []byte, lent bool) {
-	n := len(c.parts)
+	var p *part // the last one, if it ends here
+	if n := len(c.parts); n > 0 && c.parts[n-1].at+len(c.parts[n-1].data) == c.payload {
+		p = &c.parts[n-1]
+	}
 	switch {
 	case !lent:
 		copy(c.buf[segment.HeaderMax+c.payload:], data)
-	case n > 0 && c.parts[n-1].at+len(c.parts[n-1].data) == c.payload && follows(c.parts[n-1].data, data):
-		p := &c.parts[n-1]
+	case p != nil && follows(p.data, data):
 		p.data = p.data[:len(p.data)+len(data)]
 	default:
 		c.parts = append(c.parts, part{c.payload, data})

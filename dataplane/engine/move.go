@@ -170,7 +170,7 @@ func (c *cleaner) settle() {
 		c.flying = nil
 	}
 	if c.flight != nil {
-		<-c.flight.done
+		_ = <-c.flight.done // what was moved is not looked at any more
 		c.e.cache.put(c.flight.c)
 		c.flight = nil
 	}

@@ -61,8 +61,9 @@ func TestOutcomesInOrder(t *testing.T) {
 	check(t, v, 2, 2)
 }
 
-// TestAloneIsWrittenByItsCaller proves what Record.Now promises: on a lane that rests the outcome is
-// there when Append returns, as a rule; behind a record in flight, or among others, Append does not wait.
+// TestAloneIsWrittenByItsCaller proves what Record.Now promises: on a lane that rests the outcome
+// is there when Append returns, as a rule; behind a record in flight, or among others, Append does
+// not wait.
 func TestAloneIsWrittenByItsCaller(t *testing.T) {
 	dev := faulty.New(newMem(t, 12<<20, 256<<10, 1), nil)
 	e := open(t, dev, quiet)

@@ -12,8 +12,8 @@
 //   - Any and Exists become At(current): a chained event must know its predecessor.
 //   - An event id is known at the place an append expects and among the last idsMax of its stream;
 //     one that was used in another stream is not found out.
-//   - Each append has a random mark in the metadata, since the server's success for a repeat is that
-//     of the first: by it a repeat is told as one, whichever store sends it.
+//   - Each append has a random mark in the metadata, since the server's success for a repeat is
+//     that of the first: by it a repeat is told as one, whichever store sends it.
 //   - A fencing token is judged by a read before the append, not in one step with it. Terms and
 //     fencing therefore stay with the embedded log.
 //   - Who follows is told when it has caught up (servers from 23.10 on say so), and that it fell
