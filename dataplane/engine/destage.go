@@ -98,10 +98,10 @@ func (n *nvram) write() error {
 		n.collect(sl)
 	}
 	// Parents before their kids: a hole is noted only over something, and replay comes this way too.
-	// Ranges before data: a record of a range is older than what stands in it.
+	// A range and data of one branch do not meet: what is current of both is one or the other.
 	slices.SortFunc(b.moves, func(x, y settle) int {
 		return cmp.Or(cmp.Compare(x.l.no, y.l.no), cmp.Compare(x.id, y.id),
-			cmp.Compare(rank(x.kind), rank(y.kind)), cmp.Compare(x.block, y.block))
+			cmp.Compare(x.block, y.block))
 	})
 	for i := range b.moves {
 		m := &b.moves[i]
@@ -119,13 +119,6 @@ func (n *nvram) write() error {
 	}
 	clear(b.moves)
 	return n.release()
-}
-
-func rank(k segment.Kind) int {
-	if k == segment.KindData {
-		return 1
-	}
-	return 0
 }
 
 // collect lists what of a slot is still current. Records of a host that wrote, say, 100 blocks stay

@@ -13,6 +13,10 @@ import (
 	"weft/domain"
 )
 
+// ErrJournalLost is the cause of every refusal of Open to go on without the journal that the device
+// needs.
+var ErrJournalLost = errors.New("the device's journal is not there")
+
 // openJournal decides whether the journal that Open was given is the one that the device needs, and
 // takes it. The newest anchor names it by its identity; its own header names the incarnation that
 // used it last, which is that of the anchor, or the next where a start was cut short between the
@@ -58,6 +62,7 @@ func (e *Engine) judgeJournal(a *segment.Anchor, share *journal.Share, bad error
 			Msg: "acknowledged records may stand in the NVRAM journal only, and " +
 				fmt.Sprintf(format, args...),
 			Remedy: "give the device its journal back; or accept the loss, and restore what it cost",
+			Err:    ErrJournalLost,
 		}
 	}
 	switch {
