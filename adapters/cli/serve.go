@@ -23,27 +23,31 @@ const (
 
 // ServeOptions are the flags of `weft serve`.
 type ServeOptions struct {
-	DataDir        string
-	Devices        []string
-	DeviceSize     domain.Bytes // 0: what fits
-	Media          string       // "flash" or "hdd"
-	Durability     string       // "durable" or "process"
-	API            string
-	NBD            string // "off" for none
-	NBDSocket      string
-	ISCSI          string // "off" for none
-	AdvertiseISCSI string
-	Peer           string
-	AdvertisePeer  string
-	Events         string        // "off" for none
-	EventsJSON     bool          // payloads as JSON, not as they are stored
-	Name           string        // of the node; empty: the host's
-	Join           string        // a join token
-	Init           bool          // a new cluster, also beyond this machine
-	VoterGrace     time.Duration // before a silent voter's seat goes to another node
-	LogLevel       string        // "debug", "info", "warn", "error"
-	LogFormat      string        // "text" or "json"
-	JSON           bool          // one JSON object when the node is ready
+	DataDir    string
+	Devices    []string
+	DeviceSize domain.Bytes // 0: what fits
+	Media      string       // "flash" or "hdd"
+	Durability string       // "durable" or "process"
+	NVRAM      string       // PATH or PATH:SIZE; empty for none
+	DropNVRAM  bool         // destage what it holds and give it up
+	// AcceptNVRAMLoss starts although NVRAM that a device needs is gone.
+	AcceptNVRAMLoss bool
+	API             string
+	NBD             string // "off" for none
+	NBDSocket       string
+	ISCSI           string // "off" for none
+	AdvertiseISCSI  string
+	Peer            string
+	AdvertisePeer   string
+	Events          string        // "off" for none
+	EventsJSON      bool          // payloads as JSON, not as they are stored
+	Name            string        // of the node; empty: the host's
+	Join            string        // a join token
+	Init            bool          // a new cluster, also beyond this machine
+	VoterGrace      time.Duration // before a silent voter's seat goes to another node
+	LogLevel        string        // "debug", "info", "warn", "error"
+	LogFormat       string        // "text" or "json"
+	JSON            bool          // one JSON object when the node is ready
 	// These say that a person chose the address.
 	APIGiven, NBDGiven, ISCSIGiven, PeerGiven, EventsGiven bool
 	// Current is the file in which a running node leaves its data folder's path.
@@ -81,6 +85,13 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	s.dur = choose(cmd, "durability", "",
 		"what an acknowledged write survives: a power cut, or only the end of the process",
 		"durable", "process")
+	f.StringVar(&s.o.NVRAM, "nvram", "",
+		"NVRAM to acknowledge writes from: a file on a DAX file system as PATH, or PATH:SIZE to make\n"+
+			"it; on tmpfs it is volatile, for trying. Devices that used it need it at every start")
+	f.BoolVar(&s.o.DropNVRAM, "drop-nvram", false,
+		"write what the NVRAM holds to the devices and give it up")
+	f.BoolVar(&s.o.AcceptNVRAMLoss, "accept-nvram-loss", false,
+		"start although NVRAM that a device needs is gone, with the writes that only it held")
 	// The same word as the global --api: there it is the address to call, here to listen on.
 	f.StringVar(&s.o.API, "api", DefaultAPI, "address the API listens on")
 	f.StringVar(&s.o.NBD, "nbd", DefaultNBD, "address of the NBD server, or off")

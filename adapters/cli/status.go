@@ -104,7 +104,9 @@ func (t *tool) status(ctx context.Context, c *client.Client) (statusDoc, error) 
 		d.Status, d.Reasons = "degraded", append(d.Reasons, "event log: "+err.Error())
 	}
 	for _, x := range devices.Value.Items {
-		d.Used, d.Usable = d.Used+x.Used, d.Usable+x.Usable
+		if x.Class != "nvram" { // what stands there counts where it will go
+			d.Used, d.Usable = d.Used+x.Used, d.Usable+x.Usable
+		}
 		if x.Corruptions > 0 {
 			d.Status = "degraded"
 			d.Reasons = append(d.Reasons, fmt.Sprintf("device %s: %d corrupt blocks", x.Path, x.Corruptions))

@@ -44,7 +44,7 @@ type Device struct {
 	Free        int64        `json:"free_segments"`
 	Corruptions int64        `json:"corruptions" doc:"found since the start"`
 	Durability  string       `json:"durability" doc:"of a completed write on the device"`
-	Mode        string       `json:"mode" doc:"durable or process: what is acknowledged"`
+	Mode        string       `json:"mode" doc:"durable or process; NVRAM: power-safe or volatile"`
 }
 
 // Plan is a plan of the reconciler.

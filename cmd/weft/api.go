@@ -296,6 +296,12 @@ func (b *backend) Live(id domain.VolumeID) (rest.Live, bool) {
 
 // LiveDevice implements rest.Backend.
 func (b *backend) LiveDevice(id domain.DeviceID) (rest.LiveDevice, bool) {
+	if b.devices.nvram != nil && id == b.dir.nvramID() {
+		used, size := b.devices.nvramUsed()
+		return rest.LiveDevice{
+			Used: used, Usable: size, Capacity: size, Mode: b.devices.nvram.Geometry().Durability.String(),
+		}, true
+	}
 	for _, e := range b.devices.engines {
 		if d, _ := e.Info(); d == id {
 			s := e.Stats()

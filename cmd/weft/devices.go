@@ -12,6 +12,7 @@ import (
 	"weft/backends"
 	"weft/backends/direct"
 	"weft/dataplane/engine"
+	"weft/dataplane/journal"
 	"weft/domain"
 )
 
@@ -25,7 +26,12 @@ const deviceMin = 128 * domain.MiB
 // devices are the node's open devices and the engines over them.
 type devices struct {
 	list    []*direct.Device
+	ids     []domain.DeviceID // of list
 	engines []*engine.Engine
+	// nvram is the node's NVRAM and region the table of its shares; nil is none.
+	nvram   backends.ByteDevice
+	region  *journal.Region
+	noNVRAM bool // it was given up at this start
 	// troubles are facts on their way to the cluster's log.
 	troubles chan engine.Fact
 }
@@ -34,19 +40,36 @@ type devices struct {
 func openDevices(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*devices, func(),
 	error,
 ) {
+	ds := &devices{troubles: make(chan engine.Fact, troublesMax)}
+	if err := ds.mapNVRAM(o, d, log); err != nil {
+		ds.close(log)
+		return nil, nil, domain.Wrap(err, "serve", "nvram")
+	}
 	paths := slices.Clone(o.Devices)
 	if len(paths) == 0 {
 		var err error
 		if paths, err = d.deviceFiles(o); err != nil {
+			ds.close(log)
 			return nil, nil, err
 		}
 	}
-	ds := &devices{troubles: make(chan engine.Fact, troublesMax)}
 	for _, p := range paths {
-		if err := ds.open(ctx, o, d, p, log); err != nil {
+		if err := ds.attach(ctx, o, d, p, log); err != nil {
 			ds.close(log)
 			return nil, nil, domain.Wrap(err, "serve", "device "+p)
 		}
+	}
+	if ds.region != nil && !o.DropNVRAM {
+		ds.region.Allot(ds.ids, int64(shareLeast))
+	}
+	for i, p := range paths {
+		if err := ds.begin(ctx, o, d, i, log); err != nil {
+			ds.close(log)
+			return nil, nil, domain.Wrap(err, "serve", "device "+p)
+		}
+	}
+	if o.DropNVRAM {
+		ds.dropped(log)
 	}
 	return ds, func() { ds.close(log) }, nil
 }
@@ -98,10 +121,9 @@ func (d *dataDir) deviceFiles(o Options) ([]string, error) {
 	return []string{path}, asDomain(os.Rename(path+".new", path))
 }
 
-// open opens one device, formats it when it is blank, and recovers its engine. A device that holds
-// something else than Weft's is never touched: only a file made here, or one whose first bytes are
-// all zero, is blank.
-func (ds *devices) open(ctx context.Context, o Options, d *dataDir, path string,
+// attach opens one device and formats it when it is blank. A device that holds something else than
+// Weft's is never touched: only a file made here, or one whose first bytes are all zero, is blank.
+func (ds *devices) attach(ctx context.Context, o Options, d *dataDir, path string,
 	log *slog.Logger,
 ) error {
 	// The kernel's word is not asked: virtual disks often say that they rotate.
@@ -111,7 +133,7 @@ func (ds *devices) open(ctx context.Context, o Options, d *dataDir, path string,
 		return deviceError(err)
 	}
 	ds.list = append(ds.list, dev)
-	_, cluster, err := engine.Probe(dev)
+	id, cluster, err := engine.Probe(dev)
 	switch {
 	case err == nil && cluster != d.id.Cluster:
 		return &domain.Error{
@@ -122,8 +144,9 @@ func (ds *devices) open(ctx context.Context, o Options, d *dataDir, path string,
 		if err := blank(dev); err != nil {
 			return err
 		}
+		id = domain.DeviceID{UUID: randomUUID()}
 		err = engine.Format(ctx, dev, engine.FormatOptions{
-			Cluster: d.id.Cluster, Node: d.id.Node, Device: domain.DeviceID{UUID: randomUUID()},
+			Cluster: d.id.Cluster, Node: d.id.Node, Device: id,
 		})
 		if err != nil {
 			return err
@@ -132,16 +155,25 @@ func (ds *devices) open(ctx context.Context, o Options, d *dataDir, path string,
 	case err != nil:
 		return err
 	}
+	ds.ids = append(ds.ids, id)
+	return nil
+}
+
+// begin recovers the engine of an attached device.
+func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, i int,
+	log *slog.Logger,
+) error {
 	mode := engine.Durable
 	if o.Durability == "process" {
 		mode = engine.Process
 	}
 	e, err := engine.Open(ctx, engine.Config{
-		Device: dev, Cluster: d.id.Cluster, Node: d.id.Number, Mode: mode, Logger: log,
+		Device: ds.list[i], Cluster: d.id.Cluster, Node: d.id.Number, Mode: mode, Logger: log,
+		Journal: ds.share(ds.ids[i], log), DropJournal: o.DropNVRAM, AcceptLoss: o.AcceptNVRAMLoss,
 		Report: func(f engine.Fact) { ds.told(f, log) },
 	})
 	if err != nil {
-		return err
+		return nvramRemedy(err)
 	}
 	ds.engines = append(ds.engines, e)
 	return nil
@@ -187,6 +219,11 @@ func (ds *devices) close(log *slog.Logger) {
 	for _, dev := range ds.list {
 		if err := dev.Close(); err != nil {
 			log.Error("closing a device", "err", err)
+		}
+	}
+	if ds.nvram != nil {
+		if err := ds.nvram.Close(); err != nil {
+			log.Error("closing the NVRAM", "err", err)
 		}
 	}
 }

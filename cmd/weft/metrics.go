@@ -85,6 +85,28 @@ func deviceMetrics() []metric {
 	}
 }
 
+// journalMetrics lists what a device tells of its NVRAM journal, where it has one.
+func journalMetrics() []metric {
+	return []metric{
+		{
+			"weft_device_journal_bytes", "Size of the device's NVRAM journal.", false,
+			func(s engine.Stats) int64 { return s.JournalBytes },
+		},
+		{
+			"weft_device_journal_used_bytes", "What of it is not free.", false,
+			func(s engine.Stats) int64 { return s.JournalUsed },
+		},
+		{
+			"weft_device_destaged_bytes_total", "Bytes that went from the journal to the log.", true,
+			func(s engine.Stats) int64 { return s.DestagedBytes },
+		},
+		{
+			"weft_device_journal_delayed_total", "Records slowed down, the journal being full.", true,
+			func(s engine.Stats) int64 { return s.JournalDelayed },
+		},
+	}
+}
+
 // Describe implements prometheus.Collector: the set depends on what is served.
 func (*collector) Describe(chan<- *prometheus.Desc) {}
 
@@ -101,7 +123,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, e := range c.b.devices.engines {
 		id, _ := e.Info()
 		s := e.Stats()
-		for _, m := range deviceMetrics() {
+		list := deviceMetrics()
+		if s.JournalBytes > 0 {
+			list = append(list, journalMetrics()...)
+		}
+		for _, m := range list {
 			send(m.counter, m.get(s), m.name, m.help, []string{"device"}, []string{id.String()})
 		}
 		send(false, int64(e.Kept()), "weft_device_kept_bytes",

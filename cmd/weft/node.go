@@ -30,25 +30,29 @@ import (
 
 // Options is what `weft serve` takes.
 type Options struct {
-	DataDir        string
-	Devices        []string
-	DeviceSize     domain.Bytes
-	Media          string // "flash" or "hdd", whatever the kernel says
-	Durability     string // "durable" or "process"
-	API            string // "127.0.0.1:7780"
-	NBD            string // "off" for none
-	NBDSocket      string
-	ISCSI          string
-	AdvertiseISCSI string
-	Peer           string // "127.0.0.1:7782"
-	Events         string // "off" for none
-	EventsJSON     bool   // show their payloads as JSON
-	AdvertisePeer  string // where that is another address for other nodes
-	Name           string // of the node; empty: the host's
-	Join           string // a join token
-	Init           bool   // a new cluster may listen beyond this machine
-	VoterGrace     time.Duration
-	Logger         *slog.Logger
+	DataDir    string
+	Devices    []string
+	DeviceSize domain.Bytes
+	Media      string // "flash" or "hdd", whatever the kernel says
+	Durability string // "durable" or "process"
+	// NVRAM is PATH or PATH:SIZE of the node's NVRAM; empty is none.
+	NVRAM string
+	// DropNVRAM destages what it holds and gives it up; AcceptNVRAMLoss goes on where it is gone.
+	DropNVRAM, AcceptNVRAMLoss bool
+	API                        string // "127.0.0.1:7780"
+	NBD                        string // "off" for none
+	NBDSocket                  string
+	ISCSI                      string
+	AdvertiseISCSI             string
+	Peer                       string // "127.0.0.1:7782"
+	Events                     string // "off" for none
+	EventsJSON                 bool   // show their payloads as JSON
+	AdvertisePeer              string // where that is another address for other nodes
+	Name                       string // of the node; empty: the host's
+	Join                       string // a join token
+	Init                       bool   // a new cluster may listen beyond this machine
+	VoterGrace                 time.Duration
+	Logger                     *slog.Logger
 	// Progress hears what a long start is doing. Nil hears nothing.
 	Progress func(string)
 }
@@ -201,7 +205,8 @@ func join(ctx context.Context, s *quorum.Store, x *eventstore.Executor, r *proje
 			Sector: int64(geo.LogicalBlock), Durability: geo.Durability.String(),
 		}})
 	}
-	cmds = append(cmds, missing(d.id.Node, ds, v)...)
+	cmds = append(cmds, ds.nvramCommands(d)...)
+	cmds = append(cmds, missing(d, ds, v)...)
 	var last domain.Position
 	for _, c := range cmds {
 		res, err := x.Do(ctx, domain.Request{

@@ -63,7 +63,9 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 	started := context.AfterFunc(ctx, end)
 	n, down, err := Start(life, Options{
 		DataDir: dir, Devices: o.Devices, DeviceSize: o.DeviceSize, Media: o.Media,
-		Durability: o.Durability, API: o.API, NBD: o.NBD, NBDSocket: o.NBDSocket, ISCSI: o.ISCSI,
+		Durability: o.Durability, NVRAM: o.NVRAM, DropNVRAM: o.DropNVRAM,
+		AcceptNVRAMLoss: o.AcceptNVRAMLoss,
+		API:             o.API, NBD: o.NBD, NBDSocket: o.NBDSocket, ISCSI: o.ISCSI,
 		AdvertiseISCSI: o.AdvertiseISCSI, Peer: o.Peer, AdvertisePeer: o.AdvertisePeer, Name: o.Name,
 		Events: o.Events, EventsJSON: o.EventsJSON,
 		Join: o.Join, Init: o.Init, VoterGrace: o.VoterGrace, Logger: log,
@@ -111,6 +113,14 @@ func checkOptions(o cli.ServeOptions) error {
 	}
 	c.Check(o.Join == "" || !o.Init, "--join",
 		"a node joins a cluster or makes one (--init), not both")
+	if path, size := splitNVRAM(o.NVRAM); o.NVRAM != "" {
+		c.Check(path != "" && path[0] != ':', "--nvram", "names no path; write it as /mnt/pmem/weft:8GiB")
+		c.Check(size == 0 || size >= shareLeast, "--nvram", "%s is too small: %s is the least", size,
+			shareLeast)
+	}
+	c.Check(!o.DropNVRAM || o.NVRAM != "", "--drop-nvram", "needs --nvram: what it holds is destaged")
+	c.Check(!o.DropNVRAM || !o.AcceptNVRAMLoss, "--drop-nvram",
+		"NVRAM is given up with what it holds, or was lost, not both")
 	c.Check(o.DeviceSize == 0 || o.DeviceSize >= deviceMin, "--device-size",
 		"%s is too small: %s is the least", o.DeviceSize, deviceMin)
 	return c.Err("serve", "")

@@ -72,15 +72,18 @@ func tell(
 }
 
 // missing lists the devices that the log gives to this node and that did not open.
-func missing(node domain.NodeID, ds *devices, v *views) []domain.Command {
+func missing(d *dataDir, ds *devices, v *views) []domain.Command {
 	here := map[domain.DeviceID]bool{}
+	if ds.nvram != nil {
+		here[d.nvramID()] = true
+	}
 	for _, e := range ds.engines {
 		id, _ := e.Info()
 		here[id] = true
 	}
 	var cmds []domain.Command
 	for _, dev := range v.topology.Devices() {
-		if dev.Node == node && !here[dev.Device] && !dev.Failed {
+		if dev.Node == d.id.Node && !here[dev.Device] && !dev.Failed {
 			cmds = append(cmds, cluster.Fail{
 				Device: dev.Device, Why: "it was not there when the node started",
 			})

@@ -84,6 +84,14 @@ type DeviceReadmitted struct {
 	Node domain.NodeID `msgpack:"node,omitempty"`
 }
 
+// DeviceRetired says that a device was taken out in order: nothing of it is needed any more.
+type DeviceRetired struct {
+	Why string `msgpack:"why,omitempty"`
+}
+
+// EventType implements domain.Event.
+func (DeviceRetired) EventType() string { return "DeviceRetired" }
+
 // EventType implements domain.Event.
 func (ClusterInitialized) EventType() string { return "ClusterInitialized" }
 
@@ -140,6 +148,18 @@ type Fail struct {
 	Device domain.DeviceID
 	Why    string
 }
+
+// Retire notes that a device was taken out in order.
+type Retire struct {
+	Device domain.DeviceID
+	Why    string
+}
+
+// CommandType implements domain.Command.
+func (Retire) CommandType() string { return "RetireDevice" }
+
+// Stream implements domain.Command.
+func (c Retire) Stream() domain.StreamID { return DeviceStream(c.Device) }
 
 // CommandType implements domain.Command.
 func (Init) CommandType() string { return "InitCluster" }
@@ -291,6 +311,8 @@ func DeviceAggregate() domain.Aggregate[Device] {
 				s.Failed = true
 			case *DeviceReadmitted:
 				s.Failed = false
+			case *DeviceRetired:
+				s = Device{}
 			}
 			return s
 		},
@@ -313,6 +335,11 @@ func decideDevice(s Device, r domain.Request) ([]domain.Event, error) {
 			return nil, nil
 		}
 		return []domain.Event{&DeviceFailed{c.Why}}, nil
+	case Retire:
+		if !s.Exists {
+			return nil, nil
+		}
+		return []domain.Event{&DeviceRetired{c.Why}}, nil
 	}
 	return nil, domain.Errorf(domain.Internal, "device: unknown command %T", r.Command)
 }

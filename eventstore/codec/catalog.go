@@ -27,6 +27,7 @@ func Catalog() *Registry {
 		&cluster.NodeDrainRequested{}, &cluster.NodeUncordoned{}, &cluster.NodeRemoved{},
 		&cluster.LearnerAdded{}, &cluster.VoterPromoted{}, &cluster.VoterRemoved{},
 		&cluster.DeviceAdmitted{}, &cluster.DeviceFailed{}, &cluster.DeviceReadmitted{},
+		&cluster.DeviceRetired{},
 		&tenancy.TenantCreated{}, &tenancy.QuotaSet{}, &tenancy.Reserved{},
 		&tenancy.ReserveReleased{}, &tenancy.TenantDeleted{}, &tenancy.NameTaken{},
 		&tenancy.NameFreed{},

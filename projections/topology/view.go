@@ -106,6 +106,8 @@ func (v *View) Apply(r domain.Record) error {
 		d := s.Devices[id]
 		d.Failed, d.Why = true, ev.Why
 		s.Devices[id] = d
+	case *cluster.DeviceRetired:
+		delete(s.Devices, id)
 	case *cluster.DeviceReadmitted:
 		d := s.Devices[id]
 		d.Failed, d.Why = false, ""
@@ -212,6 +214,9 @@ func (v *View) Devices() []Device {
 	})
 }
 
+// classNVRAM is the class of a node's NVRAM, which serves the devices beside it.
+const classNVRAM = "nvram"
+
 // Observe adds nodes and devices to what the planner sees.
 func (v *View) Observe(o *policy.Observed) {
 	for _, n := range v.Nodes() {
@@ -220,6 +225,9 @@ func (v *View) Observe(o *policy.Observed) {
 		}
 	}
 	for _, d := range v.Devices() {
+		if d.Class == classNVRAM {
+			continue // no volume stands there
+		}
 		o.Devices = append(o.Devices, policy.Device{
 			Device: d.Device, Node: d.Node, Path: d.Path, Class: d.Class, Usable: d.Usable,
 			Failed: d.Failed,
