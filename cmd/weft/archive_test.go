@@ -91,7 +91,8 @@ func TestOldEventsLeaveTheDatabase(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	list, err := c.ArchiveSegments(t.Context())
-	if err != nil || len(list.Value.Items) != 3 || list.Value.Items[1].Hot || !list.Value.Items[2].Hot {
+	items := list.Value.Items
+	if err != nil || len(items) != 3 || items[1].Hot || !items[2].Hot {
 		t.Errorf("%+v, %v", list.Value, err)
 	}
 	told, err := c.Events(t.Context(), client.Selection{

@@ -103,8 +103,8 @@ func (p *publishing) start(ctx context.Context, o outlet.State) {
 	go func() {
 		defer close(r.done)
 		defer end()
-		err := p.publish(ctx, o, log)
-		if poison := (*feed.PoisonError)(nil); err != nil && ctx.Err() == nil && !errors.As(err, &poison) {
+		err, poison := p.publish(ctx, o, log), (*feed.PoisonError)(nil)
+		if err != nil && ctx.Err() == nil && !errors.As(err, &poison) {
 			log.Warn("the outlet is tried again", "err", err)
 			pause(ctx, retryMost/10)
 		}
@@ -150,8 +150,8 @@ func (p *publishing) stuck(ctx context.Context, o outlet.State, f feed.Failure) 
 }
 
 // nats publishes to a broker: JSON, under an id by which JetStream drops what comes twice. The id
-// has the outlet in it: JetStream looks for it in all subjects of a stream, where another outlet may
-// have published the same event.
+// has the outlet in it: JetStream looks for it in all subjects of a stream, where another outlet
+// may have published the same event.
 func (p *publishing) nats(
 	ctx context.Context, s *feed.Subscriber, o outlet.State, user, secret string,
 ) error {

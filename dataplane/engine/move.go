@@ -170,9 +170,7 @@ func (c *cleaner) settle() {
 		c.flying = nil
 	}
 	if c.flight != nil {
-		_ = <-c.flight.done // what was moved is not looked at any more
-		c.e.cache.put(c.flight.c)
-		c.flight = nil
+		_ = c.land() // the round has failed already
 	}
 	if c.c != nil {
 		c.e.cache.put(c.c)

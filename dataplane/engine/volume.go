@@ -69,9 +69,9 @@ var zeroCRC = segment.Checksum(make([]byte, segment.BlockSize))
 // Append takes a record. It returns once the record has its place in the order of writes; the
 // outcome follows by To.Appended, on another goroutine unless the record says Now or a journal
 // takes it: nil when it is durable as the engine's mode says, NoSpace, OutOfRange, NotFound,
-// ReadOnly for a snapshot, or Unavailable when the device failed, which leaves open whether the record is there.
-// It waits while all chunk buffers are in flight; where a journal fills faster than it is destaged,
-// in proportion.
+// ReadOnly for a snapshot, or Unavailable when the device failed, which leaves open whether the
+// record is there. It waits while all chunk buffers are in flight; where a journal fills faster
+// than it is destaged, in proportion.
 func (v *Volume) Append(r *Record) { v.append(r, nil) }
 
 func (v *Volume) append(r *Record, own *Hold) {
