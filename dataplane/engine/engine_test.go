@@ -81,6 +81,7 @@ func open(t testing.TB, dev backends.Device, tune ...func(*Config)) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	audited(t, dev, e)
 	return e
 }
 

@@ -1,0 +1,188 @@
+package fsck
+
+import (
+	"cmp"
+	"slices"
+
+	"weft/dataplane/segment"
+)
+
+// burst is the most data that is read in one go.
+const burst = 1 << 20
+
+// count counts what lives and compares it with the entries that stand beside it.
+func (c *checker) count() {
+	list, lost, sees := c.index.wanted()
+	for _, s := range lost {
+		c.problem(c.at(s, "index"), "the index lost its place")
+	}
+	own := map[uint32]int64{}
+	for i, s := range list {
+		own[s.branch] += segment.BlockSize
+		c.Live += segment.BlockSize
+		id := c.segmentOf(s.loc.Off())
+		end := s.loc.Off() + segment.BlockSize
+		switch {
+		case id < 0 || c.segmentOf(end-1) != id || c.Segments[id].Reserved:
+			c.problem(c.at(s, "index"), "it stands outside all segments")
+		case i > 0 && list[i-1].loc.Addr() == s.loc.Addr():
+			o := list[i-1]
+			c.problem(c.at(s, "index"), "block %d of branch %d claims the same place", o.block, o.branch)
+		}
+		c.place(s.loc.Off(), segment.BlockSize, "block")
+	}
+	c.garbage(list)
+	for id, n := range c.index.nodes {
+		c.Branches = append(c.Branches, Branch{n.Branch, n.named, own[id], sees[id]})
+	}
+	slices.SortFunc(c.Branches, func(a, b Branch) int { return cmp.Compare(a.ID, b.ID) })
+	for len(list) > 0 {
+		id, n := c.segmentOf(list[0].loc.Off()), 1
+		for n < len(list) && c.segmentOf(list[n].loc.Off()) == id {
+			n++
+		}
+		if id >= 0 {
+			c.segment(&c.Segments[id], list[:n])
+		}
+		list = list[n:]
+	}
+}
+
+// at names a block in a problem.
+func (c *checker) at(s seen, part string) Problem {
+	p := Problem{Part: part, Block: s.block, Segment: -1}
+	if s.loc.Kind() == segment.Flash {
+		p.Off, p.Segment = s.loc.Off(), c.segmentOf(s.loc.Off())
+	}
+	// A branch without a name is seen by those that stand on it: any of them names the volume.
+	for id := s.branch; ; {
+		n := c.index.nodes[id]
+		if n == nil {
+			return p
+		}
+		if n.named || len(n.kids) == 0 {
+			p.Volume, p.Snapshot = n.Volume, n.Snapshot
+			return p
+		}
+		id = n.kids[0]
+	}
+}
+
+// garbage counts what the index holds and no name sees. A clean stop leaves none.
+func (c *checker) garbage(list []seen) {
+	wanted := make(map[segment.Loc]bool, len(list))
+	for _, s := range list {
+		wanted[s.loc] = true
+	}
+	for k, lf := range c.index.leaves {
+		for i, loc := range lf.Loc {
+			if loc.Kind() != segment.Flash || wanted[loc] {
+				continue
+			}
+			c.Garbage += segment.BlockSize
+			if c.Anchor.Clean {
+				s := seen{loc, k.branch, uint64(k.extent)*segment.LeafBlocks + uint64(i)}
+				c.problem(c.at(s, "index"), "no name sees this copy of branch %d", k.branch)
+			}
+		}
+	}
+}
+
+// segment looks for the entry of every live block of a segment, and reads the blocks.
+func (c *checker) segment(s *Segment, live []seen) {
+	s.Live = int64(len(live)) * segment.BlockSize
+	at := Problem{Part: "header", Off: s.Off, Segment: int64(s.ID)}
+	c.place(s.Off, segment.Sector, "header")
+	if s.Sequence == 0 {
+		c.problem(at, "%d live blocks stand in a segment whose header does not verify", len(live))
+		c.guess(s)
+	}
+	found, footer := c.chunks(s)
+	here := make(map[segment.Loc]bool, len(live))
+	for _, b := range live {
+		here[b.loc] = true
+	}
+	entries := map[segment.Loc]seen{}
+	versions := map[segment.Loc]string{}
+	for _, k := range merged(found, footer) {
+		lives := false
+		k.each(func(en *segment.Entry, raw []byte) {
+			if en.Kind != segment.KindData {
+				return
+			}
+			for i := range en.Count {
+				addr := uint64(k.payload())/segment.Unit + uint64(en.Off) + uint64(i)*segment.BlockUnits
+				loc := segment.MakeLoc(addr, en.Further(raw, i))
+				entries[loc] = seen{loc, c.index.canonical(en.Branch), en.Block + uint64(i)}
+				versions[loc] = en.Version.String()
+				lives = lives || here[loc]
+			}
+		})
+		if lives || s.Footer {
+			c.place(k.off, segment.ChunkHeader+int64(k.EntryBytes), "chunk")
+		}
+	}
+	for _, f := range footer {
+		if !slices.ContainsFunc(found, func(o chunk) bool { return o.off == f.off && o.CRC == f.CRC }) {
+			c.problem(Problem{Part: "chunk", Off: f.off, Segment: int64(s.ID)},
+				"its header does not verify; the footer has it")
+		}
+	}
+	for _, b := range live {
+		p := c.at(b, "entry")
+		switch e, ok := entries[b.loc]; {
+		case !ok:
+			c.problem(p, "no entry of the segment names it")
+		case e.branch != b.branch || e.block != b.block:
+			c.problem(p, "its entry is that of block %d of branch %d", e.block, e.branch)
+		}
+	}
+	if c.o.Data {
+		c.data(live, versions)
+	}
+}
+
+// guess takes the life of a segment without a header from its first chunk.
+func (c *checker) guess(s *Segment) {
+	for _, at := range []int64{segment.Sector, 0} {
+		b, err := c.read(s.Off+at, segment.HeaderMax)
+		if err != nil {
+			continue
+		}
+		if h, _, err := segment.DecodeChunk(b, c.Super.Salt); err == nil {
+			s.Sequence, s.Lane, s.Stream = h.Sequence, h.Lane, streams[h.Stream]
+			return
+		}
+	}
+}
+
+// data reads live blocks, which stand in order, neighbours together.
+func (c *checker) data(live []seen, versions map[segment.Loc]string) {
+	for len(live) > 0 {
+		n := 1
+		for n < len(live) && n < burst/segment.BlockSize &&
+			live[n].loc.Off() == live[0].loc.Off()+int64(n)*segment.BlockSize {
+			n++
+		}
+		b, err := c.read(live[0].loc.Off(), int64(n)*segment.BlockSize)
+		if err != nil && n > 1 { // one bad sector costs its own block only
+			n = 1
+			b, err = c.read(live[0].loc.Off(), segment.BlockSize)
+		}
+		for i, s := range live[:n] {
+			p := c.at(s, "block")
+			p.Version = versions[s.loc]
+			switch {
+			case err != nil:
+				c.problem(p, "%v", err)
+			case segment.Checksum(b[i*segment.BlockSize:(i+1)*segment.BlockSize]) != s.loc.CRC():
+				c.problem(p, "its bytes do not match its checksum")
+			}
+		}
+		c.Read += int64(n) * segment.BlockSize
+		if c.o.Progress != nil {
+			c.o.Progress(c.Read, c.Live)
+		}
+		live = live[n:]
+	}
+}

@@ -1,0 +1,186 @@
+package fsck
+
+import (
+	"cmp"
+	"slices"
+
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// key names a leaf.
+type key struct{ branch, extent uint32 }
+
+// leaf is what one branch wrote in one extent.
+type leaf struct{ segment.Leaf }
+
+// node is a branch with its place in the tree.
+type node struct {
+	segment.Branch
+	named bool
+	kids  []uint32
+}
+
+// index is the state that the checkpoint and the log behind it amount to, as plain maps.
+type index struct {
+	nodes   map[uint32]*node
+	aliases map[uint32]uint32
+	heads   map[domain.VolumeID]uint32
+	cuts    map[domain.SnapshotID]uint32
+	leaves  map[key]*leaf
+}
+
+// load begins with the root of a checkpoint; nil is an empty device.
+func (x *index) load(r *segment.Root) {
+	*x = index{
+		nodes: map[uint32]*node{}, aliases: map[uint32]uint32{}, leaves: map[key]*leaf{},
+		heads: map[domain.VolumeID]uint32{}, cuts: map[domain.SnapshotID]uint32{},
+	}
+	if r == nil {
+		return
+	}
+	for _, a := range r.Aliases {
+		x.aliases[a.ID] = a.Into
+	}
+	for _, b := range r.Branches {
+		x.line(b)
+	}
+}
+
+// canonical gives the branch that answers for what is named by an id.
+func (x *index) canonical(id uint32) uint32 {
+	if into, ok := x.aliases[id]; ok {
+		return into
+	}
+	return id
+}
+
+// line applies one line of a BRANCH record or of a root.
+func (x *index) line(b segment.Branch) {
+	if _, absorbed := x.aliases[b.ID]; absorbed {
+		return
+	}
+	n := x.nodes[b.ID]
+	if n == nil {
+		parent := x.nodes[b.Parent]
+		if b.Parent != 0 && parent == nil {
+			return
+		}
+		n = &node{Branch: b}
+		x.nodes[b.ID] = n
+		if parent != nil {
+			parent.kids = append(parent.kids, b.ID)
+		}
+	}
+	switch b.State {
+	case segment.BranchLive:
+		if was, ok := x.heads[b.Volume]; ok && was != b.ID && x.nodes[was].State == segment.BranchLive {
+			x.nodes[was].named = false
+		}
+		x.heads[b.Volume] = b.ID
+		n.State, n.named, n.Volume, n.Size = b.State, true, b.Volume, b.Size
+	case segment.BranchFrozen:
+		x.cuts[b.Snapshot] = b.ID
+		n.State, n.named, n.Volume, n.Snapshot = b.State, true, b.Volume, b.Snapshot
+		n.Size = b.Size
+	case segment.BranchBuried:
+		n.State, n.named = b.State, false
+	}
+}
+
+// set notes one block of a branch.
+func (x *index) set(branch uint32, block uint64, loc segment.Loc) {
+	k := key{branch, uint32(block / segment.LeafBlocks)}
+	lf := x.leaves[k]
+	if lf == nil {
+		lf = &leaf{segment.Leaf{Branch: branch, Extent: k.extent}}
+		x.leaves[k] = lf
+	}
+	lf.Loc[block%segment.LeafBlocks] = loc
+}
+
+// seen is a block that some name sees: where it stands and who wrote it.
+type seen struct {
+	loc    segment.Loc
+	branch uint32
+	block  uint64
+}
+
+// roots lists the branches that stand on none, by id.
+func (x *index) roots() []uint32 {
+	var list []uint32
+	for id, n := range x.nodes {
+		if x.nodes[n.Parent] == nil {
+			list = append(list, id)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// wanted lists every block on the device that some name sees, each once, and counts what each
+// branch sees; lost are those whose place is not known.
+func (x *index) wanted() (list, lost []seen, sees map[uint32]int64) {
+	sees = map[uint32]int64{}
+	extents := map[uint32][]uint32{} // by root
+	root := func(id uint32) uint32 {
+		for x.nodes[id] != nil && x.nodes[x.nodes[id].Parent] != nil {
+			id = x.nodes[id].Parent
+		}
+		return id
+	}
+	for k := range x.leaves {
+		r := root(k.branch)
+		extents[r] = append(extents[r], k.extent)
+	}
+	for _, r := range x.roots() {
+		slices.Sort(extents[r])
+		for _, ext := range slices.Compact(extents[r]) {
+			w := walk{x: x, ext: ext, found: map[seen]bool{}, sees: sees}
+			w.branch(r, [segment.LeafBlocks]seen{})
+			for s := range w.found {
+				if s.loc.Kind() == segment.Flash {
+					list = append(list, s)
+				} else {
+					lost = append(lost, s)
+				}
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b seen) int { return cmp.Compare(a.loc, b.loc) })
+	return list, lost, sees
+}
+
+// walk lays one branch of a family over the other in one extent.
+type walk struct {
+	x     *index
+	ext   uint32
+	found map[seen]bool
+	sees  map[uint32]int64
+}
+
+func (w *walk) branch(id uint32, view [segment.LeafBlocks]seen) {
+	if lf := w.x.leaves[key{id, w.ext}]; lf != nil {
+		for i, loc := range lf.Loc {
+			switch loc.Kind() {
+			case segment.None:
+			case segment.Hole:
+				view[i] = seen{}
+			case segment.Zero, segment.Lost, segment.Flash:
+				view[i] = seen{loc, id, uint64(w.ext)*segment.LeafBlocks + uint64(i)}
+			}
+		}
+	}
+	for _, s := range view {
+		k := s.loc.Kind()
+		if k == segment.Flash {
+			w.sees[id] += segment.BlockSize
+		}
+		if w.x.nodes[id].named && (k == segment.Flash || k == segment.Lost) {
+			w.found[s] = true
+		}
+	}
+	for _, kid := range w.x.nodes[id].kids {
+		w.branch(kid, view)
+	}
+}
