@@ -99,6 +99,7 @@ type Engine struct {
 	control sync.Mutex // serialises what changes branches
 
 	maint   maintenance
+	scrub   scrubState
 	windows [2]*window // of the cleaner
 	stats   counters
 }

@@ -70,6 +70,17 @@ func FuzzAnchor(f *testing.F) {
 	})
 }
 
+// FuzzScrubMark: see above.
+func FuzzScrubMark(f *testing.F) {
+	fuzzSector(f, goldenScrub().Encode, func(b []byte) (func([]byte), error) {
+		m, err := DecodeScrubMark(b)
+		if err != nil {
+			return nil, err
+		}
+		return m.Encode, nil
+	})
+}
+
 // FuzzHeader: see above.
 func FuzzHeader(f *testing.F) {
 	fuzzSector(f, goldenHeader().Encode, func(b []byte) (func([]byte), error) {

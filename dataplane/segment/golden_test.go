@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"weft/domain"
 )
@@ -49,6 +50,14 @@ func goldenAnchor() *Anchor {
 		Root:   Piece{0x51 * Unit, 0x61, 0x71727374},
 		Lanes:  []LaneMark{{0x81, 0x82, 0x83848586}, {0x91, 0x92, 0x93949596}},
 		Window: []uint32{7, 9, 0xa1a2a3a4},
+	}
+}
+
+func goldenScrub() *ScrubMark {
+	return &ScrubMark{
+		Seq: 0x0102030405060708, Pass: 0x11, Stage: ScrubExtents, Family: 0x21222324, Extent: 0x31323334,
+		Segment: 0x41424344, Started: time.Unix(0x51525354, 0).UTC(),
+		Finished: time.Unix(0x61626364, 0).UTC(), Checked: 0x7172737475767778, Damaged: 0x81,
 	}
 }
 
@@ -203,6 +212,10 @@ func codecs() []codec {
 		{
 			"anchor", goldenAnchor(), sector(goldenAnchor().Encode),
 			func(b []byte) (any, error) { return DecodeAnchor(b) },
+		},
+		{
+			"scrub", goldenScrub(), sector(goldenScrub().Encode),
+			func(b []byte) (any, error) { return DecodeScrubMark(b) },
 		},
 		{
 			"header", goldenHeader(), sector(goldenHeader().Encode),

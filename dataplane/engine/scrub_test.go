@@ -1,0 +1,353 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"weft/backends"
+	"weft/backends/mem"
+	"weft/dataplane/fsck"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// scrubClock is a clock that goes on by what is waited for.
+type scrubClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *scrubClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *scrubClock) After(d time.Duration) <-chan time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+	ch := make(chan time.Time, 1)
+	ch <- c.now
+	return ch
+}
+
+// scrubbed runs a pass to its end and gives what it found.
+func scrubbed(t testing.TB, e *Engine, rate int64) ([]Damage, ScrubStatus, *scrubClock) {
+	t.Helper()
+	var list []Damage
+	c := &scrubClock{now: time.Unix(1e9, 0)}
+	s, err := e.Scrub(t.Context(), ScrubOptions{
+		Rate: rate, Now: c.Now, After: c.After, Found: func(d Damage) { list = append(list, d) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list, s, c
+}
+
+// scrubDevice makes a small device with overwrites, a snapshot and a clone, and opens it.
+func scrubDevice(t testing.TB, tune ...func(*Config)) (*mem.Device, *Engine) {
+	t.Helper()
+	dev := newMem(t, 12<<20, 64<<10, 2)
+	e := open(t, dev, append([]func(*Config){often}, tune...)...)
+	v := create(t, e, 16*domain.MiB)
+	rnd := newRand(5)
+	write := func(v *Volume, n int) {
+		for range n {
+			if err := put(v, data(rnd.Uint64N(100)*37, 1, rnd.Uint64())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(v, 60)
+	snap := domain.SnapshotID{UUID: domain.UUID{50}}
+	if err := e.Snapshot(t.Context(), Cut{Volume: testVolume, Snapshot: snap}); err != nil {
+		t.Fatal(err)
+	}
+	write(v, 200)
+	b, err := e.Clone(t.Context(), snap, domain.VolumeID{UUID: domain.UUID{51}}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(b, 20)
+	wide, err := e.Create(t.Context(), domain.VolumeID{UUID: domain.UUID{52}}, 400*domain.MiB, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ext := range uint64(100) {
+		if err := put(wide, data(ext*segment.LeafBlocks, 1, ext+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dev, open(t, dev, tune...)
+}
+
+func places(t testing.TB, dev backends.Device) *fsck.Report {
+	t.Helper()
+	r, err := fsck.Check(dev, dev.Geometry().Size, fsck.Options{})
+	if err != nil || !r.Sound() {
+		t.Fatalf("%v, %+v", err, r.Problems)
+	}
+	return r
+}
+
+// spoilAt replaces n bytes of a device and gives the function that brings them back.
+func spoilAt(t testing.TB, dev backends.Device, off, n int64, change func(b []byte)) func() {
+	t.Helper()
+	start := off / segment.Sector * segment.Sector
+	size := segment.RoundUp(int(off-start+n), segment.Sector)
+	was, b := backends.AlignedBuffer(size), backends.AlignedBuffer(size)
+	if err := dev.ReadAt(was, start); err != nil {
+		t.Fatal(err)
+	}
+	copy(b, was)
+	change(b[off-start:][:n])
+	if err := dev.WriteAt(b, start, true); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := dev.WriteAt(was, start, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestScrubFindsEverySector proves, with the naive checker as the judge of what matters, that a
+// pass finds a spoiled byte in whatever the device depends on, each at its place and a block by
+// volume, block and version; that superblocks, anchors, root and index are mended by it, and that
+// a second pass then finds nothing; and that a pass over a sound device finds nothing at all.
+func TestScrubFindsEverySector(t *testing.T) {
+	dev, e := scrubDevice(t)
+	defer e.Close()
+	if list, s, _ := scrubbed(t, e, 0); len(list) != 0 || s.Damaged != 0 || s.Checked < 100*4096 {
+		t.Fatalf("a sound device: %+v %+v", list, s)
+	}
+	parts := map[string]int{}
+	r := places(t, dev)
+	for i := 0; i < len(r.Places); i++ {
+		p := r.Places[i]
+		if p.Part == "chunk" && footed(r, p.Off) {
+			continue // the footer has what the chunk says: nothing is lost
+		}
+		if parts[p.Part] >= 5 && (raceOn || testing.Short()) {
+			continue
+		}
+		back := spoilAt(t, dev, p.Off+p.Len/2, 1, func(b []byte) { b[0] ^= 8 })
+		list, _, _ := scrubbed(t, e, 0)
+		want := map[string]string{"chunk": "entries"}[p.Part]
+		if want == "" {
+			want = p.Part
+		}
+		if len(list) != 1 || list[0].Part != want || want != "entries" && list[0].Off != p.Off &&
+			want != "index" && want != "root" {
+			seq, st, live := e.space.life(uint32((p.Off - e.space.first) / e.space.size))
+			t.Fatalf("%s at %d: %+v (segment of life %d, state %d, %d live)", p.Part, p.Off, list, seq,
+				st, live)
+		}
+		d := list[0]
+		if d.Part == "block" && (d.Volume.IsZero() || d.Version == domain.Version{}) {
+			t.Errorf("%+v", d)
+		}
+		if !d.Mended {
+			back()
+		} else {
+			r = places(t, dev) // a checkpoint has moved them
+		}
+		if list, _, _ := scrubbed(t, e, 0); len(list) != 0 {
+			t.Fatalf("%s at %d: found again: %+v", p.Part, p.Off, list)
+		}
+		parts[p.Part]++
+	}
+	for _, part := range []string{"block", "index", "superblock", "anchor", "root", "header"} {
+		if parts[part] == 0 {
+			t.Errorf("no %s was spoiled: %v", part, parts)
+		}
+	}
+	e.stats.corrupt.Store(0) // it is sound again, and is checked as such at the end
+}
+
+// footed tells whether a place lies in a segment with a footer.
+func footed(r *fsck.Report, off int64) bool {
+	for _, s := range r.Segments {
+		if off >= s.Off && off < s.Off+int64(r.Super.SegmentSize) {
+			return s.Footer
+		}
+	}
+	return false
+}
+
+// TestScrubKinds proves that a block which was flipped, lost, left as it was before, written over
+// by another, or cannot be read is found, told as what it is, and never returned to a reader.
+func TestScrubKinds(t *testing.T) {
+	inner, first := scrubDevice(t)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dev := harmed(t, inner, "")
+	e := open(t, dev)
+	defer e.Close()
+	r := places(t, inner)
+	var blocks []fsck.Place
+	for _, p := range r.Places {
+		if p.Part == "block" {
+			blocks = append(blocks, p)
+		}
+	}
+	other := backends.AlignedBuffer(segment.BlockSize)
+	if err := inner.ReadAt(other, blocks[1].Off); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(b []byte){
+		"flipped": func(b []byte) { b[17] ^= 1 }, "lost": func(b []byte) { clear(b) },
+		"misdirected": func(b []byte) { copy(b, other) },
+		"stale":       func(b []byte) { copy(b, fill(1, 12345)) },
+	} {
+		back := spoilAt(t, inner, blocks[0].Off, segment.BlockSize, change)
+		list, s, _ := scrubbed(t, e, 0)
+		if len(list) != 1 || list[0].Part != "block" || list[0].Off != blocks[0].Off || s.Damaged != 1 {
+			t.Errorf("%s: %+v", name, list)
+		}
+		v, ok := e.Volume(list[0].Volume)
+		if !list[0].Snapshot.IsZero() {
+			v, ok = e.OpenSnapshot(list[0].Snapshot)
+		}
+		if !ok {
+			t.Fatalf("%s: no such volume: %+v", name, list[0])
+		}
+		kindOf(t, v.Read(list[0].Block, 1, backends.AlignedBuffer(segment.BlockSize)), domain.Corrupt)
+		back()
+	}
+	bad := blocks[1].Off // behind one that stands beside it
+	if err := dev.Script(fmt.Sprintf("read %d+4096 eio", bad)); err != nil {
+		t.Fatal(err)
+	}
+	if list, _, _ := scrubbed(t, e, 0); len(list) != 1 || list[0].Off != bad {
+		t.Errorf("unreadable: %+v", list)
+	}
+	dev.Heal()
+}
+
+// TestScrubGoesOn proves that a pass which is cut short again and again, also by a restart, comes
+// to its end without beginning anew, and that one at a time runs.
+func TestScrubGoesOn(t *testing.T) {
+	dev, e := scrubDevice(t)
+	whole, _, _ := scrubbed(t, e, 0)
+	total, err := e.ScrubStatus()
+	if err != nil || len(whole) != 0 || total.Pass != 1 || total.Finished.IsZero() || total.Running {
+		t.Fatalf("%+v, %v", total, err)
+	}
+	rounds, cut := 0, false
+	for {
+		ctx, stop := context.WithCancel(t.Context())
+		c, left := &scrubClock{now: time.Unix(2e9, 0)}, 80
+		s, err := e.Scrub(ctx, ScrubOptions{Rate: 1 << 20, Now: c.Now, After: func(d time.Duration,
+		) <-chan time.Time {
+			if _, err := e.Scrub(ctx, ScrubOptions{Now: c.Now, After: c.After}); rounds == 0 {
+				kindOf(t, err, domain.Busy)
+			}
+			if left--; left == 0 {
+				stop()
+				return nil
+			}
+			return c.After(d)
+		}})
+		stop()
+		rounds++
+		if s.Pass != 2 || rounds > 100 {
+			t.Fatalf("pass %d, round %d", s.Pass, rounds)
+		}
+		if err == nil {
+			if s.Checked < total.Checked || s.Checked > total.Checked*3/2 || rounds < 4 || !cut {
+				t.Errorf("%d of %d bytes in %d rounds", s.Checked, total.Checked, rounds)
+			}
+			break
+		}
+		kindOf(t, err, domain.Aborted)
+		cut = true
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		e = open(t, dev)
+	}
+	defer e.Close()
+}
+
+// TestScrubRate proves that an idle device is read at the rate and no faster, and a busy one at a
+// quarter of it.
+func TestScrubRate(t *testing.T) {
+	_, e := scrubDevice(t)
+	defer e.Close()
+	const rate = 1 << 20
+	_, s, c := scrubbed(t, e, rate)
+	idle := c.Now().Sub(time.Unix(1e9, 0))
+	want := time.Duration(float64(s.Checked) / rate * float64(time.Second))
+	if idle < want*99/100 || idle > want*101/100 {
+		t.Errorf("%d bytes took %s, not %s", s.Checked, idle, want)
+	}
+	v, _ := e.Volume(testVolume)
+	b := backends.AlignedBuffer(segment.BlockSize)
+	busy := &scrubClock{now: time.Unix(1e9, 0)}
+	_, err := e.Scrub(t.Context(), ScrubOptions{Rate: rate, Now: busy.Now, After: func(d time.Duration,
+	) <-chan time.Time {
+		if err := v.Read(0, 1, b); err != nil {
+			t.Error(err)
+		}
+		return busy.After(d)
+	}})
+	if took := busy.Now().Sub(time.Unix(1e9, 0)); err != nil || took < 3*idle || took > 4*idle {
+		t.Errorf("beside hosts it took %s, alone %s, %v", took, idle, err)
+	}
+}
+
+// TestScrubBesideWriters proves that a pass beside writers, the cleaner, snapshots and deletions
+// finds nothing on a sound device.
+func TestScrubBesideWriters(t *testing.T) {
+	dev := newMem(t, 32<<20, 256<<10, 2)
+	e := open(t, dev, often)
+	defer e.Close()
+	v := create(t, e, 64*domain.MiB)
+	stop, done := make(chan struct{}), sync.WaitGroup{}
+	var wrote atomic.Uint64
+	done.Go(func() {
+		rnd := rand.New(rand.NewPCG(1, 2))
+		for n := uint64(1); ; n++ {
+			wrote.Store(n)
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := put(v, data(rnd.Uint64N(2000), 1, n)); err != nil {
+				t.Error(err)
+				return
+			}
+			id := domain.SnapshotID{UUID: domain.UUID{60, byte(n / 1000 % 3)}}
+			switch n % 1000 {
+			case 1:
+				if err := e.Snapshot(context.Background(), Cut{Volume: testVolume, Snapshot: id}); err != nil {
+					t.Error(err)
+				}
+			case 999:
+				if err := e.DeleteSnapshot(context.Background(), id); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	for wrote.Load() < 6000 {
+		if list, _, _ := scrubbed(t, e, 0); len(list) != 0 {
+			t.Errorf("%+v", list)
+		}
+	}
+	close(stop)
+	done.Wait()
+}
