@@ -14,6 +14,10 @@ const burst = 1 << 20
 func (c *checker) count() {
 	list, lost, sees := c.index.wanted()
 	for _, s := range lost {
+		if c.Anchor.Journal != 0 { // its newest copy is in NVRAM, which is not read here
+			c.Journaled += segment.BlockSize
+			continue
+		}
 		c.problem(c.at(s, "index"), "the index lost its place")
 	}
 	own := map[uint32]int64{}

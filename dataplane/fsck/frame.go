@@ -68,7 +68,10 @@ type Report struct {
 	Live     int64    // bytes of blocks that some name sees
 	Garbage  int64    // bytes in the index that none sees: what a crash left for the next start
 	Read     int64    // bytes of blocks whose checksum was compared
-	Problems []Problem
+	// Journaled is bytes of blocks whose newest copy is in the NVRAM that the device needs, as far as
+	// the checkpoint knows. They are not checked.
+	Journaled int64
+	Problems  []Problem
 	// Places is what the device depends on, by offset.
 	Places []Place
 }

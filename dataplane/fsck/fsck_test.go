@@ -292,7 +292,7 @@ func TestForgedIndex(t *testing.T) {
 		change func(l *segment.Leaf, i, j int)
 		want   string
 	}{
-		"one place":  {func(l *segment.Leaf, i, j int) { l.Loc[i] = l.Loc[j] }, "claims the same place"},
+		"one place": {func(l *segment.Leaf, i, j int) { l.Loc[i] = l.Loc[j] }, "claims the same place"},
 		"exchanged": {func(l *segment.Leaf, i, j int) {
 			l.Loc[i], l.Loc[j] = l.Loc[j], l.Loc[i]
 		}, "its entry is that"},
