@@ -199,6 +199,9 @@ func (s *Store) dial(urls []string) error {
 		return &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Err: err}
 	}
 	s.mu.remote = c
+	if s.mu.single, err = clientv3.New(cfg); err != nil {
+		return &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Err: err}
+	}
 	return nil
 }
 

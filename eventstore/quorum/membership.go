@@ -134,7 +134,7 @@ func change(ctx context.Context, what string, try func(context.Context) error) e
 // CaughtUp tells whether a learner lies at most LagMax entries behind the leader. A member that
 // does not answer has not caught up; that is no error.
 func (s *Store) CaughtUp(ctx context.Context, m Member) (bool, error) {
-	mine, err := statusOf(ctx, s.remote(), m.URL)
+	mine, err := statusOf(ctx, s.single(), m.URL)
 	if err != nil || mine.Header.GetMemberId() != m.ID || len(mine.Errors) > 0 && !mine.IsLearner {
 		return false, nil
 	}
@@ -142,7 +142,7 @@ func (s *Store) CaughtUp(ctx context.Context, m Member) (bool, error) {
 	if leader == "" {
 		return false, nil
 	}
-	theirs, err := statusOf(ctx, s.remote(), leader)
+	theirs, err := statusOf(ctx, s.single(), leader)
 	if err != nil {
 		return false, unavailable(ctx, "quorum.CaughtUp", err)
 	}
@@ -153,6 +153,12 @@ func (s *Store) remote() *clientv3.Client {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mu.remote
+}
+
+func (s *Store) single() *clientv3.Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.single
 }
 
 // announce tells the cluster where this member is reached, when that has changed.
@@ -330,7 +336,7 @@ func (s *Store) point(ctx context.Context, members []Member) {
 	}
 	leader, term := "", uint64(0)
 	for _, v := range voters { // one that was cut off still believes in its own term
-		st, err := statusOf(ctx, remote, v)
+		st, err := statusOf(ctx, s.single(), v)
 		if err != nil || st.RaftTerm <= term {
 			continue
 		}

@@ -79,7 +79,7 @@ func (s *Store) Defragment(ctx context.Context) error {
 	leader := s.Leader()
 	urls := make([]string, 0, len(members))
 	for _, m := range members {
-		if st, err := statusOf(ctx, s.remote(), m.URL); err != nil || len(st.Errors) > 0 && !m.Learner {
+		if st, err := statusOf(ctx, s.single(), m.URL); err != nil || len(st.Errors) > 0 && !m.Learner {
 			return domain.Errorf(domain.Busy, "the member at %s is not well", m.URL)
 		}
 		if m.URL != leader {
@@ -90,7 +90,7 @@ func (s *Store) Defragment(ctx context.Context) error {
 		urls = append(urls, leader)
 	}
 	for _, url := range urls {
-		if _, err := s.remote().Defragment(ctx, url); err != nil {
+		if _, err := s.single().Defragment(ctx, url); err != nil {
 			return unavailable(ctx, "quorum.Defragment", err)
 		}
 	}

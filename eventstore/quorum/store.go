@@ -39,9 +39,12 @@ type Store struct {
 		sync.Mutex
 		local  *local           // nil while the node is a client
 		remote *clientv3.Client // nil while the node is alone
-		leader string           // URL of the leading member as a client last heard
-		known  []string         // URLs of all other members as last heard
-		stuck  error            // why the archive does not grow, nil while it does
+		// single asks one member at a time, by address. It is another client because one whose
+		// endpoints change must not dial meanwhile.
+		single *clientv3.Client
+		leader string   // URL of the leading member as a client last heard
+		known  []string // URLs of all other members as last heard
+		stuck  error    // why the archive does not grow, nil while it does
 	}
 }
 
@@ -253,6 +256,7 @@ func (s *Store) stop() {
 	}
 	if r := s.remote(); r != nil {
 		_ = r.Close() // gives the end of its own context, which is no news
+		_ = s.single().Close()
 		s.http.CloseIdleConnections()
 	}
 }
