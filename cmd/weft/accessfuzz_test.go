@@ -55,7 +55,7 @@ func (o operation) fill(name, volume, tenant string) string {
 // ownOperations are those that answer whoever is known with what they may see.
 var ownOperations = []string{
 	"health", "list-events", "get-event", "watch-events", "list-audit", "list-tenants", "whoami",
-	"list-users", "list-tokens", "issue-token",
+	"list-sign-in", "list-users", "list-tokens", "issue-token",
 }
 
 // badTokens makes one token of every kind that must not open anything.
