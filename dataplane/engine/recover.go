@@ -200,10 +200,11 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 	for _, l := range e.lanes {
 		l.start()
 	}
+	short := e.space.owed() > 0 // asked while the maintenance, whose counters it reads, does not run
 	m.start(e)
 	e.nv.start()
 	e.tellLoss()
-	if e.space.owed() > 0 {
+	if short {
 		m.kick()
 	}
 	if cfg.DropJournal && e.nv != nil {
