@@ -32,6 +32,7 @@ type Programs struct {
 	SignIn func(ctx context.Context, p client.Provider,
 		show func(address, code, complete string)) (string, error)
 	BackupPrograms
+	InspectPrograms
 	// Version is this build's.
 	Version string
 	// Env reads the environment: no other place of the command line does. Nil: an empty one.
@@ -97,7 +98,7 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 		t.loginCommand(), t.logoutCommand(), t.whoamiCommand())
 	add(root, groupSee, t.getCommand(), t.describeCommand(), t.whyCommand(), t.statusCommand(),
 		t.nodeCommand(), t.deviceCommand(), t.eventsCommand(), t.outletCommand(), t.auditCommand(),
-		t.backupCommand())
+		t.backupCommand(), t.inspectCommand(), t.fsckCommand())
 	root.AddCommand(t.versionCommand())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usage{err, cmd.CommandPath()}

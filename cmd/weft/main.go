@@ -42,7 +42,8 @@ func run() int {
 	context.AfterFunc(ctx, func() { time.AfterFunc(patience, stop) })
 	return cli.Main(ctx, cli.Programs{
 		Serve: serve, Demo: demo, NewToken: newAdminToken, SignIn: signIn, VerifyLog: verifyLog,
-		Version: version(),
+		Version:         version(),
+		InspectPrograms: cli.InspectPrograms{CheckDevice: checkDevice},
 		BackupPrograms: cli.BackupPrograms{
 			Backup: backup, VerifyBackup: verifyBackup, Restore: restore,
 		},

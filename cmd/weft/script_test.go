@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,6 +73,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "issuer.pem"), []byte(issuer.CA()), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"spoil": spoilCmd,
 			"attach": attachCmd, "detach": detachCmd,
 			"start": startCmd, "halt": haltCmd, "exits": exitsCmd, "rot": rotCmd, "signin": signinCmd,
 			"login": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -179,6 +181,22 @@ func haltCmd(ts *testscript.TestScript, _ bool, args []string) {
 	if c.err != nil && sig == syscall.SIGTERM {
 		ts.Fatalf("the node ended with %v\n%s", c.err, ts.ReadFile(args[0]+".stderr"))
 	}
+}
+
+// spoilCmd is `spoil FILE BYTE`: in the middle of a file it looks for a block that is this byte all
+// over, and turns one of its bits.
+func spoilCmd(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	at := bytes.Index(b, bytes.Repeat([]byte{byte(n)}, 4096))
+	if at < 0 {
+		ts.Fatalf("no block of %d", n)
+	}
+	at = (at + 4095) / 4096 * 4096
+	b[at+100] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
 }
 
 // attachCmd is `attach NAME URI`: a host that connects to an export and stays until `detach NAME`.

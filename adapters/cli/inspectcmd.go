@@ -1,0 +1,266 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"weft/domain"
+)
+
+// InspectPrograms read a device that no node uses. They never write to it.
+type InspectPrograms struct {
+	// CheckDevice checks a device; data says that every live block is read too.
+	CheckDevice func(ctx context.Context, path string, data bool, say func(string)) (
+		DeviceCheck, error)
+}
+
+// DeviceCheck is what a check of a device came to.
+type DeviceCheck struct {
+	Path     string          `json:"path"`
+	Device   string          `json:"device"`
+	Cluster  string          `json:"cluster"`
+	Node     string          `json:"node"`
+	Size     domain.Bytes    `json:"size"`
+	Segment  domain.Bytes    `json:"segment_size"`
+	Lanes    int             `json:"lanes"`
+	Anchor   uint64          `json:"anchor"`
+	Clean    bool            `json:"clean"` // it was stopped in order
+	Replayed int             `json:"replayed_chunks"`
+	Live     domain.Bytes    `json:"live"`
+	Garbage  domain.Bytes    `json:"garbage"`
+	Read     domain.Bytes    `json:"read"`
+	Sound    bool            `json:"sound"`
+	Problems []DeviceProblem `json:"problems"`
+	Branches []DeviceBranch  `json:"branches,omitempty"`
+	Segments []DeviceSegment `json:"segments,omitempty"`
+}
+
+// DeviceProblem is one thing that is wrong.
+type DeviceProblem struct {
+	Part     string `json:"part"`
+	Offset   int64  `json:"offset,omitempty"`
+	Segment  int64  `json:"segment"` // -1: in none
+	Volume   string `json:"volume,omitempty"`
+	Snapshot string `json:"snapshot,omitempty"`
+	Block    uint64 `json:"block,omitempty"`
+	Version  string `json:"version,omitempty"`
+	Detail   string `json:"detail"`
+}
+
+// DeviceBranch is a line of writes on a device: of a volume, a snapshot, or what clones kept.
+type DeviceBranch struct {
+	ID         uint32       `json:"id"`
+	Parent     uint32       `json:"parent,omitempty"`
+	Family     uint32       `json:"family"`
+	State      string       `json:"state"` // "volume", "snapshot", "kept"
+	Volume     string       `json:"volume,omitempty"`
+	Snapshot   string       `json:"snapshot,omitempty"`
+	Generation uint32       `json:"generation"`
+	Size       domain.Bytes `json:"size"`
+	Own        domain.Bytes `json:"own"`
+	Sees       domain.Bytes `json:"sees"`
+}
+
+// DeviceSegment is what stands in one segment.
+type DeviceSegment struct {
+	ID       uint32       `json:"id"`
+	Offset   int64        `json:"offset"`
+	Sequence uint64       `json:"sequence"`
+	Stream   string       `json:"stream,omitempty"`
+	Lane     int          `json:"lane"`
+	Footer   bool         `json:"footer"`
+	Chunks   int          `json:"chunks"`
+	Live     domain.Bytes `json:"live"`
+	Metadata domain.Bytes `json:"metadata"`
+}
+
+func (t *tool) inspectCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "inspect", Short: "Show what stands on a device of a stopped node",
+		Long: `Show what stands on a device. The node that uses it must be stopped; nothing is written.
+DEVICE is a block device, or a file such as devices/flash0.img in a node's data folder.`,
+		Example: "  weft inspect device /srv/weft/devices/flash0.img\n" +
+			"  weft inspect index /dev/nvme1n1 -o json\n  weft inspect segment /dev/nvme1n1",
+	}
+	cmd.AddCommand(
+		t.inspect("device", "Show the device's frame: whose it is, its checkpoint, what lives",
+			func(d DeviceCheck) listing { return frameListing(d) }),
+		t.inspect("index", "Show the volumes and snapshots on a device, and what each holds",
+			func(d DeviceCheck) listing { return branchListing(d) }),
+		t.inspect("segment", "Show the segments of a device, and what lives in each",
+			func(d DeviceCheck) listing { return segmentListing(d) }),
+	)
+	return cmd
+}
+
+func (t *tool) inspect(what, short string, form func(DeviceCheck) listing) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: what + " DEVICE", Short: short, Args: cobra.ExactArgs(1), Long: short + ".",
+		Example: "  weft inspect " + what + " devices/flash0.img\n  weft inspect " + what +
+			" devices/flash0.img -o json",
+	}
+	out := choose(cmd, "output", "o", "form of the answer", "table", "json", "yaml", "name")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		d, err := t.p.CheckDevice(cmd.Context(), args[0], false, func(string) {})
+		if err != nil {
+			return err
+		}
+		return show(cmd.OutOrStdout(), out.value, form(d), t.colours(cmd))
+	}
+	return cmd
+}
+
+func frameListing(d DeviceCheck) listing {
+	d.Branches, d.Segments = nil, nil
+	l := listing{value: d, names: []string{"device/" + d.Device}, head: []column{
+		{name: "FIELD"}, {name: "VALUE"},
+	}}
+	for _, f := range [][2]string{
+		{"path", d.Path},
+		{"device", d.Device},
+		{"cluster", d.Cluster},
+		{"node", d.Node},
+		{"size", d.Size.String()},
+		{"segments of", d.Segment.String()},
+		{"lanes", itoa(d.Lanes)},
+		{"anchor", fmt.Sprint(d.Anchor)},
+		{"stopped in order", yesNo(d.Clean)},
+		{"log behind it", fmt.Sprint(d.Replayed, " chunks")},
+		{"live", rounded(d.Live)},
+		{"left by a crash", rounded(d.Garbage)},
+		{"problems", itoa(len(d.Problems))},
+	} {
+		l.rows = append(l.rows, []string{f[0], f[1]})
+	}
+	return l
+}
+
+func branchListing(d DeviceCheck) listing {
+	l := listing{value: d.Branches, head: []column{
+		{name: "BRANCH"},
+		{name: "ON"},
+		{name: "FAMILY"},
+		{name: "STATE"},
+		{name: "GEN"},
+		{name: "SIZE"},
+		{name: "OWN"},
+		{name: "SEES"},
+		{name: "VOLUME"},
+		{name: "SNAPSHOT"},
+	}}
+	for _, b := range d.Branches {
+		l.names = append(l.names, "branch/"+fmt.Sprint(b.ID))
+		l.rows = append(l.rows, []string{
+			fmt.Sprint(b.ID), fmt.Sprint(b.Parent), fmt.Sprint(b.Family), b.State, fmt.Sprint(b.Generation),
+			b.Size.String(), rounded(b.Own), rounded(b.Sees), first(b.Volume, "-"), first(b.Snapshot, "-"),
+		})
+	}
+	return l
+}
+
+func segmentListing(d DeviceCheck) listing {
+	l := listing{value: d.Segments, head: []column{
+		{name: "SEGMENT"},
+		{name: "OFFSET"},
+		{name: "LIFE"},
+		{name: "STREAM"},
+		{name: "LANE"},
+		{name: "FOOTER"},
+		{name: "CHUNKS"},
+		{name: "LIVE"},
+		{name: "METADATA"},
+	}}
+	for _, s := range d.Segments {
+		l.names = append(l.names, "segment/"+fmt.Sprint(s.ID))
+		l.rows = append(l.rows, []string{
+			fmt.Sprint(s.ID), itoa(s.Offset), fmt.Sprint(s.Sequence), first(s.Stream, "-"), itoa(s.Lane),
+			yesNo(s.Footer), itoa(s.Chunks), rounded(s.Live), rounded(s.Metadata),
+		})
+	}
+	return l
+}
+
+func (t *tool) fsckCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "fsck DEVICE", Short: "Check a device of a stopped node, without writing to it",
+		Args: cobra.ExactArgs(1),
+		Long: `Check a device by a second implementation, which shares only the format with the engine:
+replay the log, rebuild the index, count what lives, and compare it with the checkpoint and
+with every block's checksum. Nothing is written, and nothing is repaired: an engine that
+opens the device cuts a torn log itself, and a damaged block reads as an error until it is
+restored from a copy.
+
+The node must be stopped: a device that another process uses is refused. It needs about 40
+bytes of memory for each live block of 4 KiB. Exit code 0 when the device is sound, 4 when
+something is wrong.`,
+		Example: "  weft fsck /srv/weft/devices/flash0.img\n" +
+			"  weft fsck /dev/nvme1n1 --data=false -o json",
+	}
+	data := cmd.Flags().Bool("data", true, "read every live block and compare its checksum")
+	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		say := func(string) {}
+		if terminal(cmd.ErrOrStderr()) {
+			say = progress(cmd.ErrOrStderr())
+		}
+		d, err := t.p.CheckDevice(cmd.Context(), args[0], *data, say)
+		if err != nil {
+			return err
+		}
+		if form.value == "text" {
+			_, err = io.WriteString(cmd.OutOrStdout(), verdict(d))
+		} else {
+			d.Segments = nil
+			err = show(cmd.OutOrStdout(), form.value, listing{value: d}, false)
+		}
+		if err == nil && !d.Sound {
+			err = &degraded{fmt.Sprintf("%s: %d problems", d.Path, len(d.Problems))}
+		}
+		return err
+	}
+	return cmd
+}
+
+// progressEvery bounds how often a person at a terminal is told.
+const progressEvery = time.Second
+
+// progress writes over one line.
+func progress(w io.Writer) func(string) {
+	var last time.Time
+	return func(s string) {
+		if now := time.Now(); now.Sub(last) >= progressEvery {
+			last = now
+			_, _ = fmt.Fprintf(w, "\r%s ", s)
+		}
+	}
+}
+
+// verdict tells a check in words.
+func verdict(d DeviceCheck) string {
+	var b strings.Builder
+	for _, p := range d.Problems {
+		of := ""
+		if p.Volume != "" {
+			of = fmt.Sprintf(", block %d of volume %s", p.Block, p.Volume)
+		}
+		if p.Snapshot != "" {
+			of += ", snapshot " + p.Snapshot
+		}
+		if p.Version != "" {
+			of += ", version " + p.Version
+		}
+		fmt.Fprintf(&b, "%s at %d%s: %s\n", p.Part, p.Offset, of, oneLine(p.Detail))
+	}
+	sound := "is sound"
+	if !d.Sound {
+		sound = fmt.Sprintf("has %d problems", len(d.Problems))
+	}
+	fmt.Fprintf(&b, "device %s %s: %s live, %s read, %d chunks of log replayed\n", d.Device, sound,
+		rounded(d.Live), rounded(d.Read), d.Replayed)
+	return b.String()
+}
