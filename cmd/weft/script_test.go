@@ -73,7 +73,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "issuer.pem"), []byte(issuer.CA()), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"spoil": spoilCmd,
+			"spoil":  spoilCmd,
 			"attach": attachCmd, "detach": detachCmd,
 			"start": startCmd, "halt": haltCmd, "exits": exitsCmd, "rot": rotCmd, "signin": signinCmd,
 			"login": func(ts *testscript.TestScript, neg bool, args []string) {
