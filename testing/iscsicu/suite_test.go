@@ -159,7 +159,7 @@ func TestLibiscsi4Kn(t *testing.T) {
 	}
 	urls := start(t, domain.DiskInfo{Name: "4kn", LogicalBlock: 4096})
 	report, err := iscsicu.Run(t.Context(), iscsicu.Options{
-		URLs: urls, Output: t.Output(),
+		URLs: urls, Output: t.Output(), Limit: limit,
 		Prefixes: []string{
 			"SCSI.GetLBAStatus.", "SCSI.CompareAndWrite.", "SCSI.Unmap.", "SCSI.WriteAtomic16.",
 			"SCSI.Inquiry.", "SCSI.ReadCapacity", "SCSI.Write16.", "iSCSI.",
