@@ -123,8 +123,8 @@ func nvramError(err error, path string) error {
 func nvramRemedy(err error) error {
 	var known *domain.Error
 	if errors.As(err, &known) && errors.Is(err, engine.ErrJournalLost) {
-		known.Remedy = "name the node's NVRAM with --nvram; or, if it is gone for good, accept the loss " +
-			"with --accept-nvram-loss, and restore what it cost"
+		known.Remedy = "name the node's NVRAM with --nvram; or, if it is gone for good, accept the " +
+			"loss with --accept-nvram-loss, and restore what it cost"
 	}
 	return err
 }
