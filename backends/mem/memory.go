@@ -82,7 +82,10 @@ func (m *Memory) Persist(off, n int64) {
 	defer m.mu.Unlock()
 	_ = m.live[off : off+n]
 	if m.clock != nil {
-		m.persists = append(m.persists, persist{off, n, m.clock(), m.dirty()})
+		// First what is stored, then the clock: a store that follows from an operation of the device
+		// must not be dated before it.
+		dirty := m.dirty()
+		m.persists = append(m.persists, persist{off, n, m.clock(), dirty})
 	}
 	from, to := off&^7, min((off+n+7)&^7, int64(len(m.live)))
 	keep(m.kept[from:to], m.live[from:to])
@@ -162,7 +165,8 @@ func (m *Memory) Stop() {
 	if m.clock == nil {
 		return
 	}
-	m.persists = append(m.persists, persist{clock: m.clock(), dirty: m.dirty()})
+	dirty := m.dirty()
+	m.persists = append(m.persists, persist{clock: m.clock(), dirty: dirty})
 	m.clock = nil
 }
 
