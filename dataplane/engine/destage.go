@@ -158,34 +158,48 @@ func (b *branch) now() *branch {
 // collectData lists the blocks of a record that the index names at this place; the lane's mutex is
 // held.
 func (n *nvram) collectData(l *lane, b *branch, en *segment.Entry, raw []byte, place uint32) {
-	lf := b.fam.leaves[l.no][uint32(en.Block/segment.LeafBlocks)].of(b)
-	if lf == nil {
-		return
-	}
-	first, open := int(en.Block%segment.LeafBlocks), false
+	var run *leaf // that the last move's blocks stand in; nil: the next one begins a move
 	for i := range en.Count {
-		crc := en.Further(raw, i)
-		if lf.own.get(first+i) != n.loc(place+uint32(i), crc) {
-			open = false
+		crc, block := en.Further(raw, i), en.Block+uint64(i)
+		lf := l.holder(b, block, n.loc(place+uint32(i), crc))
+		if lf == nil {
+			run = nil
 			continue
 		}
-		if b.dead() { // the sweep has not come here yet
-			l.put(lf, first+i, 0)
+		if lf.br.dead() { // the sweep has not come here yet
+			l.put(lf, int(block%segment.LeafBlocks), 0)
 			l.touch(lf)
+			run = nil
 			continue
 		}
 		n.batch.crcs = append(n.batch.crcs, crc)
-		if open {
+		if run == lf {
 			n.batch.moves[len(n.batch.moves)-1].count++
 			continue
 		}
-		open = true
+		run = lf
 		n.batch.moves = append(n.batch.moves, settle{
-			l: l, br: b, id: b.id, kind: en.Kind, block: en.Block + uint64(i), count: 1,
+			l: l, br: lf.br, id: lf.br.id, kind: en.Kind, block: block, count: 1,
 			place: place + uint32(i), crc: len(n.batch.crcs) - 1,
 			version: en.Version, gen: en.Gen, era: en.Era,
 		})
 	}
+}
+
+// holder gives the leaf in which a copy of a block stands that a branch wrote; nil when it stands
+// nowhere any more. While a branch without a name is swept, its only kid has taken over some
+// extents and not others. The lane's mutex is held.
+func (l *lane) holder(b *branch, block uint64, loc segment.Loc) *leaf {
+	ext, i := uint32(block/segment.LeafBlocks), int(block%segment.LeafBlocks)
+	for b = b.now(); b != nil; b = b.kids[0] {
+		if lf := b.fam.leaves[l.no][ext].of(b); lf != nil && lf.own.get(i) == loc {
+			return lf
+		}
+		if b.named() || len(b.kids) != 1 {
+			return nil
+		}
+	}
+	return nil
 }
 
 // collectRange lists the parts of a range that are still what it made them. What was written since
@@ -259,14 +273,11 @@ func (n *nvram) lose(m *settle, i int) {
 // exchange points one block to another place if it still stands where it was thought to; the lane's
 // mutex is held.
 func (l *lane) exchange(b *branch, block uint64, from, to segment.Loc) {
-	if b = b.now(); b == nil {
+	lf := l.holder(b, block, from)
+	if lf == nil {
 		return
 	}
-	lf := b.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].of(b)
 	i := int(block % segment.LeafBlocks)
-	if lf == nil || lf.own.get(i) != from {
-		return
-	}
 	l.put(lf, i, to)
 	l.show(lf, i, from, to)
 	l.touch(lf)

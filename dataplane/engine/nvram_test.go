@@ -334,8 +334,8 @@ func TestJournalDamage(t *testing.T) {
 	open(t, img, quiet, journaled(mine)).Abandon()
 	share, err := journal.Open(mine)
 	var sl journal.Slot
-	if err != nil || !share.Read(0, &sl, nil) || !sl.Sealed {
-		t.Fatalf("slot %+v: %v", sl, err)
+	if err != nil || !share.Read(1, &sl, nil) || !sl.Sealed || share.Read(2, &sl, nil) {
+		t.Fatalf("the slot that was open: %+v: %v", sl, err)
 	}
 	for _, serving := range []bool{false, true} {
 		img, mine, told := copyOf(dev), nv.Clone(), &facts{}
@@ -400,7 +400,9 @@ func TestFullJournal(t *testing.T) {
 	inner := newMem(t, 12<<20, 256<<10, 1)
 	dev := faulty.New(inner, nil)
 	nv := newMemory(t, inner, 8)
-	e := open(t, dev, quiet, journaled(nv))
+	e := open(t, dev, quiet, journaled(nv), func(c *Config) {
+		c.Clock.Now = func() time.Duration { return 0 } // turns add up, however slow the machine is
+	})
 	defer e.Abandon()
 	defer dev.Heal()
 	v := create(t, e, 16*domain.MiB)
@@ -434,6 +436,38 @@ func TestFullJournal(t *testing.T) {
 	}
 	if st := e.Stats(); st.JournalDelayed == 0 {
 		t.Errorf("nobody was slowed down before: %+v", st)
+	}
+}
+
+// TestFullJournalOfDead lets a journal become full of what was overwritten. Destaging it writes
+// nothing, so that nothing but the freeing of slots can wake who waits for one (E9).
+func TestFullJournalOfDead(t *testing.T) {
+	dev := newMem(t, smallSize, 64<<10, 1)
+	e := open(t, dev, quiet, journaled(newMemory(t, dev, 8)))
+	defer e.Abandon()
+	v := create(t, e, 16*domain.MiB)
+	e.nv.turn.Lock()
+	done := make(chan error, 1)
+	go func() {
+		for n := range uint64(36) { // 32 fill all slots
+			if err := put(v, data(7, 1, n)); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for e.Stats().JournalFull == 0 {
+		runtime.Gosched()
+	}
+	e.nv.turn.Unlock()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	check(t, v, 7, 35)
+	// When the journal was full the newest record stood in a sealed slot, and may have gone too.
+	if n := e.Stats().DestagedBytes; n > segment.BlockSize {
+		t.Errorf("%d bytes destaged of what was overwritten", n)
 	}
 }
 
@@ -515,6 +549,34 @@ func TestHoleOverDestaged(t *testing.T) {
 	recount(t, e)
 }
 
+// TestRangeUnderDestaged destages, in one batch, a hole and data that was written over part of it
+// later and that begins before it: replayed from the log the data is there.
+func TestRangeUnderDestaged(t *testing.T) {
+	dev := newMem(t, smallSize, 64<<10, 1)
+	nv := newMemory(t, dev, 20)
+	e := open(t, dev, quiet, journaled(nv))
+	v := create(t, e, 16*domain.MiB)
+	for _, r := range []*Record{
+		data(5, 3, 1),
+		{Kind: segment.KindUnmap, Block: 5, Count: 3},
+		data(3, 4, 2),
+	} {
+		if err := put(v, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	e.Abandon()
+	e = open(t, dev, quiet, journaled(nv))
+	defer e.Abandon()
+	for b, want := range map[uint64]uint64{3: 2, 4: 2, 5: 2, 6: 2, 7: 0} {
+		check(t, mustVolume(t, e), b, want)
+	}
+	recount(t, e)
+}
+
 // TestDestageMeetsAbsorption holds the write of a destaged chunk back while the branch that its
 // records name is absorbed by another and a checkpoint knows only that one: the records find their
 // way, in memory and again when the chunk is replayed, after a crash that leaves no other copy.
@@ -568,6 +630,68 @@ func TestDestageMeetsAbsorption(t *testing.T) {
 	e = open(t, inner.CrashImage(inner.Ops(), mem.None), quiet, journaled(nv))
 	judge(e)
 	e.Abandon()
+}
+
+// TestDestageMeetsSweep destages while a branch is being swept: its only kid has taken an extent
+// over, and the branch is still in the tree. What it wrote is found at the kid, before and behind
+// the look for what is current.
+func TestDestageMeetsSweep(t *testing.T) {
+	for _, between := range []bool{false, true} {
+		inner := newMem(t, smallSize, 64<<10, 2)
+		dev := faulty.New(inner, nil)
+		nv := newMemory(t, inner, 20)
+		e := open(t, dev, quiet, journaled(nv))
+		v := create(t, e, 16*domain.MiB)
+		block := uint64(0)
+		for v.lane(block).no == 0 { // the log of branches goes by the other lane
+			block += 1024
+		}
+		if err := put(v, data(block, 3, 5)); err != nil {
+			t.Fatal(err)
+		}
+		cut := Cut{Volume: testVolume, Snapshot: domain.SnapshotID{UUID: domain.UUID{8}}}
+		if err := e.Snapshot(background, cut); err != nil {
+			t.Fatal(err)
+		}
+		s, _ := e.OpenSnapshot(cut.Snapshot)
+		if err := put(v, data(block+1, 1, 6)); err != nil {
+			t.Fatal(err)
+		}
+		b, l := s.br.Load(), v.lane(block)
+		e.maint.ckpt.Lock() // the sweep is ours
+		gone, drained := make(chan error, 1), make(chan error, 1)
+		go func() { gone <- e.DeleteSnapshot(background, cut.Snapshot) }()
+		for !e.waits(b) {
+			runtime.Gosched()
+		}
+		if between {
+			chunk := dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
+			go func() { drained <- e.nv.drain(background) }()
+			<-chunk.Stalled()
+			l.sweep(b, uint32(block/1024))
+			chunk.Release()
+		} else {
+			l.sweep(b, uint32(block/1024))
+			go func() { drained <- e.nv.drain(background) }()
+		}
+		if err := <-drained; err != nil {
+			t.Fatalf("between %v: %v", between, err)
+		}
+		e.maint.ckpt.Unlock()
+		if err := <-gone; err != nil {
+			t.Fatal(err)
+		}
+		for again := range 2 {
+			for i, n := range []uint64{5, 6, 5} {
+				check(t, mustVolume(t, e), block+uint64(i), n)
+			}
+			recount(t, e)
+			e.Abandon()
+			if again == 0 {
+				e = open(t, inner, quiet, journaled(nv))
+			}
+		}
+	}
 }
 
 // TestVolatileJournal proves that a journal in memory that a power cut empties makes the engine
@@ -709,5 +833,8 @@ func TestJournalAmplification(t *testing.T) {
 	t.Logf("%.3f of what hosts wrote, %.3f of what was destaged; %+v", toHosts, toDestage, st)
 	if toHosts > 1.06 || toDestage > 1.10 {
 		t.Errorf("%.3f of what hosts wrote, %.3f of what was destaged", toHosts, toDestage)
+	}
+	if full := st.DestagedBytes / st.Chunks; full < segment.PayloadMax*3/4 {
+		t.Errorf("chunks of %d bytes are not full", full)
 	}
 }
