@@ -229,7 +229,7 @@ func TestKillTheLeader(t *testing.T) {
 		until(t, "the victim is back", func() bool {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			res, err := client.remote().Status(ctx, victim.url())
+			res, err := client.single().Status(ctx, victim.url())
 			return err == nil && len(res.Errors) == 0
 		})
 	}
