@@ -204,6 +204,7 @@ func nodeKind() kind {
 		col[T]{name: "STARTS", cell: func(x T) string { return fmt.Sprint(x.Incarnation) }},
 		col[T]{name: "LEADER", cell: func(x T) string { return yesNo(x.Leader) }},
 		col[T]{name: "DEVICES", cell: func(x T) string { return itoa(x.Devices) }},
+		col[T]{name: "LOCATION", cell: func(x T) string { return first(x.Location, "-") }},
 		col[T]{name: "PEER", cell: func(x T) string { return x.Peer }, wide: true},
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }, wide: true})
 }

@@ -20,11 +20,12 @@ A node leaves in two steps: drain it, so that it takes no new volumes and its vo
 to another node; then, when no volume stands on it, remove it.`,
 		Example: `  weft node list
   weft node token --ttl 15m
+  weft node locate node3 zone=a,rack=r1
   weft node drain node3
   weft node remove node3`,
 	}
-	cmd.AddCommand(t.listCommand(nodeKind()), t.nodeTokenCommand(), t.nodeDrainCommand(),
-		t.nodeRemoveCommand())
+	cmd.AddCommand(t.listCommand(nodeKind()), t.nodeTokenCommand(), t.nodeLocateCommand(),
+		t.nodeDrainCommand(), t.nodeRemoveCommand())
 	return cmd
 }
 
@@ -56,6 +57,32 @@ join until it has expired or is used up, so pass it on as you would a password.`
 			return nil
 		}
 		return tell(cmd, form.value, outcome{doc: r.Value})
+	})
+	return cmd
+}
+
+func (t *tool) nodeLocateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "locate NODE LOCATION", Short: "Say in which zone, rack ... a node stands",
+		Args: cobra.ExactArgs(2),
+		Long: `Say in which failure domains a node stands: parts of the installation that fail as a
+whole. Kinds are, from the widest to the narrowest, site, zone, power, rack and chassis;
+name those that you have. The nodes that vote on the event log are spread over them: a
+vote moves by itself to a node that stands better. none takes the location back.
+
+The same is said at the start with weft serve --location.`,
+		Example: `  weft node locate node3 zone=a,rack=r1
+  weft node locate node3 none`,
+	}
+	form := changeOutput(cmd)
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		r, err := c.SetNodeLocation(cmd.Context(), args[0], args[1], t.change())
+		if err != nil {
+			return err
+		}
+		return tell(cmd, form.value, outcome{
+			ref: "node/" + r.Value.Name, what: "located", doc: r.Value,
+		})
 	})
 	return cmd
 }

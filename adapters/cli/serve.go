@@ -43,6 +43,7 @@ type ServeOptions struct {
 	EventsJSON      bool          // payloads as JSON, not as they are stored
 	Name            string        // of the node; empty: the host's
 	Join            string        // a join token
+	Location        string        // failure domains; empty: as the log has it
 	Init            bool          // a new cluster, also beyond this machine
 	VoterGrace      time.Duration // before a silent voter's seat goes to another node
 	LogLevel        string        // "debug", "info", "warn", "error"
@@ -107,6 +108,8 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	f.BoolVar(&s.o.EventsJSON, "events-json", false,
 		"show those clients the payloads as JSON instead of the stored bytes")
 	f.StringVar(&s.o.Name, "name", "", "name of a new node (default: the host's)")
+	f.StringVar(&s.o.Location, "location", "",
+		"failure domains the node stands in, as zone=a,rack=r1 (default: as it was said last)")
 	f.StringVar(&s.o.Join, "join", "", "join the cluster that made this token with weft node token")
 	f.BoolVar(&s.o.Init, "init", false,
 		"make a new cluster although the addresses reach beyond this machine")

@@ -267,6 +267,12 @@ type Node struct {
 	Vote        string `json:"vote,omitempty"`
 	Peer        string `json:"peer,omitempty"`
 	API         string `json:"api,omitempty"`
+	Location    string `json:"location,omitempty"`
+}
+
+// LocationBody says where a node stands.
+type LocationBody struct {
+	Location string `json:"location"`
 }
 
 // TokenBody asks for a join token.

@@ -153,6 +153,14 @@ func (c *Client) UndrainNode(ctx context.Context, name string, ch Change) (Reply
 	return change[Node](ctx, c, "POST", "/v1/nodes/"+seg(name)+"/undrain", nil, ch)
 }
 
+// SetNodeLocation says in which failure domains a node, by name or id, stands: "zone=a,rack=r1", or
+// "none". Invalid for what is no location.
+func (c *Client) SetNodeLocation(ctx context.Context, name, location string, ch Change) (
+	Reply[Node], error,
+) {
+	return change[Node](ctx, c, "PUT", "/v1/nodes/"+seg(name)+"/location", LocationBody{location}, ch)
+}
+
 // RemoveNode takes a drained node without volumes out for good; Conflict otherwise.
 func (c *Client) RemoveNode(ctx context.Context, name string, ch Change) (Reply[Node], error) {
 	return change[Node](ctx, c, "DELETE", "/v1/nodes/"+seg(name), nil, ch)

@@ -423,8 +423,8 @@ func TestCloseEndsSubscriptions(t *testing.T) {
 	}
 }
 
-// TestSeesAPart proves that a principal who sees some streams gets those alone, also of what happens
-// while a subscription is under way and after a right was taken away, and has no persistent
+// TestSeesAPart proves that a principal who sees some streams gets those alone, also of what
+// happens while a subscription is under way and after a right was taken away, and has no persistent
 // subscriptions.
 func TestSeesAPart(t *testing.T) {
 	var open atomic.Bool

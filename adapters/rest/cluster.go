@@ -28,6 +28,7 @@ type Node struct {
 	Vote        string `json:"vote,omitempty" doc:"on the event log: voter, learner, or none"`
 	Peer        string `json:"peer,omitempty" doc:"where other nodes reach it"`
 	API         string `json:"api,omitempty" doc:"where its API answers"`
+	Location    string `json:"location,omitempty" doc:"failure domains, as zone=a,rack=r1"`
 }
 
 // Device is a device of a node.

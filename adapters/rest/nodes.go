@@ -18,6 +18,11 @@ type TokenBody struct {
 	Uses       int64 `json:"uses,omitempty" default:"1" minimum:"1" maximum:"1000"`
 }
 
+// LocationBody says where a node stands.
+type LocationBody struct {
+	Location string `json:"location" maxLength:"512" doc:"as zone=a,rack=r1, or none"`
+}
+
 // JoinToken lets machines join. It is shown once; the log keeps the hash of its secret.
 type JoinToken struct {
 	Token   string `json:"token"`
@@ -46,6 +51,8 @@ func (s *Server) nodeRoutes() {
 		func(ctx context.Context, in *NamedChange) (*Changed[Node], error) {
 			return s.drain(ctx, in, true)
 		})
+	register(s, operateCluster, "PUT", "/v1/nodes/{name}/location", "set-node-location",
+		"Say in which failure domains a node stands", 200, s.setLocation)
 	register(s, administerCluster, "DELETE", "/v1/nodes/{name}", "remove-node",
 		"Take a drained node without volumes out for good", 200, s.removeNode)
 }
@@ -81,6 +88,22 @@ func (s *Server) drain(ctx context.Context, in *NamedChange, undo bool) (*Change
 		return nil, err
 	}
 	return s.nodeChange(ctx, in.Change, n, cluster.Drain{Node: n.Node.Node, Undo: undo})
+}
+
+func (s *Server) setLocation(ctx context.Context, in *struct {
+	NamedChange
+	Body LocationBody
+},
+) (*Changed[Node], error) {
+	n, err := s.node(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	l, err := cluster.ParseLocation(in.Body.Location)
+	if err != nil {
+		return nil, err
+	}
+	return s.nodeChange(ctx, in.Change, n, cluster.SetLocation{Node: n.Node.Node, Location: l})
 }
 
 func (s *Server) removeNode(ctx context.Context, in *NamedChange) (*Changed[Node], error) {
@@ -136,6 +159,9 @@ func nodeDoc(v Views, n topology.Node) Node {
 		ID: n.Node.Node.String(), Name: n.Name, Version: n.Version, Incarnation: n.Incarnation,
 		Leader: n.Node.Node == leader, State: "ready", Vote: n.Vote, Peer: n.Endpoint.Peer,
 		API: n.Endpoint.API,
+	}
+	if len(n.Location) > 0 {
+		d.Location = n.Location.String()
 	}
 	switch {
 	case n.Removed:

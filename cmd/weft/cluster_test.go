@@ -448,6 +448,7 @@ func TestGrowReplaceAndLeave(t *testing.T) {
 	defer l.stop()
 	list := append([]*machine{a}, a.join(3, "b", "c")...)
 	list = append(list, a.join(3, "d")...)
+	a.spread(t)
 	list = append(list, a.join(5, "e")...)
 	list = append(list, a.join(5, "f")...)
 	t.Logf("the longest time without an acknowledgement: %s", l.take().Round(time.Millisecond))
@@ -474,6 +475,27 @@ func TestGrowReplaceAndLeave(t *testing.T) {
 	l.stop()
 	l.wg.Wait()
 	same(t, slices.Delete(list, 1, 2), l.names)
+}
+
+// spread tells of the four nodes a, b, c and d, three of which vote, that d alone stands in another
+// zone, waits until it votes in the place of one of the others, and takes the locations back.
+func (m *machine) spread(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	locate := func(of ...string) {
+		for i, name := range []string{"a", "b", "c", "d"} {
+			if _, err := m.api.SetNodeLocation(ctx, name, of[i], client.Change{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	locate("zone=1", "zone=1", "zone=1", "zone=2")
+	took := until(t, "the node of the other zone votes", func(ctx context.Context) bool {
+		return m.voters(ctx) == 3 && m.seat(ctx, "d") == "voter"
+	})
+	t.Logf("a vote went to another zone after %s", took.Round(time.Millisecond))
+	locate("none", "none", "none", "none")
 }
 
 func (m *machine) seat(ctx context.Context, name string) string {

@@ -284,6 +284,7 @@ func (e *electorate) candidates() ([]cluster.Candidate, map[string]domain.NodeID
 		byURL[n.Endpoint.Peer] = id
 		c := cluster.Candidate{
 			Node: id, URL: n.Endpoint.Peer, Down: n.Down, Leaving: n.Drained || n.Removed,
+			Place: n.Location,
 		}
 		if !n.Down {
 			delete(e.down, id)

@@ -52,6 +52,7 @@ type Options struct {
 	Join                       string // a join token
 	Init                       bool   // a new cluster may listen beyond this machine
 	VoterGrace                 time.Duration
+	Location                   string // failure domains; empty: as the log has it
 	Logger                     *slog.Logger
 	// Progress hears what a long start is doing. Nil hears nothing.
 	Progress func(string)
@@ -174,8 +175,8 @@ type member struct {
 
 // join writes what must be in the log before the node serves: on the first start the cluster, its
 // role and its tenant; on every start the node and its devices. All of it is idempotent.
-func join(ctx context.Context, s *quorum.Store, x *eventstore.Executor, r *projections.Runner,
-	d *dataDir, ds *devices, v *views,
+func join(ctx context.Context, o Options, s *quorum.Store, x *eventstore.Executor,
+	r *projections.Runner, d *dataDir, ds *devices, v *views,
 ) (*member, error) {
 	tenant := domain.TenantID{UUID: domain.DeriveUUID(d.id.Cluster.UUID, "tenant", DefaultTenant)}
 	var cmds []domain.Command
@@ -188,6 +189,13 @@ func join(ctx context.Context, s *quorum.Store, x *eventstore.Executor, r *proje
 	cmds = append(cmds, cluster.StartNode{Version: version(), NodeJoined: cluster.NodeJoined{
 		Node: d.id.Node, Number: d.id.Number, Name: d.id.Name, Incarnation: d.id.Incarnation,
 	}})
+	if o.Location != "" {
+		at, err := cluster.ParseLocation(o.Location)
+		if err != nil {
+			return nil, domain.Wrap(err, "serve", "--location")
+		}
+		cmds = append(cmds, cluster.SetLocation{Node: d.id.Node, Location: at})
+	}
 	vote, err := firstVote(ctx, s, d, v.topology)
 	if err != nil {
 		return nil, err

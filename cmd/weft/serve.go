@@ -16,6 +16,7 @@ import (
 	"weft/adapters/cli"
 	"weft/adapters/client"
 	"weft/domain"
+	"weft/domain/cluster"
 )
 
 // schedulers is the least number of goroutines that may run at once. A direct read blocks its
@@ -68,7 +69,8 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 		API:             o.API, NBD: o.NBD, NBDSocket: o.NBDSocket, ISCSI: o.ISCSI,
 		AdvertiseISCSI: o.AdvertiseISCSI, Peer: o.Peer, AdvertisePeer: o.AdvertisePeer, Name: o.Name,
 		Events: o.Events, EventsJSON: o.EventsJSON,
-		Join: o.Join, Init: o.Init, VoterGrace: o.VoterGrace, Logger: log,
+		Join: o.Join, Init: o.Init, VoterGrace: o.VoterGrace, Location: o.Location,
+		Logger:   log,
 		Progress: func(s string) { _, _ = fmt.Fprintln(o.Err, s) },
 	})
 	if err != nil {
@@ -121,6 +123,9 @@ func checkOptions(o cli.ServeOptions) error {
 	c.Check(!o.DropNVRAM || o.NVRAM != "", "--drop-nvram", "needs --nvram: what it holds is destaged")
 	c.Check(!o.DropNVRAM || !o.AcceptNVRAMLoss, "--drop-nvram",
 		"NVRAM is given up with what it holds, or was lost, not both")
+	if _, err := cluster.ParseLocation(o.Location); err != nil {
+		c.Check(false, "--location", "%v", err)
+	}
 	c.Check(o.DeviceSize == 0 || o.DeviceSize >= deviceMin, "--device-size",
 		"%s is too small: %s is the least", o.DeviceSize, deviceMin)
 	return c.Err("serve", "")

@@ -50,7 +50,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainMember, err := join(ctx, store, executor, runner, d, mainDevices, mainViews)
+	mainMember, err := join(ctx, o, store, executor, runner, d, mainDevices, mainViews)
 	if err != nil {
 		cleanup4()
 		cleanup3()

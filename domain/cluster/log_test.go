@@ -53,7 +53,8 @@ func TestSettings(t *testing.T) {
 	} {
 		req := domain.Request{Command: ChangeSetting{Key: c.key, Value: c.value}}
 		events, err := decideCluster(s, req)
-		if c.kind != 0 && domain.KindOf(err) != c.kind || c.kind == 0 && (err != nil || len(events) != 1) {
+		if c.kind != 0 && domain.KindOf(err) != c.kind ||
+			c.kind == 0 && (err != nil || len(events) != 1) {
 			t.Errorf("%s=%s: %v, %v", c.key, c.value, events, err)
 		}
 		for _, ev := range events {

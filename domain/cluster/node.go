@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"time"
 
 	"weft/domain"
@@ -112,6 +113,7 @@ func (c Remove) Stream() domain.StreamID { return NodeStream(c.Node) }
 type Node struct {
 	Exists, Down, Drained, Removed bool
 	Version                        string
+	Location                       Location
 	NodeJoined
 	NodeEndpointChanged
 }
@@ -141,6 +143,8 @@ func evolveNode(s Node, ev domain.Event) Node {
 		s.Drained = false
 	case *NodeRemoved:
 		s.Removed = true
+	case *NodeLocationChanged:
+		s.Location = ev.Location
 	}
 	return s
 }
@@ -159,6 +163,14 @@ func decideNode(s Node, r domain.Request) ([]domain.Event, error) {
 		}
 		ev := c.NodeEndpointChanged
 		return []domain.Event{&ev}, nil
+	case SetLocation:
+		switch {
+		case s.Removed:
+			return nil, domain.Errorf(domain.Conflict, "node %s was removed", s.Name)
+		case slices.Equal(s.Location, c.Location):
+			return nil, nil
+		}
+		return []domain.Event{&NodeLocationChanged{c.Location}}, nil
 	case Notice:
 		return s.notice(c.Fact)
 	case Drain:

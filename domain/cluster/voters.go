@@ -17,6 +17,7 @@ type Candidate struct {
 	Down    bool
 	DownFor time.Duration // since when nothing was heard of it, while Down
 	Leaving bool          // drained or removed
+	Place   Location      // the failure domains it stands in
 }
 
 // Seat is a member of the consensus.
@@ -40,6 +41,9 @@ type Change struct {
 // LearnerWait is how long a learner may take until another node is tried.
 const LearnerWait = 10 * time.Minute
 
+// fewDomains is the least number of failure domains over which more voters than that pay.
+const fewDomains = 3
+
 // VoterCount is how many of n nodes vote: an odd number, one of fewer than three, because with two
 // voters the loss of either would stop the log.
 func VoterCount(n int) int {
@@ -54,7 +58,8 @@ func VoterCount(n int) int {
 
 // PlanVoters gives the next change of the voters. It is pure: the same input, the same change.
 // leader is the URL of the member that leads, which is removed last. grace is how long a voter may
-// be silent before another takes its seat.
+// be silent before another takes its seat. Voters stand as far apart as the nodes' failure domains
+// allow; one that stands worse than another node would gives its seat to it.
 func PlanVoters(nodes []Candidate, seats []Seat, leader string, grace time.Duration) Change {
 	p := voterPlan{nodes: nodes, seats: seats, leader: leader, grace: grace}
 	for _, s := range seats {
@@ -64,14 +69,19 @@ func PlanVoters(nodes []Candidate, seats []Seat, leader string, grace time.Durat
 			p.voters = append(p.voters, s)
 		}
 	}
-	stay := 0
+	var stay []Location
 	for _, n := range nodes {
 		if !n.Leaving && !p.dead(n) {
-			stay++
+			stay = append(stay, n.Place)
 		}
 	}
-	p.target = VoterCount(stay)
-	for _, next := range []func() (Change, bool){p.dismiss, p.promote, p.replace, p.grow, p.shrink} {
+	p.target = VoterCount(len(stay))
+	if domainsOf(stay) < fewDomains {
+		p.target = min(p.target, fewDomains) // the loss of one of two takes as much with it as of three
+	}
+	for _, next := range []func() (Change, bool){
+		p.dismiss, p.promote, p.replace, p.grow, p.shrink, p.swap,
+	} {
 		if c, ok := next(); ok {
 			return c
 		}
@@ -110,7 +120,7 @@ func (p *voterPlan) dismiss() (Change, bool) {
 			return Change{Remove: s, Why: "its node is down"}, true
 		case !s.CaughtUp && s.Waiting >= LearnerWait:
 			return Change{Remove: s, Why: "it does not catch up"}, true
-		case len(p.sound()) >= p.target:
+		case len(p.sound()) >= p.target && !p.spreads(n):
 			return Change{Remove: s, Why: "there are enough voters"}, true
 		}
 	}
@@ -137,7 +147,10 @@ func (p *voterPlan) promote() (Change, bool) {
 		}
 	}
 	sound := len(p.sound())
-	need := 1 + sound%2 // to the next odd number
+	need := 1 + sound%2                      // to the next odd number
+	if sound == p.target && len(ready) > 0 { // dismiss has left those that stand better
+		return Change{Promote: ready[:1], Why: "it stands in another failure domain"}, true
+	}
 	if sound >= p.target || len(ready) < need {
 		return Change{}, false
 	}
@@ -193,15 +206,21 @@ func (p *voterPlan) grow() (Change, bool) {
 	if sound >= p.target || need <= 0 {
 		return Change{}, false
 	}
+	places := append(p.places(p.sound()), p.places(p.learners)...)
+	free := p.free()
 	var add []Candidate
-	for _, n := range p.nodes {
-		seated := slices.ContainsFunc(p.seats, func(s Seat) bool { return s.URL == n.URL })
-		if !seated && !n.Down && !n.Leaving && n.URL != "" && len(add) < need {
-			add = append(add, n)
+	for len(add) < need {
+		if len(free) == 0 {
+			return Change{}, false
 		}
-	}
-	if len(add) < need {
-		return Change{}, false
+		best := 0
+		for i := range free {
+			if with(places, free[i]).less(with(places, free[best])) {
+				best = i
+			}
+		}
+		add, places = append(add, free[best]), append(places, free[best].Place)
+		free = slices.Delete(free, best, best+1)
 	}
 	return Change{Add: add, Why: "more nodes make the log safer"}, true
 }
@@ -211,11 +230,93 @@ func (p *voterPlan) shrink() (Change, bool) {
 	if len(p.voters) <= p.target {
 		return Change{}, false
 	}
+	gone := -1
+	var best spread
 	for i := len(p.voters) - 1; i >= 0; i-- {
-		s := &p.voters[i]
-		if n, _ := p.node(s.URL); s.URL != p.leader && !n.Down && p.safe(*s) {
-			return Change{Remove: s, Why: "too few nodes for so many voters"}, true
+		s := p.voters[i]
+		if n, _ := p.node(s.URL); s.URL == p.leader || n.Down || !p.safe(s) {
+			continue
+		}
+		if left := spreadOf(p.places(p.without(i))); gone < 0 || left.less(best) {
+			gone, best = i, left
 		}
 	}
-	return Change{}, false
+	if gone < 0 {
+		return Change{}, false
+	}
+	return Change{Remove: &p.voters[gone], Why: "there are more voters than wanted"}, true
+}
+
+// swap begins to give the seat of a voter to a node that stands better: as a learner, which is
+// promoted when it has caught up; then there is one voter too many, and the worst placed goes.
+func (p *voterPlan) swap() (Change, bool) {
+	if len(p.learners) > 0 {
+		return Change{}, false
+	}
+	best, at := spreadOf(p.places(p.voters)), -1
+	free := p.free()
+	for i, n := range free {
+		if s, ok := p.exchange(n); ok && s.less(best) {
+			best, at = s, i
+		}
+	}
+	if at < 0 {
+		return Change{}, false
+	}
+	return Change{Add: free[at : at+1], Why: "it stands in another failure domain"}, true
+}
+
+// spreads tells whether a node stands better than some voter that could go for it.
+func (p *voterPlan) spreads(n Candidate) bool {
+	s, ok := p.exchange(n)
+	return ok && s.less(spreadOf(p.places(p.voters)))
+}
+
+// exchange gives the best spread of the voters with n in place of one of them. It is done at rest
+// only: all voters are up and stay, and there are as many as wanted.
+func (p *voterPlan) exchange(n Candidate) (best spread, ok bool) {
+	if len(p.voters) != p.target || p.target < 3 {
+		return best, false
+	}
+	for _, v := range p.voters {
+		if c, _ := p.node(v.URL); c.Down || c.Leaving {
+			return best, false
+		}
+	}
+	for i, v := range p.voters {
+		if v.URL == p.leader {
+			continue
+		}
+		if s := with(p.places(p.without(i)), n); !ok || s.less(best) {
+			best, ok = s, true
+		}
+	}
+	return best, ok
+}
+
+// free lists the nodes that may become voters.
+func (p *voterPlan) free() []Candidate {
+	var list []Candidate
+	for _, n := range p.nodes {
+		seated := slices.ContainsFunc(p.seats, func(s Seat) bool { return s.URL == n.URL })
+		if !seated && !n.Down && !n.Leaving && n.URL != "" {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+func (p *voterPlan) without(i int) []Seat { return slices.Delete(slices.Clone(p.voters), i, i+1) }
+
+func with(places []Location, n Candidate) spread {
+	return spreadOf(append(slices.Clip(places), n.Place))
+}
+
+func (p *voterPlan) places(seats []Seat) []Location {
+	list := make([]Location, 0, len(seats)+1)
+	for _, s := range seats {
+		n, _ := p.node(s.URL)
+		list = append(list, n.Place)
+	}
+	return list
 }

@@ -25,6 +25,7 @@ func Catalog() *Registry {
 		&cluster.JoinTokenIssued{}, &cluster.JoinTokenUsed{}, &cluster.JoinTokenRevoked{},
 		&cluster.NodeEndpointChanged{}, &cluster.NodeDown{}, &cluster.NodeReturned{},
 		&cluster.NodeDrainRequested{}, &cluster.NodeUncordoned{}, &cluster.NodeRemoved{},
+		&cluster.NodeLocationChanged{},
 		&cluster.LearnerAdded{}, &cluster.VoterPromoted{}, &cluster.VoterRemoved{},
 		&cluster.DeviceAdmitted{}, &cluster.DeviceFailed{}, &cluster.DeviceReadmitted{},
 		&cluster.DeviceRetired{},

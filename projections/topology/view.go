@@ -21,6 +21,7 @@ type Node struct {
 	Since    domain.Position
 	Endpoint cluster.NodeEndpointChanged
 	Removed  bool
+	Location cluster.Location
 	Vote     string // "voter", "learner", or empty for a client of the log
 	Member   uint64 // of the log while it has or learns to vote
 }
@@ -64,7 +65,7 @@ func New() *View {
 func (*View) Name() string { return "topology" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 3 }
+func (*View) Version() uint16 { return 4 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -92,7 +93,8 @@ func (v *View) Apply(r domain.Record) error {
 		n.Version = ev.To
 		s.Nodes[id] = n
 	case *cluster.NodeEndpointChanged, *cluster.NodeDown, *cluster.NodeReturned,
-		*cluster.NodeDrainRequested, *cluster.NodeUncordoned, *cluster.NodeRemoved:
+		*cluster.NodeDrainRequested, *cluster.NodeUncordoned, *cluster.NodeRemoved,
+		*cluster.NodeLocationChanged:
 		s.Nodes[id] = s.Nodes[id].after(ev)
 	case *cluster.LearnerAdded:
 		s.vote(ev.Node, ev.Member, "learner")
@@ -131,6 +133,8 @@ func (n Node) after(ev domain.Event) Node {
 		n.Drained = false
 	case *cluster.NodeRemoved:
 		n.Removed = true
+	case *cluster.NodeLocationChanged:
+		n.Location = ev.Location
 	}
 	return n
 }
