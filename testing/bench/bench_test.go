@@ -244,24 +244,62 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// TestNVRAMTargets proves that the journal is judged by its bandwidth beside that of another row in
+// the same repeat, where there is one, and by what the device took.
+func TestNVRAMTargets(t *testing.T) {
+	l := deepWrite()
+	r := filled(l, 2.5, map[string][]float64{engineNVRAM: {500, 600, 700}, raw: {100, 100}})
+	for i := range r.samples[cell{l, engineNVRAM}.String()] {
+		s := &r.samples[cell{l, engineNVRAM}.String()][i]
+		s.MBps, s.Log = 70, &logWork{UserBytes: 100, Written: 107}
+	}
+	key := cell{sequentialWrite(), raw}.String()
+	r.samples[key] = []sample{{Repeat: 3, MBps: 50}, {Repeat: 1, MBps: 100}}
+	for i, want := range []struct {
+		median float64
+		n      int
+		pass   bool
+	}{{5.5, 2, true}, {1.05, 2, true}, {2.5, 3, true}, {1.07, 3, false}} {
+		got := r.nvramTargets()[i]
+		if math.Abs(got.Got.Median-want.median) > 1e-9 || got.Got.N != want.n ||
+			got.pass() != want.pass {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+}
+
+// TestFiles proves that only those files count that the chosen cells need.
+func TestFiles(t *testing.T) {
+	for only, want := range map[string]int64{
+		"/raw$": 1, "/(raw|qemu-nbd)$": 1, "qd1/(nbd|iscsi|engine)$": 3, "-process": 3,
+		"engine-nvram": 5, ".": 9,
+	} {
+		b := bench{options: options{size: 1}, cells: cells(regexp.MustCompile(only), nil)}
+		if got := b.files(); got != want {
+			t.Errorf("%s: %d, want %d", only, got, want)
+		}
+	}
+}
+
 // TestTargetCount proves that the list of targets is whole: NBD on every row in both modes of
-// writes, iSCSI at depth 32, CPU, and two durable rows.
+// writes, iSCSI at depth 32, CPU, two durable rows, and four figures of the journal.
 func TestTargetCount(t *testing.T) {
-	const nbd, iscsi, cpu, durable = 8 + 4, 2 + 1, 2 + 1, 2
-	if n := len(newResults().targets()); n != nbd+iscsi+cpu+durable {
+	const nbd, iscsi, cpu, durable, journal = 8 + 4, 2 + 1, 2 + 1, 2, 4
+	if n := len(newResults().targets()); n != nbd+iscsi+cpu+durable+journal {
 		t.Errorf("%d targets", n)
 	}
 }
 
-// TestCells proves that reads have no column of the other durability mode, that durable rows have
-// those columns alone that promise durability, and that -only and missing programs take cells out.
+// TestCells proves that reads have no column of the other durability mode nor of the journal, that
+// durable rows have those columns alone that promise durability, depth 128 what the journal is
+// compared with, and that -only and missing programs take cells out.
 func TestCells(t *testing.T) {
 	all := cells(nil, nil)
-	if n := len(all); n != 4*10+4*7+2*3+3+2 {
+	if n := len(all); n != 4*(10+1)+4*7+3+2*3+3+2 {
 		t.Errorf("%d cells", n)
 	}
 	for _, c := range all {
-		if !c.Row.writes() && strings.HasSuffix(c.Column, "-process") {
+		if !c.Row.writes() && (modeOf(c.Column) != modeDurable) {
 			t.Errorf("%s is measured twice", c)
 		}
 	}
@@ -281,18 +319,21 @@ func TestCells(t *testing.T) {
 func TestTable(t *testing.T) {
 	l := row("4k-randwrite-qd1")
 	r := filled(l, 7.5, map[string][]float64{raw: {1000, 2000}, nbdDurable: {500, 600}})
+	for i := range r.samples[cell{l, nbdDurable}.String()] {
+		r.samples[cell{l, nbdDurable}.String()][i].Log = &logWork{UserBytes: 400, Written: 500}
+	}
 	r.failures[cell{l, tgt}.String()] = []string{"gone"}
 	var b bytes.Buffer
 	if err := r.printTable(&b); err != nil {
 		t.Fatal(err)
 	}
 	want := strings.Join([]string{
-		"row               column    IOPS    min..max  MB/s  p50 us  p99 us  CPU us/IO  x raw" +
+		"row               column    IOPS    min..max  MB/s  p50 us  p99 us  CPU us/IO    WA  x raw" +
 			"    min..max",
 		"",
-		"4k-randwrite-qd1  raw       1500  1000..2000  0.00       -       -       7.50   1.00" +
+		"4k-randwrite-qd1  raw       1500  1000..2000  0.00       -       -       7.50     -   1.00" +
 			"  1.00..1.00",
-		"4k-randwrite-qd1  nbd        550    500..600  0.00       -       -       7.50   0.40" +
+		"4k-randwrite-qd1  nbd        550    500..600  0.00       -       -       7.50  1.25   0.40" +
 			"  0.30..0.50",
 		"4k-randwrite-qd1  tgt     failed",
 		"\n",
@@ -399,23 +440,31 @@ func TestDriverStopsOnError(t *testing.T) {
 	}
 }
 
-// TestServe proves the server's side by its own protocol: it makes its device, says where it
-// listens, obeys, and ends with its input.
+// TestServe proves the server's side by its own protocol, in every mode: it makes its device, says
+// where it listens, obeys, and ends with its input.
 func TestServe(t *testing.T) {
+	for _, mode := range []string{modeDurable, modeProcess, modeNVRAM} {
+		t.Run(mode, func(t *testing.T) { testServe(t, mode) })
+	}
+}
+
+func testServe(t *testing.T, mode string) {
+	t.Helper()
 	dir := t.TempDir()
 	var in, out bytes.Buffer
 	in.WriteString(`{"load":{"rw":"write","block":1048576,"depth":4}}` + "\n" +
 		`{"load":{"rw":"randread","block":4096,"depth":2},"time":50000000}` + "\n")
 	err := serve(t.Context(), []string{
 		"-file", filepath.Join(dir, "d.img"), "-device", "134217728", "-volume", "33554432",
-		"-socket", filepath.Join(dir, "s"),
+		"-socket", filepath.Join(dir, "s"), "-durability", mode,
 	}, &in, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != 3 || !strings.Contains(lines[0], `"nbd":"127.0.0.1:`) ||
-		!strings.Contains(lines[1], `"ios":32,`) || strings.Contains(out.String(), `"err"`) {
+		!strings.Contains(lines[1], `"ios":32,`) || strings.Contains(out.String(), `"err"`) ||
+		strings.Contains(lines[1], `"JournalBytes":0,`) != (mode != modeNVRAM) {
 		t.Errorf("%s", out.String())
 	}
 }

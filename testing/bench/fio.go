@@ -24,9 +24,15 @@ type sample struct {
 
 // logWork is the engine's own account of a run.
 type logWork struct {
-	Chunks      int64 `json:"chunks"`
-	LogBytes    int64 `json:"log_bytes"`
-	MovedBytes  int64 `json:"moved_bytes"`
+	UserBytes  int64 `json:"user_bytes"`
+	Chunks     int64 `json:"chunks"`
+	LogBytes   int64 `json:"log_bytes"`
+	MovedBytes int64 `json:"moved_bytes"`
+	MetaBytes  int64 `json:"meta_bytes"`
+	// Written is what the device took, by all causes: log, cleaner, checkpoints, headers, footers.
+	Written int64 `json:"written_bytes"`
+	// Destaged is what of the hosts' bytes went from the journal to the device.
+	Destaged    int64 `json:"destaged_bytes,omitempty"`
 	Checkpoints int64 `json:"checkpoints"`
 	Stalls      int64 `json:"stalls"`
 }

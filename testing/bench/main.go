@@ -68,7 +68,7 @@ func parse(args []string) (options, error) {
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
 	set.DurationVar(&o.runtime, "runtime", 20*time.Second, "length of each run")
 	set.IntVar(&o.repeats, "repeats", 3, "runs of each cell, interleaved")
-	size := set.String("size", "2GiB", "size of the disks; the files take five times as much")
+	size := set.String("size", "2GiB", "size of the disks; the files take nine times as much")
 	set.StringVar(&o.dir, "dir", os.TempDir(), "folder on the file system to measure")
 	only := set.String("only", "", "measure only what `regexp` matches in \"row/column\", such as "+
 		"\"4k-rand.*qd32/(raw|nbd|qemu-nbd)$\"; ratios need both columns")
@@ -143,7 +143,7 @@ func (b *bench) room() error {
 	if err := syscall.Statfs(b.dir, &st); err != nil {
 		return fmt.Errorf("%s: %w", b.dir, err)
 	}
-	need, free := b.size*(1+2*deviceFactor)+gib, int64(st.Bavail)*st.Bsize
+	need, free := b.files()+gib, int64(st.Bavail)*st.Bsize
 	if free < need {
 		return fmt.Errorf("%s has %s free, %s are needed: choose another -dir or a smaller -size",
 			b.dir, domain.Bytes(free/mib*mib), domain.Bytes(need))

@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"weft/dataplane/engine"
 )
 
 // node is a server of ours in a process of its own, as its parent sees it.
@@ -32,7 +30,7 @@ func startNode(ctx context.Context, dir, mode, profile string, volume int64) (*n
 	argv := []string{
 		self, "serve", "-durability", mode, "-socket", n.socket,
 		"-file", filepath.Join(dir, mode+".img"),
-		"-device", fmt.Sprint(volume * deviceFactor), "-volume", fmt.Sprint(volume),
+		"-device", fmt.Sprint(volume * roomOf(mode)), "-volume", fmt.Sprint(volume),
 	}
 	if profile != "" {
 		argv = append(argv, "-cpuprofile", filepath.Join(profile, mode+".pprof"))
@@ -132,11 +130,14 @@ func (n *node) shut() {
 	n.stop()
 }
 
-// since gives what an engine did between two readings.
-func since(a, b engine.Stats) *logWork {
+// since gives what an engine and its device did between two readings.
+func since(a, b answer) *logWork {
+	s, e := &a.Stats, &b.Stats
 	return &logWork{
-		Chunks: b.Chunks - a.Chunks, LogBytes: b.LogBytes - a.LogBytes,
-		MovedBytes: b.MovedBytes - a.MovedBytes, Checkpoints: b.Checkpoints - a.Checkpoints,
-		Stalls: b.Stalls - a.Stalls,
+		UserBytes: e.UserBytes - s.UserBytes, Chunks: e.Chunks - s.Chunks,
+		LogBytes: e.LogBytes - s.LogBytes, MovedBytes: e.MovedBytes - s.MovedBytes,
+		MetaBytes: e.MetaBytes - s.MetaBytes, Written: b.Written - a.Written,
+		Destaged: e.DestagedBytes - s.DestagedBytes, Checkpoints: e.Checkpoints - s.Checkpoints,
+		Stalls: e.Stalls - s.Stalls,
 	}
 }

@@ -12,7 +12,7 @@ import (
 // for IOPS and the ratio to raw, the least and the most of the repeats.
 func (r *results) printTable(w io.Writer) error {
 	lines := [][]string{{
-		"row", "column", "IOPS", "min..max", "MB/s", "p50 us", "p99 us", "CPU us/IO", "x raw",
+		"row", "column", "IOPS", "min..max", "MB/s", "p50 us", "p99 us", "CPU us/IO", "WA", "x raw",
 		"min..max",
 	}}
 	for _, row := range loads() {
@@ -65,12 +65,13 @@ func (r *results) line(row load, column string) []string {
 		if len(r.failures[c.String()]) == 0 {
 			return nil
 		}
-		return []string{row.Name, column, "failed", "", "", "", "", "", "", ""}
+		return []string{row.Name, column, "failed", "", "", "", "", "", "", "", ""}
 	}
 	ratio := r.ratio(row, column, raw)
 	return []string{
 		row.Name, column, digits(io.Median), bounds(io), digits(r.of(c, mbps).Median),
 		latency(r.of(c, p50)), latency(r.of(c, p99)), digits(r.of(c, cpu).Median),
+		written(row, r.of(c, amplification)),
 		factor(ratio), bounds(ratio),
 	}
 }
@@ -89,6 +90,14 @@ func digits(v float64) string {
 // latency is digits, or a dash for a client that tells none.
 func latency(s spread) string {
 	if s.Median == 0 {
+		return "-"
+	}
+	return digits(s.Median)
+}
+
+// written is the amplification of a row that writes, or a dash.
+func written(row load, s spread) string {
+	if !row.writes() || s.N == 0 {
 		return "-"
 	}
 	return digits(s.Median)
@@ -118,6 +127,7 @@ func (r *results) printRatios(w io.Writer) error {
 		{iscsiDurable, tgt},
 		{iscsiProcess, tgt},
 		{engineDurable, raw},
+		{engineNVRAM, raw},
 	}
 	head := []string{"ratio of IOPS"}
 	for _, p := range pairs {
@@ -186,6 +196,8 @@ a device that is "%s"). In the columns with -process it survives a crash of the 
 a write to qemu-nbd or tgt, neither of which flushes; compare those with them. Reads do not differ
 by mode and are measured once. raw does not flush, but in the rows named durable: there it is fio
 psync, one job per place in the queue, fdatasync after each write; its latency is the sum of both.
+engine-nvram survives a crash of the process too, not a power cut: its journal is shared memory. WA
+is what the device took for each byte written, cleaning and checkpoints included.
 CPU is that of the server's process, cleaning and checkpoints included; the client and the bridge
 of iscsi and tgt are not in it. raw: fio itself. engine: server and driver in one process.
 Rows named initiator go without the bridge, which costs more than either target: there the client

@@ -18,7 +18,9 @@ import (
 const (
 	// deviceFactor is how much larger than its volume a device of ours is: it is half full.
 	deviceFactor = 2
-	diskMax      = 20 * int64(gib) // of all files together
+	// nvramFactor is that of the device below a journal: it is a quarter full.
+	nvramFactor  = 4
+	diskMax      = 36 * int64(gib) // of all files together
 	sizeMin      = 256 * int64(mib)
 	prepareLimit = 15 * time.Minute
 	// overrun is what a run may take beyond its time before it is given up.
@@ -49,9 +51,9 @@ func (o options) validate() error {
 		return errors.New("-repeats: from 1 to 100")
 	case o.size < sizeMin || o.size%(4*mib) != 0:
 		return errors.New("-size: at least 256MiB, in steps of 4MiB")
-	case o.size*(1+2*deviceFactor) > diskMax:
-		return fmt.Errorf("-size: a file and two devices of twice its size are more than %d GiB",
-			diskMax/gib)
+	case o.size*(1+2*deviceFactor+nvramFactor) > diskMax:
+		return fmt.Errorf("-size: a file, two devices of twice its size and one of four times are more "+
+			"than %d GiB", diskMax/gib)
 	}
 	return nil
 }
@@ -87,7 +89,7 @@ func (b *bench) prepare(ctx context.Context) error {
 		return err
 	}
 	b.raw = filepath.Join(b.work, "raw.img")
-	b.progress("writing %d MiB of files in %s", b.size*(1+2*deviceFactor)/mib, b.work)
+	b.progress("writing %d MiB of files in %s", b.files()/mib, b.work)
 	_, err = output(ctx, prepareLimit, "fio", "--name=fill", "--filename="+b.raw, "--rw=write",
 		"--bs=1m", "--ioengine=psync", "--direct=1", "--size="+fmt.Sprint(b.size), "--end_fsync=1",
 		"--fallocate=none")
@@ -154,10 +156,7 @@ func (b *bench) open(ctx context.Context, column string) (subject, error) {
 		b.children = append(b.children, c)
 		return b.bridged(ctx, column, uri, subject{pid: c.pid()})
 	}
-	mode := "durable"
-	if strings.HasSuffix(column, "-process") {
-		mode = "process"
-	}
+	mode := modeOf(column)
 	n := b.nodes[mode]
 	if n == nil {
 		var err error
@@ -177,6 +176,47 @@ func (b *bench) open(ctx context.Context, column string) (subject, error) {
 	}
 	return s, nil
 }
+
+// The modes of our servers: what an acknowledged write survives, and out of what.
+const (
+	modeDurable = "durable"
+	modeProcess = "process"
+	modeNVRAM   = "nvram" // durable below a journal in shared memory, which no power cut survives
+)
+
+// modeOf gives the mode of the server that a column of ours needs.
+func modeOf(column string) string {
+	switch {
+	case column == engineNVRAM:
+		return modeNVRAM
+	case strings.HasSuffix(column, "-process"):
+		return modeProcess
+	}
+	return modeDurable
+}
+
+// roomOf gives how many times the volume a server's device is.
+func roomOf(mode string) int64 {
+	if mode == modeNVRAM {
+		return nvramFactor
+	}
+	return deviceFactor
+}
+
+// files gives the bytes of all files that the cells need at most.
+func (b *bench) files() int64 {
+	sum, seen := b.size, map[string]bool{}
+	for _, c := range b.cells {
+		if mode := modeOf(c.Column); !seen[mode] && ours(c.Column) {
+			seen[mode] = true
+			sum += b.size * roomOf(mode)
+		}
+	}
+	return sum
+}
+
+// ours tells whether a column is measured on a server of ours.
+func ours(column string) bool { return column != raw && column != qemuNBD && column != tgt }
 
 func nbdArgs(uri string) []string { return []string{"--ioengine=nbd", "--uri=" + uri} }
 
@@ -261,7 +301,7 @@ func (b *bench) run(ctx context.Context, c cell) (sample, error) {
 		if err != nil {
 			return sample{}, err
 		}
-		s.Log = since(before.Stats, now.Stats)
+		s.Log = since(before, now)
 	}
 	return s, nil
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/pprof"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"weft/adapters/scsi"
 	"weft/backends"
 	"weft/backends/direct"
+	"weft/backends/nvram"
 	"weft/dataplane/engine"
 	"weft/dataplane/vdisk"
 	"weft/domain"
@@ -54,12 +56,15 @@ type order struct {
 type answer struct {
 	Sample sample       `json:"sample"`
 	Stats  engine.Stats `json:"stats"`
-	Err    string       `json:"err,omitempty"`
+	// Written bytes of the device since the server started.
+	Written int64  `json:"written"`
+	Err     string `json:"err,omitempty"`
 }
 
 // server is one Weft data path without a control plane: engine, disk, NBD and iSCSI.
 type server struct {
 	dev     *direct.Device
+	journal *nvram.Region // nil but in mode nvram
 	eng     *engine.Engine
 	pool    *vdisk.Pool
 	disk    *vdisk.Disk
@@ -84,7 +89,7 @@ func serve(ctx context.Context, args []string, in io.Reader, out io.Writer) (err
 	set.Int64Var(&f.device, "device", 4*gib, "`bytes` of a device that is made")
 	set.Int64Var(&f.volume, "volume", 2*gib, "`bytes` of the volume")
 	set.StringVar(&f.socket, "socket", "", "`path` of the NBD unix socket")
-	set.StringVar(&f.mode, "durability", "durable", "durable or process")
+	set.StringVar(&f.mode, "durability", modeDurable, "durable, process or nvram")
 	set.StringVar(&f.profile, "cpuprofile", "", "`file` for a CPU profile, once it is asked for")
 	if err := set.Parse(args); err != nil {
 		return err
@@ -147,17 +152,7 @@ func (s *server) openDisk(ctx context.Context, f serveFlags) error {
 	} else if s.dev, err = direct.Open(f.file, direct.Options{}); err != nil {
 		return err
 	}
-	mode := map[string]engine.Mode{"durable": engine.Durable, "process": engine.Process}
-	m, ok := mode[f.mode]
-	if !ok {
-		return fmt.Errorf("durability %q: durable or process", f.mode)
-	}
-	var err error
-	s.eng, err = engine.Open(ctx, engine.Config{
-		Device: s.dev, Cluster: cluster, Node: 1, Mode: m, Logger: slog.Default(),
-		Report: func(f engine.Fact) { slog.Error("device", "what", f.What, "detail", f.Detail) },
-	})
-	if err != nil {
+	if err := s.openEngine(ctx, f.mode, cluster); err != nil {
 		return err
 	}
 	id := domain.VolumeID{UUID: domain.DeriveUUID(cluster.UUID, "volume")}
@@ -173,6 +168,44 @@ func (s *server) openDisk(ctx context.Context, f serveFlags) error {
 		Volatile: s.eng.Volatile(), Flush: s.eng.Flush, Gateway: 1, Incarnation: 1,
 	})
 	return err
+}
+
+// openEngine opens the engine in a mode.
+func (s *server) openEngine(ctx context.Context, mode string, cluster domain.ClusterID) error {
+	cfg := engine.Config{
+		Device: s.dev, Cluster: cluster, Node: 1, Mode: engine.Durable, Logger: slog.Default(),
+		Report: func(f engine.Fact) { slog.Error("device", "what", f.What, "detail", f.Detail) },
+	}
+	var err error
+	switch mode {
+	case modeDurable:
+	case modeProcess:
+		cfg.Mode = engine.Process
+	case modeNVRAM:
+		if s.journal, err = sharedMemory(journalBytes); err != nil {
+			return err
+		}
+		cfg.Journal = s.journal
+	default:
+		return fmt.Errorf("durability %q: durable, process or nvram", mode)
+	}
+	s.eng, err = engine.Open(ctx, cfg)
+	return err
+}
+
+// journalBytes is the size of the journal: a second's writes at the most, so that a run fills it
+// many times.
+const journalBytes = 256 * mib
+
+// sharedMemory gives memory in place of NVRAM. It has no name once it is mapped, so nothing stays
+// behind however the server ends.
+func sharedMemory(size int64) (*nvram.Region, error) {
+	dir, err := os.MkdirTemp("/dev/shm", "weft-bench-")
+	if err != nil {
+		return nil, err
+	}
+	r, err := nvram.Open(filepath.Join(dir, "journal"), size)
+	return r, errors.Join(err, os.RemoveAll(dir))
 }
 
 // openFront offers the disk by NBD and iSCSI on the loopback interface.
@@ -238,7 +271,7 @@ func (s *server) obey(ctx context.Context, o order, f serveFlags) answer {
 	if err != nil {
 		a.Err = err.Error()
 	}
-	a.Stats = s.eng.Stats()
+	a.Stats, a.Written = s.eng.Stats(), s.dev.Stats().WriteBytes
 	return a
 }
 
@@ -263,6 +296,9 @@ func (s *server) close() error {
 	}
 	if s.eng != nil {
 		errs = append(errs, s.eng.Close())
+	}
+	if s.journal != nil { // what it holds goes with it, as the device does
+		errs = append(errs, s.journal.Close())
 	}
 	if s.dev != nil {
 		errs = append(errs, s.dev.Close())

@@ -40,6 +40,15 @@ func p50(s sample) float64  { return s.P50 }
 func p99(s sample) float64  { return s.P99 }
 func cpu(s sample) float64  { return s.CPU }
 
+// amplification is what the device took for each byte of the client's, by all causes. Only servers
+// of ours tell it.
+func amplification(s sample) float64 {
+	if s.Log == nil {
+		return math.NaN()
+	}
+	return float64(s.Log.Written) / float64(s.Log.UserBytes)
+}
+
 // results holds the samples of all cells.
 type results struct {
 	samples  map[string][]sample // by cell.String
@@ -90,6 +99,43 @@ func (t target) pass() bool {
 	return t.known() && (order == 0 || order < 0 == t.Most)
 }
 
+// bandwidth divides the MB/s of two cells, of different rows, within each repeat that has both.
+func (r *results) bandwidth(a, b cell) spread {
+	var v []float64
+	below := r.samples[b.String()]
+	for _, s := range r.samples[a.String()] {
+		i := slices.IndexFunc(below, func(o sample) bool { return o.Repeat == s.Repeat })
+		if i >= 0 {
+			v = append(v, s.MBps/below[i].MBps)
+		}
+	}
+	return spreadOf(v)
+}
+
+// nvramTargets gives the judged figures of writes through a journal.
+func (r *results) nvramTargets() []target {
+	l := deepWrite()
+	c := cell{l, engineNVRAM}
+	return []target{
+		{
+			Name: l.Name + ": " + engineNVRAM + " / " + raw, Want: 5, Unit: "x",
+			Got: r.ratio(l, engineNVRAM, raw),
+		},
+		{
+			Name: l.Name + ": MB/s of " + engineNVRAM + " / " + sequentialWrite().Name + " " + raw,
+			Want: 0.7, Unit: "x", Got: r.bandwidth(c, cell{sequentialWrite(), raw}),
+		},
+		{
+			Name: l.Name + ": CPU per I/O, driver and disk included, " + engineNVRAM,
+			Want: 2.5, Most: true, Unit: "us", Got: r.of(c, cpu),
+		},
+		{
+			Name: l.Name + ": bytes written per byte, " + engineNVRAM,
+			Want: 1.06, Most: true, Unit: "x", Got: r.of(c, amplification),
+		},
+	}
+}
+
 // targets gives the judged figures of the first complete version.
 func (r *results) targets() []target {
 	var out []target
@@ -130,5 +176,5 @@ func (r *results) targets() []target {
 			most(row, nbdDurable, 30)
 		}
 	}
-	return out
+	return append(out, r.nvramTargets()...)
 }
