@@ -197,7 +197,6 @@ func (e *Engine) logBranches(ctx context.Context, lines ...segment.Branch) error
 	}
 	c.encode(&en, nil)
 	c.payload += segment.Sector
-	c.hold = false
 	c.recs = append(c.recs, pending{
 		rec: &Record{To: w}, kind: segment.KindBranch, lsn: l.mu.lsn, lines: lines,
 	})

@@ -15,6 +15,7 @@ type batch struct {
 	moves []settle
 	crcs  []uint32
 	last  [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
+	out   *chunk                   // gathers what goes to one lane; kept empty between batches
 }
 
 // settle is one record that goes from the journal to the log: blocks of one record of a host that
@@ -103,13 +104,14 @@ func (n *nvram) write() error {
 		return cmp.Or(cmp.Compare(x.l.no, y.l.no), cmp.Compare(x.id, y.id),
 			cmp.Compare(x.block, y.block))
 	})
-	for i := range b.moves {
-		m := &b.moves[i]
+	for i, m := range b.moves {
 		if err := n.log(m); err != nil {
 			return err
 		}
 		if i+1 == len(b.moves) || b.moves[i+1].l != m.l {
-			m.l.letGo()
+			if err := n.handOver(m.l); err != nil {
+				return err
+			}
 		}
 	}
 	for i, l := range n.e.lanes {
@@ -129,7 +131,6 @@ func (n *nvram) collect(sl *nvSlot) {
 		if b == nil {
 			return // nobody sees it any more
 		}
-		from := len(n.batch.moves)
 		l := n.e.laneOf(b.fam, uint32(en.Block/segment.LeafBlocks))
 		l.mu.Lock()
 		b = b.now()
@@ -139,7 +140,6 @@ func (n *nvram) collect(sl *nvSlot) {
 			n.collectRange(l, b, en)
 		}
 		l.mu.Unlock()
-		n.verify(from)
 	}, nil)
 }
 
@@ -232,32 +232,6 @@ func (n *nvram) collectRange(l *lane, b *branch, en *segment.Entry) {
 	}
 }
 
-// verify looks at the data of the moves from one on. A block whose bytes in the journal went bad is
-// lost, and must not be logged: a chunk with a block that does not verify may pass for torn.
-func (n *nvram) verify(from int) {
-	for k := from; k < len(n.batch.moves); k++ {
-		m := &n.batch.moves[k]
-		if m.kind != segment.KindData {
-			continue
-		}
-		for i := range m.count {
-			p := n.share.At(m.place+uint32(i), 1)
-			if segment.Checksum(p) == n.batch.crcs[m.crc+i] {
-				continue
-			}
-			n.lose(m, i)
-			if rest := *m; i+1 < m.count {
-				rest.block, rest.place = m.block+uint64(i+1), m.place+uint32(i+1)
-				rest.count, rest.crc = m.count-i-1, m.crc+i+1
-				n.batch.moves = append(n.batch.moves, rest)
-				m = &n.batch.moves[k]
-			}
-			m.count = i
-			break
-		}
-	}
-}
-
 // lose gives a block of a move up, unless it was written meanwhile.
 func (n *nvram) lose(m *settle, i int) {
 	block := m.block + uint64(i)
@@ -291,76 +265,126 @@ func (l *lane) settleData(p *pending, base uint64, crcs []uint32) {
 	}
 }
 
-// log appends a move to its lane's gathering chunk, which it holds so that it becomes full.
-func (n *nvram) log(m *settle) error {
-	if m.count == 0 {
-		return nil // nothing of it verified
+// log puts a move into the gathering chunk, without a lock: nobody else has that chunk. What is
+// copied is verified there; a block whose bytes in the journal went bad is lost and not logged: a
+// chunk with a block that does not verify may pass for torn.
+func (n *nvram) log(m settle) error {
+	for {
+		c, err := n.chunkFor(&m)
+		if err != nil {
+			return err
+		}
+		good := m.count
+		if m.kind == segment.KindData {
+			at := segment.HeaderMax + c.payload
+			copy(c.buf[at:], n.share.At(m.place, m.count))
+			good = sound(c.buf[at:], n.batch.crcs[m.crc:m.crc+m.count])
+		}
+		if good > 0 {
+			n.record(c, &m, good)
+		}
+		if good == m.count {
+			return nil
+		}
+		n.lose(&m, good)
+		bad := good + 1
+		m.block, m.place = m.block+uint64(bad), m.place+uint32(bad)
+		m.count, m.crc = m.count-bad, m.crc+bad
+		if m.count == 0 {
+			return nil
+		}
 	}
-	l, bytes := m.l, 0
+}
+
+// sound counts the blocks up to the first that does not verify.
+func sound(p []byte, crcs []uint32) int {
+	for i, crc := range crcs {
+		if segment.Checksum(p[i*segment.BlockSize:(i+1)*segment.BlockSize]) != crc {
+			return i
+		}
+	}
+	return len(crcs)
+}
+
+// chunkFor gives the gathering chunk with room for a move. A full one goes to its lane before.
+func (n *nvram) chunkFor(m *settle) (*chunk, error) {
+	b, bytes := &n.batch, 0
 	if m.kind == segment.KindData {
 		bytes = m.count * segment.BlockSize
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.chunkFor(bytes); err != nil {
-		return err
+	if b.out == nil {
+		b.out = n.e.cache.get()
 	}
-	c := l.mu.cur
-	c.hold = true
-	l.mu.lsn++
-	n.batch.last[l.no] = l.mu.lsn
+	if !b.out.fits(bytes, n.e.payloadMax()) {
+		if err := n.handOver(m.l); err != nil {
+			return nil, err
+		}
+	}
+	return b.out, nil
+}
+
+// record adds the first count blocks of a move, whose data is in the chunk. Its LSN follows when
+// the lane takes the chunk.
+func (n *nvram) record(c *chunk, m *settle, count int) {
 	p := pending{
-		br: m.br, block: m.block, count: m.count, lsn: l.mu.lsn,
-		unit: uint32(c.payload / segment.Unit), crc: len(c.crcs),
+		br: m.br, block: m.block, count: count, unit: uint32(c.payload / segment.Unit),
+		crc: len(c.crcs),
 	}
 	en := segment.Entry{
 		Branch: m.id, Block: m.block, Count: 1, Kind: m.kind, Version: m.version, Gen: m.gen,
-		Era: m.era, LSN: p.lsn,
+		Era: m.era,
 	}
-	var crcs []uint32
+	var further []uint32
 	if m.kind == segment.KindData {
-		crcs = n.batch.crcs[m.crc : m.crc+m.count]
+		crcs := n.batch.crcs[m.crc : m.crc+count]
 		p.kind, p.from = m.kind, m.place
-		en.Count, en.Off, en.CRC = m.count, p.unit, crcs[0]
-		en.Units = uint16(m.count * segment.BlockUnits)
-		copy(c.buf[segment.HeaderMax+c.payload:], n.share.At(m.place, m.count))
-		c.payload += bytes
+		en.Count, en.Off, en.CRC = count, p.unit, crcs[0]
+		en.Units = uint16(count * segment.BlockUnits)
+		c.payload += count * segment.BlockSize
 		c.crcs = append(c.crcs, crcs...)
-		crcs = crcs[1:]
-		n.e.stats.destaged.Add(int64(bytes))
+		further = crcs[1:]
+		n.e.stats.destaged.Add(int64(count) * segment.BlockSize)
 	} else {
-		en.Range = uint64(m.count)
+		en.Range = uint64(count)
 	}
-	c.encode(&en, crcs)
+	c.encode(&en, further)
 	c.recs = append(c.recs, p)
-	return nil
 }
 
-// chunkFor waits until the gathering chunk takes so much payload and one more entry; mu is held.
-func (l *lane) chunkFor(payload int) error {
-	for {
+// handOver gives the gathered chunk to a lane, which gives an empty one for it, and its records
+// their LSNs. It waits while the lane's writers are behind.
+func (n *nvram) handOver(l *lane) error {
+	c := n.batch.out
+	if c == nil || len(c.recs) == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.mu.cur == nil || len(l.mu.cur.recs) > 0 {
 		if err := l.dead(); err != nil {
 			return err
 		}
-		if l.mu.cur != nil && !l.mu.cur.fits(payload, l.e.payloadMax()) {
-			l.mu.cur.full = true
-			l.work.Signal()
-		}
-		if l.mu.cur != nil && !l.mu.cur.full {
-			return nil
-		}
 		l.room.Wait()
 	}
-}
-
-// letGo hands the chunk that the destager filled to the writers.
-func (l *lane) letGo() {
-	l.mu.Lock()
-	if l.mu.cur != nil {
-		l.mu.cur.hold = false
+	if err := l.dead(); err != nil {
+		return err
 	}
-	l.mu.Unlock()
+	at := 0
+	for i := range c.recs {
+		p := &c.recs[i]
+		l.mu.lsn++
+		p.lsn = l.mu.lsn
+		segment.PutLSN(c.entries[at:], p.lsn)
+		at += segment.EntrySettled
+		if p.kind == segment.KindData {
+			at += 4 * (p.count - 1)
+		}
+	}
+	c.full = true
+	n.batch.last[l.no] = l.mu.lsn
+	n.batch.out, l.mu.cur = l.mu.cur, c
 	l.work.Signal()
+	return nil
 }
 
 // release frees the batch's slots, the oldest first: a crash between two must not leave an older

@@ -48,7 +48,6 @@ type chunk struct {
 	payload int
 	room    int // most bytes of entries
 	full    bool
-	hold    bool // the destager fills it: it waits for more, or to be let go
 
 	head  segment.Chunk
 	chain uint32
@@ -104,7 +103,7 @@ func (c *chunk) reset() {
 	clear(c.parts)
 	c.parts = c.parts[:0]
 	c.entries, c.crcs, c.recs = c.entries[:0], c.crcs[:0], c.recs[:0]
-	c.payload, c.full, c.hold, c.done, c.err, c.next, c.seg = 0, false, false, false, nil, nil, nil
+	c.payload, c.full, c.done, c.err, c.next, c.seg = 0, false, false, nil, nil, nil
 }
 
 // fits tells whether n bytes of payload and one more entry have room; limit is the most payload a
@@ -302,7 +301,7 @@ func (l *lane) await() bool {
 // idle tells whether nothing waits for a writer; mu is held.
 func (l *lane) idle() bool {
 	c := l.mu.cur
-	return c == nil || len(c.recs) == 0 || c.hold && !c.full
+	return c == nil || len(c.recs) == 0
 }
 
 // place gives the chunk its segment and offset, opening a new segment where needed. The seal lock

@@ -291,6 +291,10 @@ func (e *Entry) Encode(b []byte, further []uint32) int {
 	return n
 }
 
+// PutLSN changes the LSN of an encoded entry without FlagMoved: a record that is encoded before it
+// is given its place in a log.
+func PutLSN(entry []byte, lsn uint64) { le.PutUint32(entry[40:], uint32(lsn)) }
+
 func put56(b []byte, v uint64) {
 	put48(b, v)
 	b[6] = byte(v >> 48)

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"reflect"
@@ -123,6 +124,28 @@ func TestEntryLSN(t *testing.T) {
 			var out Entry
 			if _, err := DecodeEntry(b, last, &out); err != nil || out.LSN != in.LSN {
 				t.Fatalf("LSN %d in chunk %d reads as %d: %v", in.LSN, last, out.LSN, err)
+			}
+		}
+	}
+}
+
+// TestPutLSN proves that an entry that is given its LSN late is what it were had it had it before,
+// whatever else stands in it.
+func TestPutLSN(t *testing.T) {
+	for _, lsn := range []uint64{1, 1<<32 - 1, 1 << 32, 1<<40 + 7} {
+		for _, en := range goldenEntries() {
+			if en.Flags&FlagMoved != 0 {
+				continue
+			}
+			further := make([]uint32, en.Count)
+			late, want := make([]byte, 256), make([]byte, 256)
+			en.LSN = 0
+			en.Encode(late, further)
+			PutLSN(late, lsn)
+			en.LSN = lsn
+			en.Encode(want, further)
+			if !bytes.Equal(late, want) {
+				t.Errorf("LSN %d given late: %x, not %x", lsn, late, want)
 			}
 		}
 	}
