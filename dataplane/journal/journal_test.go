@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"weft/backends"
@@ -404,6 +405,25 @@ func TestForeignSlot(t *testing.T) {
 	if other.Read(0, &sl, func(Damage) { told++ }) || told != 1 {
 		t.Errorf("read as its own: %+v", sl)
 	}
+}
+
+// TestEachBesideEach proves that several may read one slot at once: each gets every record.
+func TestEachBesideEach(t *testing.T) {
+	_, s := newTestShare(t, 1)
+	var sl Slot
+	s.Open(&sl, 0, 3, 1)
+	n := put(s, &sl, 0)
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for range 50 {
+				if got := holds(t, s, &sl, none(t)); len(got) != n {
+					t.Errorf("%d records, not %d", len(got), n)
+				}
+			}
+		})
+	}
+	readers.Wait()
 }
 
 // TestEntriesMax proves that a slot takes as many records without data as its page has words for,

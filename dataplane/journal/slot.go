@@ -213,10 +213,13 @@ func (s *Share) Read(no int, sl *Slot, bad func(Damage)) bool {
 
 // Each calls fn with every record of a slot that verifies, in the order in which they were put: its
 // entry, the entry's bytes, and the place of its first block. It tells what does not verify to bad.
-// Either may be nil. The bytes are a view of the memory.
-func (s *Share) Each(sl *Slot, fn func(en *segment.Entry, raw []byte, place uint32),
+// Either may be nil. The bytes are a view of the memory. Several may read one slot at once, if none
+// puts or seals meanwhile.
+func (s *Share) Each(of *Slot, fn func(en *segment.Entry, raw []byte, place uint32),
 	bad func(Damage),
 ) {
+	own := *of // with a scratch of its own
+	sl := &own
 	at := s.slot(sl.No)
 	var en segment.Entry
 	for i := range sl.Entries {
