@@ -20,6 +20,9 @@ import (
 // by extent, because that says what has to be there; a walk through the segments would miss what
 // no entry names any more.
 //
+// A block whose newest copy is in the journal is checked there, in memory: what stands on the
+// device for it is of no worth any more, and an image of the index says that it is lost.
+//
 // What it finds it reports and never returns to anybody. Superblocks and images of the index it
 // writes anew from memory. Blocks of hosts stay as they are: they read as corrupt until they are
 // written again.
@@ -35,12 +38,13 @@ const (
 
 // Damage is one place that is not what it has to be.
 type Damage struct {
-	Part     string // "block", "index", "superblock", "anchor", "root", "header", "entries"
+	// Part is "block", "journal", "index", "superblock", "anchor", "root", "header" or "entries".
+	Part     string
 	Volume   domain.VolumeID
 	Snapshot domain.SnapshotID
 	Block    uint64
 	Version  domain.Version // of a block, as far as its entry can be read
-	Off      int64          // on the device, in bytes
+	Off      int64          // on the device, in bytes; of "journal" in its memory
 	Detail   string
 	Mended   bool // it was written anew
 }
@@ -358,18 +362,27 @@ func leavesOf(f *family, l *lane, ext uint32) []*leaf {
 // extent checks one extent of all branches of a family.
 func (p *scrubPass) extent(ctx context.Context, f *family, ext uint32) error {
 	l := p.e.laneOf(f, ext)
-	var blocks []scrubBlock
+	var blocks, kept []scrubBlock
 	var ids []leafID
 	l.mu.Lock()
 	for _, lf := range leavesOf(f, l, ext) {
 		ids = append(ids, leafID{lf.br.id, ext})
 		lf.own.each(func(i int, loc segment.Loc) {
-			if k := loc.Kind(); k == segment.Flash || k == segment.Lost {
+			switch k := loc.Kind(); {
+			case p.e.nv.holds(loc):
+				kept = append(kept, scrubBlock{loc, i})
+			case k == segment.Flash || k == segment.Lost:
 				blocks = append(blocks, scrubBlock{loc, i})
 			}
 		})
 	}
 	l.mu.Unlock()
+	for _, b := range kept {
+		p.kept(f, l, ext, b)
+	}
+	if err := p.pace(ctx, int64(len(kept))*segment.BlockSize); err != nil {
+		return err
+	}
 	slices.SortFunc(blocks, func(a, b scrubBlock) int { return cmp.Compare(a.loc, b.loc) })
 	for len(blocks) > 0 {
 		n, size, err := p.burst(f, l, ext, blocks)
@@ -388,6 +401,38 @@ func (p *scrubPass) extent(ctx context.Context, f *family, ext uint32) error {
 		}
 	}
 	return nil
+}
+
+// kept checks a block in the journal, unless it left it since the index was looked at. While the
+// lane's mutex is held and the index names the block, its slot is not free for others.
+func (p *scrubPass) kept(f *family, l *lane, ext uint32, b scrubBlock) {
+	n := p.e.nv
+	l.mu.Lock()
+	holder := l.names(f, ext, b)
+	if holder == nil || segment.Checksum(n.share.At(n.place(b.loc), 1)) == b.loc.CRC() {
+		l.mu.Unlock()
+		return
+	}
+	d := Damage{
+		Part: "journal", Block: uint64(ext)*segment.LeafBlocks + uint64(b.at),
+		Off: int64(n.place(b.loc)) * segment.BlockSize, Version: n.versionOf(b.loc),
+		Detail: "its bytes do not match its checksum",
+	}
+	l.mu.Unlock()
+	d.Volume, d.Snapshot = p.e.nameOf(holder)
+	p.found(d)
+}
+
+// versionOf gives the version of a block in the journal; the lane's mutex is held.
+func (n *nvram) versionOf(loc segment.Loc) domain.Version {
+	var v domain.Version
+	n.share.Each(&n.slotAt(loc).Slot, func(en *segment.Entry, _ []byte, first uint32) {
+		if at := n.place(loc); en.Kind == segment.KindData && at >= first &&
+			at < first+uint32(en.Count) {
+			v = en.Version
+		}
+	}, nil)
+	return v
 }
 
 // burst reads the first of the blocks with those that stand near behind it, and checks them. It
@@ -434,13 +479,8 @@ func (p *scrubPass) burst(f *family, l *lane, ext uint32, blocks []scrubBlock) (
 
 // judge reports a block unless it went elsewhere, or away, since the index was looked at.
 func (p *scrubPass) judge(f *family, l *lane, ext uint32, b scrubBlock, why string) {
-	var holder *branch
 	l.mu.Lock()
-	for _, lf := range leavesOf(f, l, ext) {
-		if lf.own.get(b.at) == b.loc {
-			holder = lf.br
-		}
-	}
+	holder := l.names(f, ext, b)
 	l.mu.Unlock()
 	if holder == nil {
 		return
@@ -451,6 +491,17 @@ func (p *scrubPass) judge(f *family, l *lane, ext uint32, b scrubBlock, why stri
 	}
 	d.Volume, d.Snapshot = p.e.nameOf(holder)
 	p.found(d)
+}
+
+// names gives the branch in whose leaf a block still stands where it was seen; nil when none has it
+// there any more. The lane's mutex is held.
+func (l *lane) names(f *family, ext uint32, b scrubBlock) *branch {
+	for _, lf := range leavesOf(f, l, ext) {
+		if lf.own.get(b.at) == b.loc {
+			return lf.br
+		}
+	}
+	return nil
 }
 
 // nameOf gives a name that sees what a branch wrote: its own, or that of one that stands on it.

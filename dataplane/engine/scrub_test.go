@@ -310,9 +310,21 @@ func TestScrubRate(t *testing.T) {
 
 // TestScrubBesideWriters proves that a pass beside writers, the cleaner, snapshots and deletions
 // finds nothing on a sound device.
-func TestScrubBesideWriters(t *testing.T) {
+func TestScrubBesideWriters(t *testing.T) { scrubBeside(t, false) }
+
+// TestScrubBesideDestage is TestScrubBesideWriters with a journal of few slots: blocks go from
+// there to the log, are overwritten on their way, and are moved by the cleaner while they are
+// looked at.
+func TestScrubBesideDestage(t *testing.T) { scrubBeside(t, true) }
+
+func scrubBeside(t *testing.T, journal bool) {
+	t.Helper()
 	dev := newMem(t, 32<<20, 256<<10, 2)
-	e := open(t, dev, often)
+	var nv *mem.Memory
+	if journal {
+		nv = newMemory(t, dev, 12)
+	}
+	e := open(t, dev, often, journaled(nv))
 	defer e.Close()
 	v := create(t, e, 64*domain.MiB)
 	stop, done := make(chan struct{}), sync.WaitGroup{}
@@ -343,11 +355,137 @@ func TestScrubBesideWriters(t *testing.T) {
 			}
 		}
 	})
-	for wrote.Load() < 6000 {
+	enough := func() bool {
+		st := e.Stats()
+		return t.Failed() || wrote.Load() >= 6000 && (!journal || st.Destages >= 100 && st.Cleaned > 0)
+	}
+	for passes := 0; passes < 2 || !enough(); passes++ {
 		if list, _, _ := scrubbed(t, e, 0); len(list) != 0 {
-			t.Errorf("%+v", list)
+			t.Errorf("%+v", list[0])
 		}
 	}
 	close(stop)
 	done.Wait()
+}
+
+// TestScrubJournal proves that a block whose newest copy is in the journal is judged by that copy
+// alone: the log's older one may be stale, overwritten or unreadable, and is no damage, unless a
+// snapshot still sees it; that bytes which go bad in the journal are found there, by volume, block
+// and version; and that what a lost journal held is found as lost.
+func TestScrubJournal(t *testing.T) {
+	inner := newMem(t, smallSize, 64<<10, 1)
+	nv := newMemory(t, inner, 20)
+	dev := harmed(t, inner, "")
+	e := open(t, dev, quiet, journaled(nv))
+	v := create(t, e, 16*domain.MiB)
+	for b := range uint64(8) {
+		if err := put(v, data(b, 1, b+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	logged := make([]segment.Loc, 8)
+	for b := range logged {
+		logged[b] = locOf(v, uint64(b))
+	}
+	snap := domain.SnapshotID{UUID: domain.UUID{50}}
+	sound := func(what string) {
+		t.Helper()
+		if list, s, _ := scrubbed(t, e, 0); len(list) != 0 || s.Checked < 8*segment.BlockSize {
+			t.Fatalf("%s: %+v, %+v", what, s, list)
+		}
+	}
+	sound("all in the log")
+	for b := range uint64(4) {
+		if err := put(v, data(b, 1, b+100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sound("half in the journal")
+	if err := e.Checkpoint(); err != nil { // an image says that they are lost
+		t.Fatal(err)
+	}
+	for _, loc := range logged[:4] {
+		spoilAt(t, inner, loc.Off(), segment.BlockSize, func(b []byte) { clear(b) })
+	}
+	if err := dev.Script(fmt.Sprintf("read %d+4096 eio", logged[3].Off())); err != nil {
+		t.Fatal(err)
+	}
+	sound("over copies that are bad")
+	dev.Heal()
+	for b := range uint64(4) {
+		check(t, v, b, b+100)
+	}
+	one := func(what string, want Damage) {
+		t.Helper()
+		list, _, _ := scrubbed(t, e, 0)
+		if len(list) != 1 || list[0].Version == (domain.Version{}) || list[0].Detail == "" {
+			t.Fatalf("%s: %+v", what, list)
+		}
+		want.Version, want.Detail = list[0].Version, list[0].Detail
+		if list[0] != want {
+			t.Errorf("%s: %+v, not %+v", what, list[0], want)
+		}
+	}
+	back := spoilAt(t, inner, logged[5].Off(), 1, func(b []byte) { b[0] ^= 1 })
+	one("in the log", Damage{Part: "block", Volume: testVolume, Block: 5, Off: logged[5].Off()})
+	back()
+	at := int64(e.nv.place(locOf(v, 2))) * segment.BlockSize
+	nv.Bytes()[at+9] ^= 4
+	one("in the journal", Damage{Part: "journal", Volume: testVolume, Block: 2, Off: at})
+	if err := put(v, data(2, 1, 102)); err != nil { // what was seen there is of no worth any more
+		t.Fatal(err)
+	}
+	p, l, fam := &scrubPass{e: e}, v.lane(2), v.br.Load().fam
+	seen := scrubBlock{e.nv.loc(uint32(at/segment.BlockSize), segment.Checksum(fill(1, 102))), 2}
+	p.kept(fam, l, 0, seen)
+	p.judge(fam, l, 0, scrubBlock{logged[2], 2}, "seen before")
+	if p.m.Damaged != 0 {
+		t.Errorf("%d places that nobody names any more are damaged", p.m.Damaged)
+	}
+	nv.Bytes()[at+9] ^= 4
+
+	if err := e.Snapshot(background, Cut{Volume: testVolume, Snapshot: snap}); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(v, data(6, 1, 106)); err != nil {
+		t.Fatal(err)
+	}
+	back = spoilAt(t, inner, logged[6].Off(), 1, func(b []byte) { b[0] ^= 1 })
+	one("seen by a snapshot",
+		Damage{Part: "block", Volume: testVolume, Snapshot: snap, Block: 6, Off: logged[6].Off()})
+	back()
+	e.Abandon()
+	e = open(t, dev, quiet, journaled(nv))
+	sound("after a restart")
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	sound("destaged")
+	if err := put(mustVolume(t, e), data(2, 1, 7)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, dev, quiet, func(c *Config) { c.AcceptLoss = true })
+	defer e.Abandon()
+	list, _, _ := scrubbed(t, e, 0)
+	if len(list) != 1 || list[0].Volume != testVolume || list[0].Block != 2 || list[0].Off != 0 {
+		t.Errorf("a lost journal: %+v", list)
+	}
+}
+
+// locOf gives where the index has a block of a volume's head.
+func locOf(v *Volume, block uint64) segment.Loc {
+	l, loc := v.lane(block), make([]segment.Loc, 1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	br := v.br.Load()
+	br.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].find(br).resolve(
+		int(block%segment.LeafBlocks), loc,
+	)
+	return loc[0]
 }
