@@ -396,7 +396,8 @@ func reasons(v client.Volume, d client.Decision) string {
 		fmt.Fprintf(&b, "  %d excluded: %s\n", r.Count, oneLine(r.Why))
 	}
 	for _, c := range d.Candidates {
-		fmt.Fprintf(&b, "  device %s: score %d of 1000\n", c.Device, c.Score)
+		fmt.Fprintf(&b, "  device %s: score %d of 1000%s\n", c.Device, c.Score,
+			map[bool]string{true: ", suspect"}[c.Score < 0])
 	}
 	for _, r := range d.Remedies {
 		fmt.Fprintf(&b, "what would help: %s\n", oneLine(r))

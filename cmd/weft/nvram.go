@@ -19,7 +19,7 @@ const shareLeast = 16 * domain.MiB
 
 // nvramClass is the class under which a node's NVRAM stands among the devices. No volume is placed
 // there.
-const nvramClass = "nvram"
+const nvramClass = cluster.ClassNVRAM
 
 // splitNVRAM gives the path and the size of PATH[:SIZE]; 0 where no size is given, since a path may
 // hold a colon too.

@@ -79,7 +79,8 @@ type DeviceFailed struct {
 	Why string `msgpack:"why,omitempty"`
 }
 
-// DeviceReadmitted says that a failed or missing device serves again.
+// DeviceReadmitted says that a failed or missing device serves again, or that a suspended one is
+// well.
 type DeviceReadmitted struct {
 	Node domain.NodeID `msgpack:"node,omitempty"`
 }
@@ -297,6 +298,7 @@ func decideRole(s Role, r domain.Request) ([]domain.Event, error) {
 type Device struct {
 	Exists, Failed bool
 	DeviceAdmitted
+	health
 }
 
 // DeviceAggregate is the device for the executor.
@@ -304,6 +306,7 @@ func DeviceAggregate() domain.Aggregate[Device] {
 	return domain.Aggregate[Device]{
 		Category: DeviceCategory,
 		Evolve: func(s Device, ev domain.Event) Device {
+			s.health = s.health.after(ev)
 			switch ev := ev.(type) {
 			case *DeviceAdmitted:
 				s.Exists, s.DeviceAdmitted = true, *ev
@@ -341,5 +344,5 @@ func decideDevice(s Device, r domain.Request) ([]domain.Event, error) {
 		}
 		return []domain.Event{&DeviceRetired{c.Why}}, nil
 	}
-	return nil, domain.Errorf(domain.Internal, "device: unknown command %T", r.Command)
+	return s.decideHealth(r.Command)
 }

@@ -264,3 +264,29 @@ func TestCompliance(t *testing.T) {
 		t.Errorf("failed device: %+v", c)
 	}
 }
+
+// TestSuspectDevice proves that a new volume goes to a device that is slow or errs only where no
+// other can take it, be that one as good as full.
+func TestSuspectDevice(t *testing.T) {
+	node := Node{Node: domain.NodeID{UUID: id(1)}}
+	suspect := Device{
+		Device: domain.DeviceID{UUID: id(2)}, Node: node.Node, Class: "flash", Usable: 100 * domain.TiB,
+		Suspect: true,
+	}
+	well := suspect
+	well.Device, well.Suspect, well.Usable = domain.DeviceID{UUID: id(3)}, false, domain.GiB
+	w := Wish{Volume: volumeID(2), Name: "v", Size: Overcommit * domain.GiB, Set: Resolve(nil)}
+	failed := well
+	failed.Failed = true
+	for _, c := range []struct {
+		other Device
+		want  domain.DeviceID
+	}{{well, well.Device}, {failed, suspect.Device}} {
+		p := Reconcile(Desired{Volumes: []Wish{w}}, Observed{
+			Nodes: []Node{node}, Devices: []Device{suspect, c.other},
+		})
+		if len(p.Steps) != 1 || p.Steps[0].Order.Device != c.want {
+			t.Errorf("%+v", p)
+		}
+	}
+}

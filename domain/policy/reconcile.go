@@ -19,6 +19,8 @@ const (
 	Overcommit = 10
 	// candidatesMax is how many scored candidates a decision keeps.
 	candidatesMax = 5
+	// suspectScore takes a suspect device's score below that of the fullest one that is well.
+	suspectScore = 1001
 )
 
 // Wish is one volume as operators want it.
@@ -66,6 +68,8 @@ type Device struct {
 	Class  string
 	Usable domain.Bytes
 	Failed bool
+	// Suspect devices are slow or err: they serve on, and take new volumes only where no other can.
+	Suspect bool
 }
 
 // Volume is what became of a volume.
@@ -110,7 +114,7 @@ type Step struct {
 // Candidate is a device that was scored for a placement; higher is better.
 type Candidate struct {
 	Device domain.DeviceID `msgpack:"device,omitempty"`
-	Score  int64           `msgpack:"score,omitempty"` // thousandths
+	Score  int64           `msgpack:"score,omitempty"` // thousandths; negative: suspect
 }
 
 // Reject counts the devices that one constraint excluded.
@@ -291,6 +295,9 @@ func (p *planner) place(w *Wish) {
 			reject("promised more than " + fmt.Sprint(Overcommit) + " times its size")
 		default:
 			score := 1000 - int64((p.promised[d.Device]+w.Size)*1000/limit)
+			if d.Suspect {
+				score -= suspectScore
+			}
 			pl.Candidates = append(pl.Candidates, Candidate{d.Device, score})
 		}
 	}

@@ -29,6 +29,8 @@ func Catalog() *Registry {
 		&cluster.LearnerAdded{}, &cluster.VoterPromoted{}, &cluster.VoterRemoved{},
 		&cluster.DeviceAdmitted{}, &cluster.DeviceFailed{}, &cluster.DeviceReadmitted{},
 		&cluster.DeviceRetired{},
+		&cluster.DeviceSuspended{}, &cluster.ScrubRequested{}, &cluster.ScrubPaused{},
+		&cluster.ScrubFinished{}, &cluster.DamageFound{},
 		&tenancy.TenantCreated{}, &tenancy.QuotaSet{}, &tenancy.Reserved{},
 		&tenancy.ReserveReleased{}, &tenancy.TenantDeleted{}, &tenancy.NameTaken{},
 		&tenancy.NameFreed{},

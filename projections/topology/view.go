@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"weft/domain"
 	"weft/domain/cluster"
@@ -31,6 +32,15 @@ type Device struct {
 	cluster.DeviceAdmitted
 	Failed bool
 	Why    string
+	Since  time.Time // when it was admitted
+	// Suspended says by which rule the device is slow or errs; empty: it is well. Why says what was
+	// seen.
+	Suspended string
+	Paused    bool                  // the scrub
+	Asked     domain.Position       // the last wish for a pass
+	Scrubbed  cluster.ScrubFinished // the last pass that came to its end
+	Ended     domain.Position       // of Scrubbed
+	Damages   []cluster.DamageFound // of the last pass and of the one under way, each place once
 }
 
 // View folds clusters, nodes, devices and the reconciler's role.
@@ -103,7 +113,7 @@ func (v *View) Apply(r domain.Record) error {
 	case *cluster.VoterRemoved:
 		s.vote(ev.Node, 0, "")
 	case *cluster.DeviceAdmitted:
-		s.Devices[id] = Device{DeviceAdmitted: *ev}
+		s.Devices[id] = Device{DeviceAdmitted: *ev, Since: r.Created}
 	case *cluster.DeviceFailed:
 		d := s.Devices[id]
 		d.Failed, d.Why = true, ev.Why
@@ -112,10 +122,35 @@ func (v *View) Apply(r domain.Record) error {
 		delete(s.Devices, id)
 	case *cluster.DeviceReadmitted:
 		d := s.Devices[id]
-		d.Failed, d.Why = false, ""
+		d.Failed, d.Why, d.Suspended = false, "", ""
 		s.Devices[id] = d
+	case *cluster.DeviceSuspended, *cluster.ScrubRequested, *cluster.ScrubPaused,
+		*cluster.ScrubFinished, *cluster.DamageFound:
+		s.Devices[id] = s.Devices[id].after(ev, r.Position)
 	}
 	return nil
+}
+
+// after folds what a node found out about a device, and wishes to scrub it.
+func (d Device) after(ev domain.Event, at domain.Position) Device {
+	switch ev := ev.(type) {
+	case *cluster.DeviceSuspended:
+		d.Suspended, d.Why = ev.Rule, ev.Why
+	case *cluster.ScrubRequested:
+		d.Paused, d.Asked = false, at
+	case *cluster.ScrubPaused:
+		d.Paused = true
+	case *cluster.ScrubFinished:
+		d.Scrubbed, d.Ended = *ev, at
+		d.Damages = slices.DeleteFunc(slices.Clone(d.Damages), func(x cluster.DamageFound) bool {
+			return x.Pass < ev.Pass
+		})
+	case *cluster.DamageFound:
+		d.Damages = append(slices.DeleteFunc(slices.Clone(d.Damages), func(x cluster.DamageFound) bool {
+			return x.Part == ev.Part && x.Offset == ev.Offset
+		}), *ev)
+	}
+	return d
 }
 
 // after folds what became of a node.
@@ -218,8 +253,13 @@ func (v *View) Devices() []Device {
 	})
 }
 
-// classNVRAM is the class of a node's NVRAM, which serves the devices beside it.
-const classNVRAM = "nvram"
+// Device finds a device.
+func (v *View) Device(id domain.DeviceID) (Device, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	d, ok := v.mu.Devices[string(cluster.DeviceStream(id))]
+	return d, ok
+}
 
 // Observe adds nodes and devices to what the planner sees.
 func (v *View) Observe(o *policy.Observed) {
@@ -229,12 +269,12 @@ func (v *View) Observe(o *policy.Observed) {
 		}
 	}
 	for _, d := range v.Devices() {
-		if d.Class == classNVRAM {
+		if d.Class == cluster.ClassNVRAM {
 			continue // no volume stands there
 		}
 		o.Devices = append(o.Devices, policy.Device{
 			Device: d.Device, Node: d.Node, Path: d.Path, Class: d.Class, Usable: d.Usable,
-			Failed: d.Failed,
+			Failed: d.Failed, Suspect: d.Suspended != "",
 		})
 	}
 }

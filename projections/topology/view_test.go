@@ -2,6 +2,7 @@ package topology
 
 import (
 	"testing"
+	"time"
 
 	"weft/domain"
 	"weft/domain/cluster"
@@ -32,5 +33,68 @@ func TestNVRAM(t *testing.T) {
 	tell(2, &cluster.DeviceRetired{Why: "empty"})
 	if len(v.Devices()) != 1 {
 		t.Errorf("after it was given up: %+v", v.Devices())
+	}
+}
+
+// TestHealth proves what the view shows of a device in trouble and of its scrub: wishes, the last
+// pass, and each damaged place once, of that pass and of the one under way.
+func TestHealth(t *testing.T) {
+	v, n := New(), uint64(0)
+	id := domain.DeviceID{UUID: domain.UUID{1}}
+	after := func(evs ...domain.Event) Device {
+		t.Helper()
+		for _, ev := range evs {
+			n++
+			rec := domain.Record{Event: ev}
+			rec.Stream, rec.Position = cluster.DeviceStream(id), domain.Position(n)
+			rec.Created = time.Unix(int64(n), 0)
+			if err := v.Apply(rec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d, ok := v.Device(id)
+		if !ok {
+			t.Fatal("no such device")
+		}
+		return d
+	}
+	suspect := func() bool {
+		var o policy.Observed
+		v.Observe(&o)
+		return o.Devices[0].Suspect
+	}
+	d := after(&cluster.DeviceAdmitted{Device: id, Class: "flash"})
+	if !d.Since.Equal(time.Unix(1, 0)) || suspect() {
+		t.Errorf("%+v", d)
+	}
+	d = after(&cluster.DeviceSuspended{Rule: "stall", Why: "2s"})
+	if d.Suspended != "stall" || d.Why != "2s" || !suspect() {
+		t.Errorf("suspended: %+v", d)
+	}
+	if d = after(&cluster.DeviceReadmitted{}); d.Suspended != "" || d.Why != "" || suspect() {
+		t.Errorf("well again: %+v", d)
+	}
+	if d = after(&cluster.ScrubPaused{}); !d.Paused {
+		t.Errorf("paused: %+v", d)
+	}
+	if d = after(&cluster.ScrubRequested{}); d.Paused || d.Asked != 5 || d.Ended != 0 {
+		t.Errorf("asked: %+v", d)
+	}
+	found := func(pass uint64, part string, off domain.Bytes) domain.Event {
+		return &cluster.DamageFound{Pass: pass, Part: part, Offset: off}
+	}
+	d = after(found(1, "block", 7), found(1, "index", 7), found(1, "block", 9),
+		&cluster.ScrubFinished{Pass: 1, Damaged: 3})
+	if len(d.Damages) != 3 || d.Ended != 9 || d.Scrubbed.Damaged != 3 {
+		t.Errorf("one pass: %+v", d)
+	}
+	older := d.Damages
+	d = after(found(2, "block", 7))
+	if len(d.Damages) != 3 || len(older) != 3 || older[0].Part != "block" {
+		t.Errorf("found again: %+v, before %+v", d, older)
+	}
+	d = after(&cluster.ScrubFinished{Pass: 2, Damaged: 1})
+	if len(d.Damages) != 1 || d.Damages[0].Pass != 2 {
+		t.Errorf("the second pass: %+v", d)
 	}
 }
