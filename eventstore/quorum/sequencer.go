@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +20,12 @@ const (
 	queueMax   = 1024     // appends waiting for the sequencer; more wait in Append
 	opsMax     = 128      // etcd's bound on each list of a transaction
 	batchBytes = 64 << 10 // a batch is closed here unless one append alone is larger
-	jitterMin  = time.Millisecond
-	jitterMax  = 10 * time.Millisecond
+	// gatherTurns is how often the sequencer lets others run before it closes a batch: the callers
+	// that it has just answered come back with their next appends. Without, they find that batch
+	// gone, and writers that could share one transaction form two groups that take turns.
+	gatherTurns = 4
+	jitterMin   = time.Millisecond
+	jitterMax   = 10 * time.Millisecond
 )
 
 // sequencer is the one goroutine that owns the tail (Q1). It takes what waited while the last
@@ -157,6 +162,9 @@ func (q *sequencer) run() {
 			case <-q.life.Done():
 				return
 			}
+		}
+		for range gatherTurns {
+			runtime.Gosched()
 		}
 		for more := true; more && len(waiting) < opsMax; {
 			select {
