@@ -32,7 +32,16 @@ type Mirror struct {
 		head    Head
 		ended   error // why there is nothing beyond the head, if there is a reason
 		changed chan struct{}
+		mend    func(*CorruptError) bool // nil: nothing can be repaired
 	}
+}
+
+// Mend says who repairs records of the Cold that a reader finds damaged: it is called without any
+// lock of the mirror, by many goroutines, and tells whether the record is worth another look.
+func (m *Mirror) Mend(repair func(*CorruptError) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.mend = repair
 }
 
 // Entry is an encoded record and the position at which it was found.

@@ -17,11 +17,13 @@ type span struct {
 	records [][]byte
 	raises  []Raise
 	ended   error
+	mend    func(*CorruptError) bool
 }
 
 func (m *Mirror) span() span {
 	return span{
 		cold: m.mu.cold, base: m.mu.base, records: m.mu.records, raises: m.mu.raises, ended: m.mu.ended,
+		mend: m.mu.mend,
 	}
 }
 
@@ -65,8 +67,15 @@ func (s span) timeline() domain.Timeline {
 // it follows the record before it.
 func (s span) at(n uint64, pg *page) (Recorded, error) {
 	r, err := s.sound(n, pg)
-	if err != nil {
-		pg.records = nil // what was read may be repaired meanwhile
+	if err == nil {
+		return r, nil
+	}
+	pg.records = nil // what was read may be repaired meanwhile
+	var bad *CorruptError
+	if s.mend != nil && errors.As(err, &bad) && bad.Position.N() <= s.base && s.mend(bad) {
+		if r, err = s.sound(n, pg); err != nil {
+			pg.records = nil
+		}
 	}
 	return r, err
 }

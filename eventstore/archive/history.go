@@ -212,22 +212,25 @@ func (h *History) Seal(ctx context.Context, entries []eventstore.Entry) (Segment
 			h.Per())
 	}
 	at := h.next()
-	return h.take(ctx, at, func(f *os.File) error {
-		w, err := newWriter(f, at)
+	return h.take(ctx, at, func(f *os.File) error { return fill(ctx, f, at, entries) })
+}
+
+// fill writes the segment of some records, each of which is verified.
+func fill(ctx context.Context, f *os.File, at head, entries []eventstore.Entry) error {
+	w, err := newWriter(f, at)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		r, err := eventstore.DecodeRecord(e.At, e.Record)
+		if err == nil {
+			err = errors.Join(ctx.Err(), w.addEncoded(&r, e.Record))
+		}
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			r, err := eventstore.DecodeRecord(e.At, e.Record)
-			if err == nil {
-				err = errors.Join(ctx.Err(), w.addEncoded(&r, e.Record))
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return w.finish()
-	})
+	}
+	return w.finish()
 }
 
 func (h *History) next() head {
@@ -292,34 +295,124 @@ func (h *History) add(x *index) {
 }
 
 // Repair puts another node's file in the place of a segment, which is kept beside it under another
-// name. The new one is verified first, and must hold exactly the history that was sealed.
+// name. The new one is verified first, and must hold exactly the history that was sealed. One
+// goroutine at a time repairs; the history may grow and be read meanwhile.
 //
 // Errors: NotFound for a segment that the history does not have; Mismatch for another history; a
 // CorruptError for a file that is not sound itself.
 func (h *History) Repair(ctx context.Context, first uint64, from io.Reader) error {
-	old, err := h.index(first)
-	if err != nil {
-		return err
-	}
-	incoming := fmt.Sprintf("incoming-%016d", first)
-	dir := h.folder.Dir
-	err = put(dir, incoming, func(f *os.File) error {
+	return h.replace(ctx, first, func(f *os.File) error {
 		_, err := io.Copy(f, from)
 		return errors.Join(err, ctx.Err())
 	})
-	if err != nil {
+}
+
+// Rebuild is Repair from the records of the segment. Errors are those of Repair.
+func (h *History) Rebuild(ctx context.Context, first uint64, entries []eventstore.Entry) error {
+	_, before, ok := h.Segment(first)
+	if !ok {
+		return noSegment(first)
+	}
+	at := head{cluster: h.cluster, after: before.Position, prev: before.Hash}
+	return h.replace(ctx, first, func(f *os.File) error { return fill(ctx, f, at, entries) })
+}
+
+// replace makes a segment anew, which must become what it was.
+func (h *History) replace(ctx context.Context, first uint64, fill func(*os.File) error) error {
+	old, before, ok := h.Segment(first)
+	if !ok {
+		return noSegment(first)
+	}
+	incoming := fmt.Sprintf("repair-%016d", first)
+	dir := h.folder.Dir
+	if err := put(dir, incoming, fill); err != nil {
 		return err
 	}
 	defer os.Remove(filepath.Join(dir, incoming)) //nolint:errcheck // renamed by then, or of no use
-	hd, ft, err := h.folder.check(Segment{File: incoming, First: old.First},
-		head{old.cluster, old.after, old.prev}, func(eventstore.Recorded) error { return ctx.Err() })
-	if err == nil && !old.same(hd, ft) {
+	w := newIndexer(before.Position)
+	hd, ft, err := h.folder.check(Segment{File: incoming, First: first},
+		head{h.cluster, before.Position, before.Hash}, func(r eventstore.Recorded) error {
+			w.add(&r, eventstore.SizeOf(&r))
+			return ctx.Err()
+		})
+	if err == nil && (ft.root != old.Root || ft.last != old.Last) {
 		err = domain.Errorf(domain.Mismatch, "the file holds another history than %s", old.File)
+	}
+	if err == nil {
+		err = replace(dir, indexName(first), w.bytes(hd, ft))
 	}
 	if err != nil {
 		return err
 	}
 	return supplant(dir, incoming, old.File)
+}
+
+// Segment gives the segment that begins at n, and the record before it.
+func (h *History) Segment(first uint64) (s Segment, before eventstore.Head, ok bool) {
+	for _, s := range h.Segments() {
+		if s.First == first {
+			return s, before, true
+		}
+		before = eventstore.Head{Position: s.Last, Hash: s.Hash}
+	}
+	return Segment{}, before, false
+}
+
+// Holding gives the first n of the segment that holds a record; false when none does.
+func (h *History) Holding(n uint64) (first uint64, ok bool) {
+	for _, s := range h.Segments() {
+		if s.First <= n && n <= s.Last.N() {
+			return s.First, true
+		}
+	}
+	return 0, false
+}
+
+// Check reads every byte of one segment from the disk again and checks it. Damage is a SegmentError
+// around a CorruptError. NotFound for a segment that the history does not have.
+func (h *History) Check(ctx context.Context, first uint64) error {
+	s, before, ok := h.Segment(first)
+	if !ok {
+		return noSegment(first)
+	}
+	at := head{cluster: h.cluster, after: before.Position, prev: before.Hash}
+	return h.checkOne(&s, at, func(eventstore.Recorded) error { return ctx.Err() })
+}
+
+// checkOne verifies a segment as it was sealed.
+func (h *History) checkOne(s *Segment, at head, fn func(eventstore.Recorded) error) error {
+	_, ft, err := h.folder.check(*s, at, fn)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = missing(err)
+	case domain.IsKind(err, domain.Mismatch), err == nil && ft.root != s.Root:
+		err = errDamaged("the segment is sound, and another than was sealed")
+	}
+	var bad *eventstore.CorruptError
+	if errors.As(err, &bad) {
+		if bad.Position == 0 {
+			bad = &eventstore.CorruptError{Position: at.after + 1, What: bad.What}
+		}
+		err = &SegmentError{First: s.First, File: s.File, Err: bad}
+	}
+	return err
+}
+
+// SegmentError says which segment is damaged.
+type SegmentError struct {
+	First uint64 // n of its first record
+	File  string
+	Err   error // a CorruptError
+}
+
+// Error names the file and what is wrong with it.
+func (e *SegmentError) Error() string { return e.File + ": " + e.Err.Error() }
+
+// Unwrap gives the CorruptError.
+func (e *SegmentError) Unwrap() error { return e.Err }
+
+func noSegment(first uint64) error {
+	return domain.Errorf(domain.NotFound, "no segment begins at %d", first)
 }
 
 // supplant gives a file its name; one that bears it already was found damaged, and is kept beside.
@@ -342,5 +435,5 @@ func (h *History) Open(first uint64) (*os.File, Segment, error) {
 			return f, s, err
 		}
 	}
-	return nil, Segment{}, domain.Errorf(domain.NotFound, "no segment begins at %d", first)
+	return nil, Segment{}, noSegment(first)
 }

@@ -260,7 +260,7 @@ func TestReceive(t *testing.T) {
 	if err := os.WriteFile(path, bad, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fix := func(b []byte) error { return h.Repair(t.Context(), 5, bytes.NewReader(b)) }
+	fix := func(b []byte) error { return h.Repair(t.Context(), 4, bytes.NewReader(b)) }
 	forked := store(t, "a", 3) // the same up to here, and then another
 	fill(t, forked, "b", 3, 9)
 	fork := sealed(t, t.TempDir(), 3, forked)

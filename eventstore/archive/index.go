@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -241,9 +240,3 @@ func (x *index) within() error {
 
 // clone gives a stream's name that shares no memory with the index.
 func clone(name []byte) domain.StreamID { return domain.StreamID(strings.Clone(string(name))) }
-
-// same tells whether two segments hold the same history.
-func (x *index) same(h head, f foot) bool {
-	return x.cluster == h.cluster && x.after == h.after && x.prev == h.prev && x.Last == f.last &&
-		bytes.Equal(x.Root[:], f.root[:])
-}

@@ -313,9 +313,9 @@ func same(t *testing.T, nodes []*peer, acked []domain.Revision) {
 	t.Logf("%s events, the same on %d nodes", head.Position, len(nodes))
 }
 
-// ended tells whether the member of l stopped by itself. A member hears of its removal in one of two
-// ways: by the entry in its log, or, if the leader dropped it before it sent that commit, by the answer
-// of the others to its next question, upon which etcd stops.
+// ended tells whether the member of l stopped by itself. A member hears of its removal in one of
+// two ways: by the entry in its log, or, if the leader dropped it before it sent that commit, by
+// the answer of the others to its next question, upon which etcd stops.
 func ended(l *local) bool {
 	select {
 	case <-l.etcd.Server.StopNotify():

@@ -35,7 +35,14 @@
 //	    and of three nodes where there are so many, were proved to hold it; the keys and the mark of
 //	    what is gone change in one transaction
 //
-// A log found damaged at start is opened all the same, degraded: what lies before the damage is
-// readable, reads that reach it and every append give the CorruptError that names it. Health tells,
-// and Verify reads the database itself.
+// Damage costs a node of several nothing but work. A reader that meets it in a file of the archive
+// waits while the file is copied from another node, or made anew of what the database holds. A
+// member whose database is damaged is not read from any more (distrust): its node reads and writes
+// by the others until the member is removed, its folder emptied, and a new member added; one whose
+// files do not even let it start is put aside and waits for the same. It had a vote, so it is never
+// started again from nothing under its old id (Q5).
+//
+// A log found damaged where nobody else has it is opened all the same, degraded: what lies before
+// the damage is readable, reads that reach it and every append give the CorruptError that names it.
+// Health tells, Damages lists, and Verify reads the database itself.
 package quorum

@@ -83,7 +83,7 @@ const (
 // by Range up to a revision of the database, and heard from the next one on, so there is no gap and
 // no record twice. Whatever goes wrong on the way begins with Range again.
 func (s *Store) watch(ctx context.Context) {
-	for damage := 0; ctx.Err() == nil && damage < damageMax; {
+	for damage := 0; ctx.Err() == nil; {
 		way, leave, client := s.client.use(ctx)
 		rev, err := s.seq.loader.into(way, s.seq.in)
 		if far := (*archivedError)(nil); errors.As(err, &far) {
@@ -95,14 +95,26 @@ func (s *Store) watch(ctx context.Context) {
 		}
 		leave()
 		if errors.Is(err, eventstore.ErrCorrupt) {
-			if damage++; damage == damageMax {
+			if damage++; damage >= damageMax && s.readsOwn() && s.distrust(err) {
+				damage = 0
+			} else if damage == damageMax*s.sources() {
 				s.mirror.End(err)
+				return
 			}
 		}
 		rest, cancel := context.WithTimeout(ctx, watchRest)
 		<-rest.Done()
 		cancel()
 	}
+}
+
+// sources is how many databases a client of the log reads from in turn, with room for each to be
+// met; 1 for a node that reads its own.
+func (s *Store) sources() int {
+	if r := s.remote(); r != nil && s.client.now() == r {
+		return 2 * max(1, len(r.Endpoints()))
+	}
+	return 1
 }
 
 // hear takes what the database tells from a revision on. It gives why it stopped.

@@ -34,6 +34,9 @@ type local struct {
 	rpc    *grpc.Server
 	peers  http.Handler
 	port   *Port
+	// distrusted: its database is damaged. It takes part in the consensus until it is replaced, and
+	// nobody reads from it.
+	distrusted atomic.Bool
 }
 
 // run starts the member, lets other members reach it, and waits until it may write.
@@ -69,8 +72,8 @@ func (s *Store) run(ctx context.Context, initial string, joining bool) (*local, 
 	return m, nil
 }
 
-// survive answers a call in which etcd panics. A member that was removed a moment ago panics when it
-// is asked how it is ("failed to find local ID in cluster members"), and would end the process.
+// survive answers a call in which etcd panics. A member that was removed a moment ago panics when
+// it is asked how it is ("failed to find local ID in cluster members"), and would end the process.
 func survive(
 	ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler,
 ) (resp any, err error) {
@@ -82,8 +85,8 @@ func survive(
 	return next(ctx, req)
 }
 
-// votes tells whether the member has a vote. One that was removed a moment ago has none: etcd panics
-// there.
+// votes tells whether the member has a vote. One that was removed a moment ago has none: etcd
+// panics there.
 func (m *local) votes() (yes bool) {
 	defer func() {
 		if recover() != nil {
@@ -168,6 +171,10 @@ func (p *Port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	} else if m := p.member.Load(); m != nil {
 		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			if m.distrusted.Load() {
+				http.Error(w, "the member's database is damaged", http.StatusServiceUnavailable)
+				return
+			}
 			m.rpc.ServeHTTP(w, r)
 			return
 		}

@@ -196,7 +196,10 @@ func (s *Store) Follow(ctx context.Context) error {
 			return err
 		}
 	}
-	if l := s.local(); l != nil && s.client.now() != l.client && l.votes() {
+	s.tend(ctx)
+	if l := s.local(); l != nil && l.distrusted.Load() {
+		l.handOn() // a leader answers by its own database
+	} else if l != nil && s.client.now() != l.client && l.votes() {
 		s.client.set(l.client) // it has the vote, and whoever it asked until now may be gone
 	}
 	members, err := s.Members(ctx)
@@ -218,8 +221,12 @@ func (s *Store) Follow(ctx context.Context) error {
 		}
 	}
 	s.point(ctx, members)
+	s.replaced(members)
 	if at < 0 {
 		return nil
+	}
+	if s.local() == nil && members[at].Started && !s.hasMember() {
+		return nil // its files are gone, and it had a vote: it never comes back, see Q5
 	}
 	if s.local() == nil {
 		l, err := s.run(ctx, s.initial(members), true)
@@ -291,6 +298,12 @@ func (s *Store) local() *local {
 	return s.mu.local
 }
 
+// distrusts tells whether this node's member is not to be read from.
+func (s *Store) distrusts() bool {
+	l := s.local()
+	return l != nil && l.distrusted.Load()
+}
+
 // keep notes the member that runs now, and gives the one before.
 func (s *Store) keep(l *local) *local {
 	s.mu.Lock()
@@ -320,7 +333,7 @@ func (s *Store) point(ctx context.Context, members []Member) {
 		if m.URL != s.cfg.Net.URL {
 			all = append(all, m.URL)
 		}
-		if !m.Learner && m.Started {
+		if !m.Learner && m.Started && m.URL != s.cfg.Net.URL { // its own it asks without a connection
 			voters = append(voters, m.URL)
 		}
 	}

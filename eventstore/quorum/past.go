@@ -36,7 +36,9 @@ func (s *Store) openPast() error {
 		return domain.Wrap(err, "quorum.Open", s.cfg.Archive)
 	}
 	if damage != nil {
-		s.cfg.Logger.Warn("the archive of the log is damaged; what follows is read anew", "err", damage)
+		d := damageOf(PartArchive, damage)
+		d.First, d.Alone = h.Head().Position.N()+1, s.cfg.Net == nil
+		s.spoiled(d)
 	}
 	base, err := h.Base()
 	if err != nil {
@@ -46,6 +48,7 @@ func (s *Store) openPast() error {
 	if base.Head.Position == 0 {
 		base.Streams = nil
 	}
+	s.mirror.Mend(s.healing)
 	return s.mirror.Attach(h, base)
 }
 

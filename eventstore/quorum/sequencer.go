@@ -48,6 +48,9 @@ type sequencer struct {
 	stirred func() <-chan struct{}
 	// admit refuses a stream that the database has no room for. Nil: none.
 	admit func(domain.StreamID) error
+	// distrust tells whether the log goes on although the database that was read is damaged: others
+	// are asked from now on. Nil: it does not.
+	distrust func(error) bool
 }
 
 // The states of a call. A caller that leaves while it waits is sure that nothing happened.
@@ -307,6 +310,9 @@ func (q *sequencer) renew(calls []*call) (again []*call) {
 	return again
 }
 
+// goesOn tells whether there is another database than the one that was found damaged.
+func (q *sequencer) goesOn(err error) bool { return q.distrust != nil && q.distrust(err) }
+
 // catchUp reads what others appended. An error means that nothing of ours was written.
 func (q *sequencer) catchUp() error {
 	ctx, cancel := context.WithTimeout(q.life, eventstore.LinearizableWait)
@@ -316,8 +322,10 @@ func (q *sequencer) catchUp() error {
 	case err == nil:
 		return nil
 	case errors.Is(err, eventstore.ErrCorrupt):
-		q.mirror.End(err)
-		return err
+		if !q.goesOn(err) {
+			q.mirror.End(err)
+			return err
+		}
 	case q.life.Err() != nil:
 		return eventstore.ErrClosed
 	}

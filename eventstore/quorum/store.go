@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
@@ -32,7 +33,13 @@ type Store struct {
 	closed sync.Once
 	// growing is held while the archive grows; never inside mu.
 	growing sync.Mutex
-	turn    sync.Mutex // held while Follow changes what this node is; never inside mu
+	ills    ills
+	// heals is held while a segment of the archive is repaired; never inside mu or ills. It guards
+	// failed, when that last did not succeed.
+	heals  sync.Mutex
+	failed time.Duration // by bootTime
+	loads  int           // how often damage was met while the log was loaded
+	turn   sync.Mutex    // held while Follow changes what this node is; never inside mu
 	// promoted hears of every promotion; tests measure with it.
 	promoted func()
 	mu       struct {
@@ -78,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.seq = newSequencer(s.keys, s.client, s.mirror)
 	s.seq.admit = s.admit
+	s.seq.distrust = s.distrust
 	if err := patiently(ctx, s.load); err != nil {
 		s.stop()
 		return nil, domain.Wrap(err, "quorum.Open", cfg.Dir)
@@ -95,18 +103,24 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 // begin makes the way to the database: a member that is there, a client of the seeds, or a new
 // cluster of one.
 func (s *Store) begin(ctx context.Context) error {
-	if err := probe(s.cfg.Dir); err != nil {
-		return err
-	}
 	if s.cfg.Net != nil {
 		if err := s.dial(s.cfg.Net.Seeds); err != nil {
 			return err
 		}
 	}
+	if err := probe(s.cfg.Dir); err != nil {
+		if domain.IsKind(err, domain.Corrupt) && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
+			return s.forsake(ctx, err)
+		}
+		return err
+	}
 	if !s.hasMember() && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
 		return s.discover(ctx)
 	}
 	m, err := s.run(ctx, s.cfg.alone(), false)
+	if domain.IsKind(err, domain.Corrupt) && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
+		return s.forsake(ctx, err)
+	}
 	if errors.Is(err, errRemoved) && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
 		s.cfg.Logger.Warn("this node lost its vote while it was away; it goes on as a client")
 		if err := s.wipe(); err != nil {
@@ -150,6 +164,12 @@ func (s *Store) load(ctx context.Context) error {
 		}
 	}
 	if errors.Is(err, eventstore.ErrCorrupt) {
+		if s.readsOwn() && s.distrust(err) {
+			return s.load(ctx) // from the others
+		}
+		if s.loads++; s.loads < damageMax*s.sources() {
+			return &domain.Error{Kind: domain.Unavailable, Err: err} // to be read from another member
+		}
 		s.mirror.End(err) // degraded: what lies before stays readable
 		return nil
 	}
@@ -225,11 +245,18 @@ func (s *Store) Head(ctx context.Context) (eventstore.Head, error) {
 
 // Verify reads the whole log from the archive and the database again, not from the mirror, and
 // checks every record, the chain over both, the tail, and the head of every stream. It gives the
-// first damage as a CorruptError that names its position. Progress, which may be nil, hears every
-// position that is sound, in order. Appends go on meanwhile; what they add is not looked at.
+// first damage as a FoundError that names part and position, and takes note of it: what follows is
+// as if a reader had met it. The database is that of this node's member where it votes, and
+// otherwise of a voter. Progress, which may be nil, hears every position that is sound, in order.
+// Appends go on meanwhile; what they add is not looked at.
 func (s *Store) Verify(ctx context.Context, progress func(domain.Position)) error {
-	l := loader{keys: s.keys, kv: s.client}
-	return l.verify(ctx, s.past, progress)
+	w := s.own()
+	l := loader{keys: s.keys, kv: w}
+	err := l.verify(ctx, s.past, progress)
+	if err == nil {
+		s.sound(w)
+	}
+	return s.found(err, w)
 }
 
 // Close ends the subscriptions, lets the batch in flight end, and stops etcd. What was acknowledged

@@ -107,10 +107,10 @@ func (s *Store) Safe(ctx context.Context, to eventstore.Head, nodes int) ([]stri
 	return names, nil
 }
 
-// Trim deletes what is archived up to a record from the database, a hundred keys a transaction, each
-// of which moves the mark of what is gone as well: a reader that sees the mark finds all behind it.
-// Between them it waits, so that appends keep their pace. Ask Safe first. It may be cut short
-// anywhere and goes on from the mark; two that run at once do no harm.
+// Trim deletes what is archived up to a record from the database, a hundred keys a transaction,
+// each of which moves the mark of what is gone as well: a reader that sees the mark finds all
+// behind it. Between them it waits, so that appends keep their pace. Ask Safe first. It may be cut
+// short anywhere and goes on from the mark; two that run at once do no harm.
 //
 // Errors: Invalid for what this node's archive does not hold, Unavailable without a majority.
 func (s *Store) Trim(ctx context.Context, to domain.Position) (deleted uint64, err error) {

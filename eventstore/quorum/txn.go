@@ -173,6 +173,9 @@ func (q *sequencer) lost(d *eventstore.Draft, res *clientv3.TxnResponse) outcome
 			bad := &eventstore.CorruptError{
 				Position: d.Base().Position, What: "checksum of the tail behind it does not match",
 			}
+			if q.goesOn(bad) {
+				return outcome{moved: true} // to be judged again by what another database says
+			}
 			q.mirror.End(bad)
 			return outcome{err: &domain.Error{
 				Op: "quorum.Append", Kind: domain.Unavailable,
@@ -189,7 +192,13 @@ func (q *sequencer) lost(d *eventstore.Draft, res *clientv3.TxnResponse) outcome
 	case tail != d.Base():
 		return outcome{moved: true}
 	}
-	return outcome{damaged: q.damage(d, first.At, got)}
+	bad := q.damage(d, first.At, got)
+	for _, err := range bad {
+		if q.goesOn(err) {
+			return outcome{moved: true}
+		}
+	}
+	return outcome{damaged: bad}
 }
 
 // damage names what differs although the tail is as it was: nothing but broken storage does that.
