@@ -175,13 +175,27 @@ func showVerdict(cmd *cobra.Command, form string, v client.Verdict) (err error) 
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "the log is sound up to position %s\n", v.Checked)
 	default:
 		_, err = fmt.Fprintf(cmd.OutOrStdout(),
-			"the log is DAMAGED at position %s: %s\nit is sound up to position %s\n",
-			first(v.Bad, "unknown"), oneLine(v.Why), v.Checked)
+			"the log is DAMAGED at position %s%s: %s\nit is sound up to position %s\n",
+			first(v.Bad, "unknown"), place(v), oneLine(v.Why), v.Checked)
+		if err == nil && v.Remedy != "" {
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), v.Remedy)
+		}
 	}
 	if err == nil && !v.Sound {
 		err = &degraded{"the event log is damaged"}
 	}
 	return err
+}
+
+// place says in what part and on which node the log is damaged, where that is known.
+func place(v client.Verdict) (s string) {
+	if v.Part != "" {
+		s = " in the " + v.Part
+	}
+	if v.Node != "" {
+		s += " of node " + v.Node
+	}
+	return s
 }
 
 // errEnough ends a watch that has shown what was asked for.

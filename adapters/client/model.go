@@ -391,6 +391,20 @@ type Verdict struct {
 	Checked string `json:"checked"`
 	Bad     string `json:"bad,omitempty"`
 	Why     string `json:"why,omitempty"`
+	Part    string `json:"part,omitempty"` // "database" or "archive"
+	Node    string `json:"node,omitempty"`
+	Remedy  string `json:"remedy,omitempty"`
+}
+
+// LogDamage is damage of a node's copy of the event log that is not repaired yet.
+type LogDamage struct {
+	Node     string `json:"node"`
+	Name     string `json:"name,omitempty"`
+	Part     string `json:"part"` // "database" or "archive"
+	Position string `json:"position,omitempty"`
+	First    uint64 `json:"first,omitempty"`
+	Why      string `json:"why"`
+	Remedy   string `json:"remedy"`
 }
 
 // Archive says how the old part of the event log is kept.

@@ -251,6 +251,11 @@ func (c *Client) Verify(ctx context.Context) (Reply[Verdict], error) {
 	return call[Verdict](ctx, c, request{method: "POST", path: "/v1/events:verify", slow: true})
 }
 
+// LogDamage lists what is damaged of the nodes' copies of the event log.
+func (c *Client) LogDamage(ctx context.Context) (Reply[List[LogDamage]], error) {
+	return get[List[LogDamage]](ctx, c, "/v1/log/damage", nil)
+}
+
 // Archive says how the old part of the event log is kept.
 func (c *Client) Archive(ctx context.Context) (Reply[Archive], error) {
 	return get[Archive](ctx, c, "/v1/log/archive", nil)

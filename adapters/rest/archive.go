@@ -46,6 +46,18 @@ type ArchiveSegment struct {
 	Hot    bool         `json:"hot" doc:"the database holds these events as well"`
 }
 
+// LogDamage is damage of a node's copy of the event log that is not repaired yet. Nobody gets to
+// see what is damaged.
+type LogDamage struct {
+	Node     string `json:"node"`
+	Name     string `json:"name,omitempty"`
+	Part     string `json:"part" enum:"database,archive"`
+	Position string `json:"position,omitempty" doc:"the first that is damaged, when it is known"`
+	First    uint64 `json:"first,omitempty" doc:"archive: number of the file's first event"`
+	Why      string `json:"why"`
+	Remedy   string `json:"remedy"`
+}
+
 // Setting is one setting of the cluster.
 type Setting struct {
 	Key     string `json:"key"`
@@ -74,6 +86,14 @@ func (s *Server) archiveRoutes() {
 			return &Got[List[ArchiveSegment]]{
 				Position: p, Body: List[ArchiveSegment]{list, p},
 			}, err
+		})
+	register(s, readCluster, "GET", "/v1/log/damage", "list-log-damage",
+		"List what is damaged of the nodes' copies of the event log", 200,
+		func(context.Context, *struct{}) (*Got[List[LogDamage]], error) {
+			p := s.b.Now().Position.String()
+			return &Got[List[LogDamage]]{
+				Position: p, Body: List[LogDamage]{s.b.LogDamage(), p},
+			}, nil
 		})
 	register(s, readCluster, "GET", "/v1/settings", "list-settings",
 		"List the settings of the cluster", 200, s.settings)

@@ -70,6 +70,9 @@ type Verdict struct {
 	Checked domain.Position // every position up to it is sound
 	Bad     domain.Position // the first that is not; 0: none
 	Why     string
+	Part    string // "database" or "archive", where the damage is known to be in one
+	Node    string // name of the node that was checked
+	Remedy  string
 }
 
 // Replayed is what the replay of one view came to.
@@ -99,6 +102,10 @@ type Backend interface {
 	// Archive says how the old part of the log is kept, ArchiveSegments in which files.
 	Archive(ctx context.Context) (Archive, error)
 	ArchiveSegments(ctx context.Context) ([]ArchiveSegment, error)
+	// LogDamage lists what is damaged of the nodes' copies of the log.
+	LogDamage() []LogDamage
+	// LogEnded tells whether the log takes no more events on this node, being damaged.
+	LogEnded() bool
 	// Export calls fn with every record after a position, in the bytes that are stored, and gives the
 	// position of the last. fn does not keep them.
 	Export(ctx context.Context, after domain.Position, fn func(record []byte) error) (

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 
 	"weft/domain"
@@ -117,6 +118,13 @@ func (s *Server) health(context.Context, *struct{}) (*Got[Health], error) {
 	for _, n := range v.Topology.Nodes() {
 		if n.Down && !n.Removed {
 			h.Status, h.Reason = "degraded", "node "+n.Name+" is down"
+		}
+	}
+	for _, d := range s.b.LogDamage() {
+		h.Status = "degraded"
+		h.Reason = "the event log's " + d.Part + " is damaged on node " + cmp.Or(d.Name, d.Node)
+		if s.b.LogEnded() {
+			h.Reason += ", and there is no other copy: nothing can be changed; weft restore"
 		}
 	}
 	return &Got[Health]{Position: h.Position, Body: h}, nil

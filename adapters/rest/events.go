@@ -41,6 +41,9 @@ type VerdictDoc struct {
 	Checked string `json:"checked" doc:"every position up to it is sound"`
 	Bad     string `json:"bad,omitempty" doc:"the first position that is not"`
 	Why     string `json:"why,omitempty"`
+	Part    string `json:"part,omitempty" doc:"where it is damaged: database or archive"`
+	Node    string `json:"node,omitempty" doc:"the node that was checked"`
+	Remedy  string `json:"remedy,omitempty"`
 }
 
 func (s *Server) eventRoutes() {
@@ -119,7 +122,10 @@ func (s *Server) verify(ctx context.Context, _ *struct{}) (*Got[VerdictDoc], err
 	if err != nil {
 		return nil, err
 	}
-	d := VerdictDoc{Sound: v.Bad == 0 && v.Why == "", Checked: v.Checked.String(), Why: v.Why}
+	d := VerdictDoc{
+		Sound: v.Bad == 0 && v.Why == "", Checked: v.Checked.String(), Why: v.Why, Part: v.Part,
+		Node: v.Node, Remedy: v.Remedy,
+	}
 	if v.Bad != 0 {
 		d.Bad = v.Bad.String()
 	}

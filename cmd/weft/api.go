@@ -249,14 +249,23 @@ func (b *backend) Replay(ctx context.Context, p domain.Position) ([]rest.Replaye
 
 // Verify implements rest.Backend. What is found is the answer, not an error of the call.
 func (b *backend) Verify(ctx context.Context) (rest.Verdict, error) {
-	var v rest.Verdict
+	v := rest.Verdict{Node: b.dir.id.Name}
 	err := b.store.Verify(ctx, func(p domain.Position) { v.Checked = p })
 	var bad *eventstore.CorruptError
-	if errors.As(err, &bad) {
-		v.Bad, v.Why = bad.Position, bad.Error()
-		return v, nil
+	if !errors.As(err, &bad) {
+		return v, err
 	}
-	return v, err
+	v.Bad, v.Why = bad.Position, bad.Error()
+	var found *quorum.FoundError
+	if errors.As(err, &found) {
+		v.Part, v.Remedy = string(found.Part), remedy(found.Part, found.Alone)
+		for _, n := range b.views.topology.Nodes() {
+			if found.Part == quorum.PartDatabase && n.Member != 0 && n.Member == found.Member {
+				v.Node = n.Name // a client of the log reads another's
+			}
+		}
+	}
+	return v, nil
 }
 
 // PutSecret implements rest.Backend.

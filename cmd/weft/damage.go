@@ -24,7 +24,7 @@ func damaged(err error) error {
 	return &domain.Error{
 		Kind: domain.Corrupt, Ref: "event/" + bad.Position.String(),
 		Msg:    "the event log is damaged at " + bad.Error(),
-		Remedy: "weft events verify --offline tells how far it is sound; the volumes are not touched",
+		Remedy: "weft events verify --offline tells how far it is sound; " + onlyCopy,
 	}
 }
 
@@ -71,7 +71,13 @@ func verifyLog(ctx context.Context, dir string) (client.Verdict, error) {
 	v := client.Verdict{Sound: err == nil, Checked: checked.String()}
 	var bad *eventstore.CorruptError
 	if errors.As(err, &bad) {
-		v.Bad, v.Why, err = bad.Position.String(), bad.Error(), nil
+		v.Bad, v.Why, v.Node = bad.Position.String(), bad.Error(), id.Name
+		v.Remedy = onlyCopy
+		var found *quorum.FoundError
+		if errors.As(err, &found) {
+			v.Part = string(found.Part)
+		}
+		err = nil
 	}
 	return v, err
 }

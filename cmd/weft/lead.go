@@ -58,6 +58,8 @@ func startLeading(
 	var wg sync.WaitGroup
 	wg.Go(func() { l.repeat(ctx, "the members of the log", l.follow) })
 	wg.Go(func() { l.repeat(ctx, "the node's lease", l.reign) })
+	wg.Go(func() { l.repeat(ctx, "what is damaged of the log", l.report) })
+	wg.Go(func() { l.scrub(ctx) })
 	return l, func() {
 		cancel()
 		wg.Wait()
@@ -96,6 +98,7 @@ func (l *leading) follow(ctx context.Context) error {
 		return err
 	}
 	now := urls(l.views.topology, l.dir.id.Node)
+	l.store.Know(now)
 	if slices.Equal(now, l.dir.id.Members) || len(now) == 0 {
 		return nil
 	}
@@ -278,13 +281,18 @@ func (e *electorate) step(ctx context.Context) error {
 // candidates gives the nodes as the choice of voters sees them.
 func (e *electorate) candidates() ([]cluster.Candidate, map[string]domain.NodeID) {
 	var list []cluster.Candidate
-	byURL := map[string]domain.NodeID{}
+	byURL, damaged := map[string]domain.NodeID{}, e.views.topology.Damaged()
 	for _, n := range e.views.topology.Nodes() {
 		id := n.Node.Node
 		byURL[n.Endpoint.Peer] = id
 		c := cluster.Candidate{
 			Node: id, URL: n.Endpoint.Peer, Down: n.Down, Leaving: n.Drained || n.Removed,
 			Place: n.Location,
+		}
+		for _, d := range damaged {
+			if d.Node == id && d.Part == string(quorum.PartDatabase) {
+				c.Damaged = d.Member
+			}
 		}
 		if !n.Down {
 			delete(e.down, id)

@@ -11,6 +11,7 @@ import (
 	"weft/dataplane/agent"
 	"weft/dataplane/engine"
 	"weft/domain/command"
+	"weft/eventstore/quorum"
 )
 
 // collector reads the node's counters when it is scraped, so that no I/O pays for a metric.
@@ -147,6 +148,18 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	send(false, int64(c.b.runner.Position().N()), "weft_log_position",
 		"Events in the views of this node.", nil, nil)
+	for _, part := range []quorum.Part{quorum.PartDatabase, quorum.PartArchive} {
+		bad := int64(0)
+		for _, d := range c.b.store.Damages() {
+			if d.Part == part {
+				bad++
+			}
+		}
+		send(false, bad, "weft_log_damaged", "Places of this node's log that are damaged.",
+			[]string{"part"}, []string{string(part)})
+	}
+	send(true, int64(c.b.store.Repairs()), "weft_log_repairs_total",
+		"Damaged places of this node's log that were repaired since the start.", nil, nil)
 	n := c.b.front.nbd.Stats()
 	send(false, n.Open, "weft_nbd_connections", "Open NBD connections.", nil, nil)
 	i := c.b.front.iscsi.Stats()

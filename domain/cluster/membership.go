@@ -4,7 +4,8 @@ import (
 	"weft/domain"
 )
 
-// MembershipCategory is the category of the one stream that tells who votes on the log.
+// MembershipCategory is the category of the one stream that tells who votes on the log, and whose
+// copy of it is damaged.
 const MembershipCategory = "membership"
 
 // MembershipStream gives that stream.
@@ -53,8 +54,11 @@ func (c Enroll) CommandType() string { return "Enroll" + c.Fact.EventType() }
 // Stream implements domain.Command.
 func (c Enroll) Stream() domain.StreamID { return MembershipStream(c.Cluster) }
 
-// Members is the membership folded: what was last said of each member.
-type Members struct{ Known []Enrolled }
+// Members is the membership folded: what was last said of each member, and what is damaged.
+type Members struct {
+	Known   []Enrolled
+	Damaged []LogDamaged
+}
 
 // Enrolled is a member as the log knows it.
 type Enrolled struct {
@@ -69,9 +73,10 @@ func MembershipAggregate() domain.Aggregate[Members] {
 	return domain.Aggregate[Members]{
 		Category: MembershipCategory,
 		Evolve: func(s Members, ev domain.Event) Members {
+			damaged := WithDamage(s.Damaged, ev)
 			e, ok := enrolled(ev)
 			if !ok {
-				return s
+				return Members{s.Known, damaged}
 			}
 			var known []Enrolled
 			for _, k := range s.Known {
@@ -79,9 +84,12 @@ func MembershipAggregate() domain.Aggregate[Members] {
 					known = append(known, k)
 				}
 			}
-			return Members{append(known, e)}
+			return Members{append(known, e), damaged}
 		},
 		Decide: func(s Members, r domain.Request) ([]domain.Event, error) {
+			if d, ok := r.Command.(ReportDamage); ok {
+				return s.decideDamage(d)
+			}
 			c, ok := r.Command.(Enroll)
 			if !ok {
 				return nil, domain.Errorf(domain.Internal, "membership: unknown command %T", r.Command)

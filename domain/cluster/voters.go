@@ -18,6 +18,7 @@ type Candidate struct {
 	DownFor time.Duration // since when nothing was heard of it, while Down
 	Leaving bool          // drained or removed
 	Place   Location      // the failure domains it stands in
+	Damaged uint64        // the member whose database the node found damaged; 0: none
 }
 
 // Seat is a member of the consensus.
@@ -37,6 +38,9 @@ type Change struct {
 	Remove  *Seat
 	Why     string
 }
+
+// WhyDamaged is why a member is replaced whose node found its database damaged.
+const WhyDamaged = "its database is damaged"
 
 // LearnerWait is how long a learner may take until another node is tried.
 const LearnerWait = 10 * time.Minute
@@ -165,16 +169,23 @@ func (p *voterPlan) safe(gone Seat) bool {
 			continue
 		}
 		all++
-		if n, _ := p.node(s.URL); !n.Down {
+		if n, _ := p.node(s.URL); !n.Down && n.Damaged != s.Member {
 			up++
 		}
 	}
 	return up > all/2
 }
 
-// replace removes voters whose nodes are dead or leave. A live one goes only once others make up
-// the wanted number, the leader last; a dead one goes at once, because etcd adds nobody while it
-// counts.
+// ill tells whether a voter is to be replaced because its database is damaged: one at a time, while
+// there are as many voters as there shall be, and nobody learns to vote.
+func (p *voterPlan) ill(n Candidate, s Seat) bool {
+	return n.Damaged == s.Member && len(p.voters) >= p.target && len(p.learners) == 0 &&
+		s.URL != p.leader
+}
+
+// replace removes voters whose nodes are dead or leave, or whose databases are damaged. A live one
+// that leaves goes only once others make up the wanted number, the leader last; a dead or damaged
+// one goes at once, because etcd adds nobody while it counts.
 func (p *voterPlan) replace() (Change, bool) {
 	enough := len(p.sound()) >= p.target
 	var leading *Seat
@@ -187,6 +198,8 @@ func (p *voterPlan) replace() (Change, bool) {
 			return Change{Remove: s, Why: "its node is down"}, true
 		case n.Leaving && n.Down:
 			return Change{Remove: s, Why: "its node leaves and is down"}, true
+		case p.ill(n, *s):
+			return Change{Remove: s, Why: WhyDamaged}, true
 		case n.Leaving && enough && s.URL != p.leader:
 			return Change{Remove: s, Why: "its node leaves"}, true
 		case n.Leaving && enough:

@@ -27,6 +27,7 @@ func Catalog() *Registry {
 		&cluster.NodeDrainRequested{}, &cluster.NodeUncordoned{}, &cluster.NodeRemoved{},
 		&cluster.NodeLocationChanged{},
 		&cluster.LearnerAdded{}, &cluster.VoterPromoted{}, &cluster.VoterRemoved{},
+		&cluster.LogDamaged{}, &cluster.LogRepaired{},
 		&cluster.DeviceAdmitted{}, &cluster.DeviceFailed{}, &cluster.DeviceReadmitted{},
 		&cluster.DeviceRetired{},
 		&cluster.DeviceSuspended{}, &cluster.ScrubRequested{}, &cluster.ScrubPaused{},

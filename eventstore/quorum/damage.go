@@ -125,6 +125,34 @@ func (s *Store) ill(key Damage) bool {
 	return known
 }
 
+// Know tells the store where the nodes of the cluster are reached, beside those that are members:
+// their archives are as good as any.
+func (s *Store) Know(urls []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.nodes = slices.Clone(urls)
+}
+
+// others lists where other nodes may be reached, the leading one first.
+func (s *Store) others() []string {
+	if s.cfg.Net == nil {
+		return nil
+	}
+	s.mu.Lock()
+	urls := slices.Concat([]string{s.mu.leader}, s.mu.known, s.mu.nodes)
+	s.mu.Unlock()
+	var list []string
+	for _, url := range append(urls, s.cfg.Net.Seeds...) {
+		if url != "" && url != s.cfg.Net.URL && !slices.Contains(list, url) {
+			list = append(list, url)
+		}
+	}
+	return list
+}
+
+// solitary tells whether no other node is known.
+func (s *Store) solitary() bool { return len(s.others()) == 0 }
+
 // damageOf gives damage of a part as an error of this store found it.
 func damageOf(part Part, err error) Damage {
 	d := Damage{Part: part, What: err.Error()}
@@ -191,7 +219,7 @@ func (s *Store) healing(bad *eventstore.CorruptError) bool {
 		return false
 	}
 	d := damageOf(PartArchive, bad)
-	d.First, d.Alone = first, s.cfg.Net == nil
+	d.First, d.Alone = first, s.solitary()
 	ctx, cancel := context.WithTimeout(s.life, healWait)
 	defer cancel()
 	return s.heal(ctx, d, healRest) == nil
@@ -281,7 +309,7 @@ func (s *Store) found(err error, w *witness) error {
 	var seg *archive.SegmentError
 	if errors.As(err, &seg) {
 		d := damageOf(PartArchive, err)
-		d.First, d.Alone = seg.First, s.cfg.Net == nil
+		d.First, d.Alone = seg.First, s.solitary()
 		s.spoiled(d)
 		return &FoundError{d, err}
 	}
@@ -292,6 +320,9 @@ func (s *Store) found(err error, w *witness) error {
 	if w != nil && w.own && s.readsOwn() {
 		s.distrust(err)
 	}
+	s.ills.Lock()
+	defer s.ills.Unlock()
+	d.Alone = s.ills.known[d.key()].Alone
 	return &FoundError{d, err}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +36,7 @@ func (s *Store) openPast() error {
 	}
 	if damage != nil {
 		d := damageOf(PartArchive, damage)
-		d.First, d.Alone = h.Head().Position.N()+1, s.cfg.Net == nil
+		d.First, d.Alone = h.Head().Position.N()+1, s.solitary()
 		s.spoiled(d)
 	}
 	base, err := h.Base()
@@ -212,16 +211,9 @@ func (s *Store) eachNode(ask func(url string) error) error {
 			What:     "the database no longer holds it, and this node's archive does not either",
 		}
 	}
-	s.mu.Lock()
-	urls := append([]string{s.mu.leader}, s.mu.known...)
-	s.mu.Unlock()
-	urls = append(urls, s.cfg.Net.Seeds...)
 	err := domain.Errorf(domain.Unavailable, "no other node is known that could have the archive")
 	failed := error(err)
-	for i, url := range urls {
-		if url == "" || url == s.cfg.Net.URL || slices.Contains(urls[:i], url) {
-			continue
-		}
+	for _, url := range s.others() {
 		if failed = ask(url); failed == nil {
 			return nil
 		}

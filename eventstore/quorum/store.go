@@ -51,6 +51,7 @@ type Store struct {
 		single *clientv3.Client
 		leader string   // URL of the leading member as a client last heard
 		known  []string // URLs of all other members as last heard
+		nodes  []string // URLs of nodes, as the owner last told
 		stuck  error    // why the archive does not grow, nil while it does
 	}
 }

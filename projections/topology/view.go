@@ -60,6 +60,8 @@ type state struct {
 	Devices map[string]Device
 	// Settings are the changed settings of the cluster, in order of key.
 	Settings []cluster.SettingChanged
+	// Damaged is what nodes found damaged of their copies of the log.
+	Damaged []cluster.LogDamaged
 }
 
 var _ projections.Keeper = (*View)(nil)
@@ -112,6 +114,9 @@ func (v *View) Apply(r domain.Record) error {
 		s.vote(ev.Node, ev.Member, "voter")
 	case *cluster.VoterRemoved:
 		s.vote(ev.Node, 0, "")
+		s.Damaged = cluster.WithDamage(s.Damaged, ev)
+	case *cluster.LogDamaged, *cluster.LogRepaired:
+		s.Damaged = cluster.WithDamage(s.Damaged, ev)
 	case *cluster.DeviceAdmitted:
 		s.Devices[id] = Device{DeviceAdmitted: *ev, Since: r.Created}
 	case *cluster.DeviceFailed:
@@ -218,6 +223,20 @@ func (v *View) LogWindow() uint64 {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return cluster.LogWindow(v.mu.Settings)
+}
+
+// Damaged lists what of the log is damaged on nodes that are there, in the order in which it was
+// found.
+func (v *View) Damaged() []cluster.LogDamaged {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var list []cluster.LogDamaged
+	for _, d := range v.mu.Damaged {
+		if n, ok := v.mu.Nodes[string(cluster.NodeStream(d.Node))]; ok && !n.Removed {
+			list = append(list, d)
+		}
+	}
+	return list
 }
 
 // Leader gives the holder of the reconciler's role and its token.

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"weft/adapters/rest"
+	"weft/domain"
+	"weft/domain/cluster"
+	"weft/eventstore"
+	"weft/eventstore/quorum"
+	"weft/projections/topology"
+)
+
+// Times of looking for damage that no reader meets.
+const (
+	// scrubFirst is how long after the start a node reads its whole log the first time.
+	scrubFirst = 10 * time.Minute
+	scrubEvery = 24 * time.Hour
+)
+
+// scrub reads all that this node keeps of the log, once a day. What it finds the store takes note
+// of.
+func (l *leading) scrub(ctx context.Context) {
+	for pause(ctx, scrubFirst); ctx.Err() == nil; pause(ctx, scrubEvery) {
+		err := l.store.Verify(ctx, nil)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, eventstore.ErrCorrupt) {
+			l.log.Warn("the event log could not be scrubbed", "err", err)
+		}
+	}
+}
+
+// report tells the cluster what is damaged of this node's copy of the log and what is repaired,
+// each once, and takes from it what others found.
+func (l *leading) report(ctx context.Context) error {
+	self := l.dir.id.Node
+	var told []cluster.Damage
+	for _, d := range l.views.topology.Damaged() {
+		if d.Node == self {
+			told = append(told, d.Damage())
+		}
+	}
+	var now []cluster.Damage
+	for _, d := range l.store.Damages() {
+		x := cluster.LogDamaged{
+			Node: self, Part: string(d.Part), Member: d.Member, First: d.First, Position: d.Position,
+			Why: d.What,
+		}
+		now = append(now, x.Damage())
+		if !slices.Contains(told, x.Damage()) {
+			if err := l.tellDamage(ctx, &x); err != nil {
+				return err
+			}
+		}
+	}
+	for _, d := range told {
+		if slices.Contains(now, d) || !l.repaired(ctx, d) {
+			continue
+		}
+		err := l.tellDamage(ctx, &cluster.LogRepaired{
+			Node: d.Node, Part: d.Part, Member: d.Member, First: d.First,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repaired tells whether a damage that the cluster was told of is gone. What this process has not
+// met itself it looks at first: it may have been found by another one, or before a restart.
+func (l *leading) repaired(ctx context.Context, d cluster.Damage) bool {
+	if d.Part == string(quorum.PartArchive) {
+		return l.store.CheckSegment(ctx, d.First) == nil
+	}
+	if d.Member != l.store.MemberID() {
+		return true // it was replaced
+	}
+	l.store.Distrust(d.Member, "it was found damaged before")
+	return len(l.store.Damages()) == 0 && l.store.Verify(ctx, nil) == nil
+}
+
+func (l *leading) tellDamage(ctx context.Context, fact domain.Event) error {
+	_, err := l.exec.Do(ctx, domain.Request{
+		Command: cluster.ReportDamage{Cluster: l.dir.id.Cluster, Fact: fact},
+		Caller:  domain.Caller{Actor: "node/" + l.dir.id.Node.String()},
+	})
+	return err
+}
+
+// LogDamage implements rest.Backend: what the cluster knows of, and what this node could not tell
+// it.
+func (b *backend) LogDamage() []rest.LogDamage {
+	list := []rest.LogDamage{}
+	told := map[cluster.Damage]bool{}
+	alone := map[cluster.Damage]bool{}
+	own := b.store.Damages()
+	for _, d := range own {
+		alone[cluster.Damage{
+			Node: b.dir.id.Node, Part: string(d.Part), Member: d.Member, First: d.First,
+		}] = d.Alone
+	}
+	for _, d := range b.views.topology.Damaged() {
+		told[d.Damage()] = true
+		list = append(list, logDamage(b.views.topology, &d, alone[d.Damage()]))
+	}
+	for _, d := range own {
+		x := cluster.LogDamaged{
+			Node: b.dir.id.Node, Part: string(d.Part), Member: d.Member, First: d.First,
+			Position: d.Position, Why: d.What,
+		}
+		if !told[x.Damage()] {
+			list = append(list, logDamage(b.views.topology, &x, d.Alone))
+		}
+	}
+	return list
+}
+
+// LogEnded implements rest.Backend.
+func (b *backend) LogEnded() bool { return errors.Is(b.store.Health(), eventstore.ErrCorrupt) }
+
+func logDamage(t *topology.View, d *cluster.LogDamaged, alone bool) rest.LogDamage {
+	x := rest.LogDamage{
+		Node: d.Node.String(), Name: nodeName(t, d.Node.String()), Part: d.Part, First: d.First,
+		Why: d.Why,
+	}
+	if d.Position > 0 {
+		x.Position = d.Position.String()
+	}
+	x.Remedy = remedy(quorum.Part(d.Part), alone)
+	return x
+}
+
+// remedy says what becomes of damage.
+func remedy(p quorum.Part, alone bool) string {
+	switch {
+	case alone:
+		return onlyCopy
+	case p == quorum.PartDatabase:
+		return "its member is replaced by itself while a majority of sound voters is left"
+	}
+	return "the file is copied from another node by itself"
+}
+
+// onlyCopy is what remains to be done where nobody else has a copy.
+const onlyCopy = "no other node has a copy: weft restore brings a backup back into an empty " +
+	"folder, up to the backup's last position; the volumes are not touched"
