@@ -294,7 +294,8 @@ type Device struct {
 	Node        string       `json:"node"`
 	Path        string       `json:"path"`
 	Class       string       `json:"class"`
-	State       string       `json:"state"` // "ok", "failed"
+	State       string       `json:"state"`            // "ok", "suspect", "failed"
+	Reason      string       `json:"reason,omitempty"` // why it is not ok
 	Bytes       domain.Bytes `json:"bytes"`
 	Usable      domain.Bytes `json:"usable"`
 	Used        domain.Bytes `json:"used"`

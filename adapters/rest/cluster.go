@@ -38,7 +38,8 @@ type Device struct {
 	Node        string       `json:"node"`
 	Path        string       `json:"path"`
 	Class       string       `json:"class"`
-	State       string       `json:"state" enum:"ok,failed"`
+	State       string       `json:"state" enum:"ok,suspect,failed"`
+	Reason      string       `json:"reason,omitempty" doc:"why it is not ok"`
 	Bytes       domain.Bytes `json:"bytes"`
 	Usable      domain.Bytes `json:"usable" doc:"bytes of data it takes"`
 	Used        domain.Bytes `json:"used"`
@@ -89,7 +90,7 @@ type DecisionReject struct {
 	Count int64  `json:"count"`
 }
 
-// DecisionScore is a candidate; higher is better, 1000 is empty.
+// DecisionScore is a candidate; higher is better, 1000 is empty, negative suspect.
 type DecisionScore struct {
 	Device string `json:"device"`
 	Score  int64  `json:"score"`
@@ -111,8 +112,11 @@ func (s *Server) health(context.Context, *struct{}) (*Got[Health], error) {
 		Status: "ok", Version: s.cfg.Version, Cluster: id.String(), Position: v.Position.String(),
 	}
 	for _, d := range v.Topology.Devices() {
-		if d.Failed {
+		switch {
+		case d.Failed:
 			h.Status, h.Reason = "degraded", "device "+d.Path+" failed: "+d.Why
+		case d.Suspended != "" && h.Status == "ok":
+			h.Status, h.Reason = "degraded", "device "+d.Path+" is suspect: "+d.Why
 		}
 	}
 	for _, n := range v.Topology.Nodes() {
@@ -142,8 +146,11 @@ func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error
 			ID: x.Device.String(), Node: x.Node.String(), Path: x.Path, Class: x.Class, State: "ok",
 			Bytes: x.Bytes, Usable: x.Usable, Durability: x.Durability,
 		}
-		if x.Failed {
-			d.State = "failed"
+		switch {
+		case x.Failed:
+			d.State, d.Reason = "failed", x.Why
+		case x.Suspended != "":
+			d.State, d.Reason = "suspect", x.Suspended+": "+x.Why
 		}
 		if l, ok := s.b.LiveDevice(x.Device); ok && !past {
 			d.Used, d.Usable, d.Segments, d.Free = l.Used, l.Usable, l.Segments, l.FreeSegments

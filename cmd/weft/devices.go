@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"weft/backends"
 	"weft/backends/direct"
+	"weft/backends/watched"
 	"weft/dataplane/engine"
 	"weft/dataplane/journal"
 	"weft/domain"
@@ -27,20 +29,21 @@ const deviceMin = 128 * domain.MiB
 type devices struct {
 	list    []*direct.Device
 	ids     []domain.DeviceID // of list
+	watched []*watched.Device // below the engines, in their order
 	engines []*engine.Engine
 	// nvram is the node's NVRAM and region the table of its shares; nil is none.
 	nvram   backends.ByteDevice
 	region  *journal.Region
 	noNVRAM bool // it was given up at this start
 	// troubles are facts on their way to the cluster's log.
-	troubles chan engine.Fact
+	troubles chan domain.Command
 }
 
 // openDevices opens the devices named, or those in the data folder, making the first one.
 func openDevices(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*devices, func(),
 	error,
 ) {
-	ds := &devices{troubles: make(chan engine.Fact, troublesMax)}
+	ds := &devices{troubles: make(chan domain.Command, troublesMax)}
 	if err := ds.mapNVRAM(o, d, log); err != nil {
 		ds.close(log)
 		return nil, nil, domain.Wrap(err, "serve", "nvram")
@@ -163,13 +166,19 @@ func (ds *devices) attach(ctx context.Context, o Options, d *dataDir, path strin
 func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, i int,
 	log *slog.Logger,
 ) error {
+	id, below := ds.ids[i], backends.Device(ds.list[i])
+	if o.Wrap != nil {
+		below = o.Wrap(below.Geometry().Path, below)
+	}
+	w := watched.New(below, time.Now, func(c watched.Change) { ds.changed(id, d.id.Node, c, log) })
+	ds.watched = append(ds.watched, w)
 	mode := engine.Durable
 	if o.Durability == "process" {
 		mode = engine.Process
 	}
 	e, err := engine.Open(ctx, engine.Config{
-		Device: ds.list[i], Cluster: d.id.Cluster, Node: d.id.Number, Mode: mode, Logger: log,
-		Journal: ds.share(ds.ids[i], log), DropJournal: o.DropNVRAM, AcceptLoss: o.AcceptNVRAMLoss,
+		Device: w, Cluster: d.id.Cluster, Node: d.id.Number, Mode: mode, Logger: log,
+		Journal: ds.share(id, log), DropJournal: o.DropNVRAM, AcceptLoss: o.AcceptNVRAMLoss,
 		Report: func(f engine.Fact) { ds.told(f, log) },
 	})
 	if err != nil {

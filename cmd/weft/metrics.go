@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"weft/backends/watched"
 	"weft/dataplane/agent"
 	"weft/dataplane/engine"
 	"weft/domain/command"
@@ -121,7 +122,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, labels, nil), t,
 			float64(v), values...)
 	}
-	for _, e := range c.b.devices.engines {
+	for i, e := range c.b.devices.engines {
 		id, _ := e.Info()
 		s := e.Stats()
 		list := deviceMetrics()
@@ -131,6 +132,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		for _, m := range list {
 			send(m.counter, m.get(s), m.name, m.help, []string{"device"}, []string{id.String()})
 		}
+		suspect := int64(0)
+		if c.b.devices.watched[i].State() == watched.Suspect {
+			suspect = 1
+		}
+		send(false, suspect, "weft_device_suspect", "1 while the device is slow or errs.",
+			[]string{"device"}, []string{id.String()})
 		send(false, int64(e.Kept()), "weft_device_kept_bytes",
 			"Bytes that clones keep of deleted snapshots.", []string{"device"}, []string{id.String()})
 	}

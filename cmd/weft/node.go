@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"weft/backends"
 	"weft/dataplane/agent"
 	"weft/dataplane/vdisk"
 	"weft/domain"
@@ -53,7 +54,9 @@ type Options struct {
 	Init                       bool   // a new cluster may listen beyond this machine
 	VoterGrace                 time.Duration
 	Location                   string // failure domains; empty: as the log has it
-	Logger                     *slog.Logger
+	// Wrap lets a test harm a device below everything that watches it; nil: nothing stands between.
+	Wrap   func(path string, dev backends.Device) backends.Device
+	Logger *slog.Logger
 	// Progress hears what a long start is doing. Nil hears nothing.
 	Progress func(string)
 }

@@ -5,13 +5,15 @@ import (
 	"log/slog"
 	"sync"
 
+	"weft/backends/watched"
 	"weft/dataplane/engine"
 	"weft/domain"
 	"weft/domain/cluster"
 	"weft/eventstore"
 )
 
-// troublesMax is how many facts wait for the log. A device fails once, and a node has few of them.
+// troublesMax is how many facts wait for the log. A device fails once and changes otherwise a few
+// times an hour, and a node has few of them.
 const troublesMax = 256
 
 // told takes what a device's engine reports: all of it goes to the node's log, and what changes
@@ -22,9 +24,46 @@ func (ds *devices) told(f engine.Fact, log *slog.Logger) {
 	if f.What != "failed" {
 		return
 	}
+	ds.send(cluster.Fail{Device: f.Device, Why: f.Detail})
+}
+
+// changed takes what the watch over a device says of it. The device's writers may wait for it.
+func (ds *devices) changed(
+	id domain.DeviceID, node domain.NodeID, c watched.Change, log *slog.Logger,
+) {
+	if c.State == watched.OK {
+		log.Info("device is well again", "device", id.String())
+		ds.send(cluster.Resume{Device: id, Node: node})
+		return
+	}
+	log.Warn("device is suspect", "device", id.String(), "rule", c.Rule, "why", c.Why)
+	ds.send(cluster.Observe{Device: id, Fact: &cluster.DeviceSuspended{Rule: c.Rule, Why: c.Why}})
+}
+
+// send puts a fact on its way, and does not wait.
+func (ds *devices) send(c domain.Command) {
 	select {
-	case ds.troubles <- f:
+	case ds.troubles <- c:
 	default: // there is no room while the cluster's log is away; the next start tells it
+	}
+}
+
+// look looks for calls that hang, until the context ends.
+func (ds *devices) look(ctx context.Context) {
+	for ctx.Err() == nil {
+		for _, w := range ds.watched {
+			w.Look()
+		}
+		pause(ctx, watched.LookEvery)
+	}
+}
+
+// doubt lets devices begin as the log knows them.
+func (ds *devices) doubt(v *views) {
+	for i, id := range ds.ids {
+		if d, ok := v.topology.Device(id); ok && d.Suspended != "" {
+			ds.watched[i].Doubt()
+		}
 	}
 }
 
@@ -32,18 +71,20 @@ func (ds *devices) told(f engine.Fact, log *slog.Logger) {
 type telling struct{ work sync.WaitGroup }
 
 // startTelling tells until the node closes. A fact waits until the log takes it.
-func startTelling(_ *member, ds *devices, x *eventstore.Executor, d *dataDir, log *slog.Logger) (
-	*telling, func(),
-) {
+func startTelling(
+	_ *member, ds *devices, x *eventstore.Executor, v *views, d *dataDir, log *slog.Logger,
+) (*telling, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	t := &telling{}
+	ds.doubt(v)
+	t.work.Go(func() { ds.look(ctx) })
 	t.work.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case f := <-ds.troubles:
-				tell(ctx, x, d.id.Node, f, log)
+			case c := <-ds.troubles:
+				tell(ctx, x, d.id.Node, c, log)
 			}
 		}
 	})
@@ -54,18 +95,18 @@ func startTelling(_ *member, ds *devices, x *eventstore.Executor, d *dataDir, lo
 }
 
 func tell(
-	ctx context.Context, x *eventstore.Executor, node domain.NodeID, f engine.Fact, log *slog.Logger,
+	ctx context.Context, x *eventstore.Executor, node domain.NodeID, c domain.Command,
+	log *slog.Logger,
 ) {
 	for ctx.Err() == nil {
 		_, err := x.Do(ctx, domain.Request{
-			Command: cluster.Fail{Device: f.Device, Why: f.Detail},
-			Caller:  domain.Caller{Actor: "node/" + node.String()},
+			Command: c, Caller: domain.Caller{Actor: "node/" + node.String()},
 		})
 		if err == nil {
 			return
 		}
 		if ctx.Err() == nil {
-			log.Warn("a device failed and the cluster's log does not know yet", "err", err)
+			log.Warn("the cluster's log does not know of a device's trouble yet", "err", err)
 		}
 		pause(ctx, leadRest)
 	}

@@ -3,8 +3,14 @@ package main
 import (
 	"context"
 	"log/slog"
+	"reflect"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"weft/backends"
+	"weft/backends/mem"
+	"weft/backends/watched"
 	"weft/dataplane/engine"
 	"weft/domain"
 	"weft/domain/cluster"
@@ -12,9 +18,10 @@ import (
 	"weft/eventstore/memory"
 )
 
-// TestTrouble proves that the failure of a device becomes one event, however often it is reported
-// and although the log does not take it at first, and that what only says something about data
-// does not.
+// TestTrouble proves that the failure of a device, and each change of its health, becomes one
+// event, however often it is reported and although the log does not take it at first; that what
+// only says something about data does not; and that a device which the log knows as suspect begins
+// so, and is looked at.
 func TestTrouble(t *testing.T) {
 	away := 3
 	s := memory.New(memory.WithFaults(func(id domain.StreamID, _ []eventstore.Proposed) memory.Fault {
@@ -44,17 +51,52 @@ func TestTrouble(t *testing.T) {
 	}
 	away = keep
 	log := slog.New(slog.DiscardHandler)
-	ds := &devices{troubles: make(chan engine.Fact, troublesMax)}
-	_, stop := startTelling(nil, ds, x, &dataDir{id: nodeIdentity{Node: node}}, log)
+	views := newViews()
+	for _, ev := range []domain.Event{
+		&cluster.DeviceAdmitted{Device: device}, &cluster.DeviceSuspended{Rule: watched.RuleStall},
+	} {
+		r := domain.Record{Event: ev}
+		r.Stream = cluster.DeviceStream(device)
+		if err := views.topology.Apply(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ds := &devices{troubles: make(chan domain.Command, troublesMax), ids: []domain.DeviceID{device}}
+	looked, begun := make(chan struct{}), time.Now()
+	below, err := mem.New(mem.Config{Size: 1 << 20, Durability: backends.PowerSafe})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ahead atomic.Int64
+	well := func(watched.Change) { close(looked) }
+	ds.watched = []*watched.Device{watched.New(below, func() time.Time {
+		return begun.Add(time.Duration(ahead.Load()))
+	}, well)}
+	_, stop := startTelling(nil, ds, x, views, &dataDir{id: nodeIdentity{Node: node}}, log)
 	defer stop()
+	if ds.watched[0].State() != watched.Suspect {
+		t.Fatal("the device begins well")
+	}
+	ahead.Store(int64(watched.Quiet))
+	<-looked
+	slow := watched.Change{State: watched.Suspect, Rule: watched.RuleStall, Why: "2s"}
 	ds.told(engine.Fact{What: "corrupt", Device: device, Detail: "a block"}, log)
+	ds.changed(device, node, slow, log)
+	ds.changed(device, node, slow, log)
+	ds.changed(device, node, watched.Change{}, log)
 	ds.told(engine.Fact{What: "failed", Device: device, Detail: "input/output error"}, log)
 	ds.told(engine.Fact{What: "failed", Device: device, Detail: "again"}, log)
-	var failures []string
+	want := []domain.Event{
+		&cluster.DeviceSuspended{Rule: watched.RuleStall, Why: "2s"},
+		&cluster.DeviceReadmitted{Node: node},
+		&cluster.DeviceFailed{Why: "input/output error"},
+	}
+	var told []domain.Event
 	until(t, "the failure is in the log", func(context.Context) bool {
-		failures = nil
-		for r, err := range s.ReadAll(t.Context(), 0, eventstore.Forward,
-			domain.Filter{TypePrefix: []string{"DeviceFailed"}}, eventstore.NoLimit) {
+		told = nil
+		for r, err := range s.ReadAll(t.Context(), 0, eventstore.Forward, domain.Filter{
+			TypePrefix: []string{"DeviceFailed", "DeviceSuspended", "DeviceReadmitted"},
+		}, eventstore.NoLimit) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -62,13 +104,13 @@ func TestTrouble(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			failures = append(failures, records[0].Event.(*cluster.DeviceFailed).Why)
+			told = append(told, records[0].Event)
 		}
-		return len(failures) > 0 && len(ds.troubles) == 0
+		return len(told) > 0 && told[len(told)-1].EventType() == "DeviceFailed" && len(ds.troubles) == 0
 	})
 	stop()
-	if len(failures) != 1 || failures[0] != "input/output error" {
-		t.Errorf("%q", failures)
+	if !reflect.DeepEqual(told, want) {
+		t.Errorf("%+v", told)
 	}
 	// A node that starts anew and has the device readmits it.
 	res, err := x.Do(t.Context(), domain.Request{Command: cluster.Admit{

@@ -134,7 +134,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainTelling, cleanup12 := startTelling(mainMember, mainDevices, executor, d, log)
+	mainTelling, cleanup12 := startTelling(mainMember, mainDevices, executor, mainViews, d, log)
 	node := &Node{
 		dir:     d,
 		backend: mainBackend,
