@@ -16,6 +16,29 @@ type batch struct {
 	crcs  []uint32
 	last  [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
 	out   *chunk                   // gathers what goes to one lane; kept empty between batches
+
+	group  []sent // chunks that no flush has made durable yet, in the order of each lane
+	faults uint64 // of the engine, when the group began
+}
+
+// sent is a chunk that a lane writes for the destager, who tells its outcome.
+type sent struct {
+	l *lane
+	c *chunk
+}
+
+// A group is chunks of the destager that one flush makes durable. Its segments stay unsealed until
+// then, out of the cleaner's reach, so it is a small part of a small device.
+const (
+	groupMax  = 16 // chunks
+	groupMin  = 2
+	groupPart = 32 // of a device
+)
+
+// groupSize gives the most chunks of a group.
+func (e *Engine) groupSize() int {
+	n := e.space.capacity / groupPart / int64(e.payloadMax())
+	return int(min(max(n, groupMin), groupMax))
 }
 
 // settle is one record that goes from the journal to the log: blocks of one record of a host that
@@ -104,23 +127,77 @@ func (n *nvram) write() error {
 		return cmp.Or(cmp.Compare(x.l.no, y.l.no), cmp.Compare(x.id, y.id),
 			cmp.Compare(x.block, y.block))
 	})
-	for i, m := range b.moves {
+	err := n.logAll()
+	if flushed := n.sync(); err == nil { // whatever happened, who waits for a chunk gets an outcome
+		err = flushed
+	}
+	clear(b.moves)
+	if err != nil {
+		return err
+	}
+	for i, l := range n.e.lanes { // a branch's record may be under way before the last chunk
+		if err := l.reach(b.last[i]); err != nil {
+			return err
+		}
+	}
+	return n.release()
+}
+
+// logAll hands all moves to their lanes, in full chunks.
+func (n *nvram) logAll() error {
+	moves := n.batch.moves
+	for i, m := range moves {
 		if err := n.log(m); err != nil {
 			return err
 		}
-		if i+1 == len(b.moves) || b.moves[i+1].l != m.l {
+		if i+1 == len(moves) || moves[i+1].l != m.l {
 			if err := n.handOver(m.l); err != nil {
 				return err
 			}
 		}
 	}
-	for i, l := range n.e.lanes {
-		if err := l.reach(b.last[i]); err != nil {
-			return err
+	return nil
+}
+
+// sync waits for the group's writes, makes them durable by one flush, and lets them into the index.
+// If the flush failed, or anything that may have been one since the group began, all of it is
+// written once more, durably, in other segments. An error leaves the engine out of service.
+func (n *nvram) sync() error {
+	b, e := &n.batch, n.e
+	for _, s := range b.group {
+		s.l.mu.Lock()
+		for !s.c.written {
+			s.l.room.Wait()
+		}
+		s.l.mu.Unlock()
+	}
+	var bad error
+	if e.fua && len(b.group) > 0 && !e.failed.Load() {
+		bad = e.dev.Flush(background)
+		if bad != nil {
+			e.faults.Add(1)
+			e.report(Fact{What: "write-error", Detail: "flush: " + bad.Error()})
 		}
 	}
-	clear(b.moves)
-	return n.release()
+	again := e.fua && (bad != nil || e.faults.Load() != b.faults)
+	var failed error
+	for _, s := range b.group {
+		err := s.c.err
+		if err == nil && again && !e.failed.Load() {
+			err = s.l.elsewhere(s.c)
+		}
+		if err != nil {
+			e.fail(err)
+			failed = err
+		}
+		s.l.finish(s.c, err)
+	}
+	clear(b.group)
+	b.group = b.group[:0]
+	if failed == nil && e.failed.Load() {
+		failed = domain.Errorf(domain.Unavailable, "device failed")
+	}
+	return failed
 }
 
 // collect lists what of a slot is still current. Records of a host that wrote, say, 100 blocks stay
@@ -312,13 +389,13 @@ func (n *nvram) chunkFor(m *settle) (*chunk, error) {
 	if m.kind == segment.KindData {
 		bytes = m.count * segment.BlockSize
 	}
-	if b.out == nil {
-		b.out = n.e.cache.get()
-	}
-	if !b.out.fits(bytes, n.e.payloadMax()) {
+	if b.out != nil && !b.out.fits(bytes, n.e.payloadMax()) {
 		if err := n.handOver(m.l); err != nil {
 			return nil, err
 		}
+	}
+	if b.out == nil {
+		b.out = n.e.cache.get()
 	}
 	return b.out, nil
 }
@@ -351,16 +428,32 @@ func (n *nvram) record(c *chunk, m *settle, count int) {
 	c.recs = append(c.recs, p)
 }
 
-// handOver gives the gathered chunk to a lane, which gives an empty one for it, and its records
-// their LSNs. It waits while the lane's writers are behind.
+// handOver gives the gathered chunk to a lane, which gives an empty one for it if it has one, and
+// its records their LSNs. It waits while the lane's writers are behind. A full group ends with it.
 func (n *nvram) handOver(l *lane) error {
-	c := n.batch.out
-	if c == nil || len(c.recs) == 0 {
+	b := &n.batch
+	if b.out == nil || len(b.out.recs) == 0 {
 		return nil
 	}
+	if len(b.group) == 0 {
+		b.faults = n.e.faults.Load()
+	}
+	c := b.out
+	if err := n.send(l, c); err != nil {
+		return err
+	}
+	b.group = append(b.group, sent{l, c})
+	if len(b.group) < n.e.groupSize() {
+		return nil
+	}
+	return n.sync()
+}
+
+// send puts the gathered chunk where the lane's writers take the next one from.
+func (n *nvram) send(l *lane, c *chunk) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.mu.cur == nil || len(l.mu.cur.recs) > 0 {
+	for l.mu.cur != nil && len(l.mu.cur.recs) > 0 {
 		if err := l.dead(); err != nil {
 			return err
 		}
@@ -380,7 +473,7 @@ func (n *nvram) handOver(l *lane) error {
 			at += 4 * (p.count - 1)
 		}
 	}
-	c.full = true
+	c.full, c.group = true, true
 	n.batch.last[l.no] = l.mu.lsn
 	n.batch.out, l.mu.cur = l.mu.cur, c
 	l.work.Signal()

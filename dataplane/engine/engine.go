@@ -87,6 +87,7 @@ type Engine struct {
 	versionSeq  atomic.Uint64 // the last version seq given out
 	anchorSeq   atomic.Uint64 // of the last durable anchor, which every segment's header repeats
 	failed      atomic.Bool
+	faults      atomic.Uint64 // flushes that failed, and durable writes: nothing unflushed is trusted
 
 	mu struct {
 		sync.RWMutex
@@ -189,7 +190,11 @@ func (e *Engine) Flush(ctx context.Context) error {
 			return err
 		}
 	}
-	return e.device(e.dev.Flush(ctx), "engine.Flush")
+	err := e.dev.Flush(ctx)
+	if err != nil {
+		e.faults.Add(1)
+	}
+	return e.device(err, "engine.Flush")
 }
 
 // report notes a fact once.

@@ -48,6 +48,8 @@ type chunk struct {
 	payload int
 	room    int // most bytes of entries
 	full    bool
+	group   bool // of the destager: written without FUA, and its outcome is nvram.sync's to tell
+	written bool // of a group, and on the device or failed; guarded by the lane's mutex
 
 	head  segment.Chunk
 	chain uint32
@@ -104,6 +106,7 @@ func (c *chunk) reset() {
 	c.parts = c.parts[:0]
 	c.entries, c.crcs, c.recs = c.entries[:0], c.crcs[:0], c.recs[:0]
 	c.payload, c.full, c.done, c.err, c.next, c.seg = 0, false, false, nil, nil, nil
+	c.group, c.written = false, false
 }
 
 // fits tells whether n bytes of payload and one more entry have room; limit is the most payload a
@@ -229,16 +232,27 @@ func (l *lane) writer() {
 	}
 }
 
-// carry writes a chunk that has its place, and sees to its outcome.
+// carry writes a chunk that has its place, and sees to its outcome; that of a group's follows when
+// the group is flushed.
 func (l *lane) carry(c *chunk) {
-	err := l.write(c)
+	err := l.write(c, l.e.fua && !c.group)
 	if err != nil && !l.e.failed.Load() {
+		if !c.group {
+			l.e.faults.Add(1) // it may have been the flush behind the write that failed
+		}
 		err = l.again(c, err)
 	}
 	if err != nil {
 		l.e.fail(err)
 	}
-	l.finish(c, err)
+	if !c.group {
+		l.finish(c, err)
+		return
+	}
+	l.mu.Lock()
+	c.written, c.err = true, err
+	l.mu.Unlock()
+	l.room.Broadcast()
 }
 
 // rests tells whether a record is alone in its chunk and nothing is in flight before it; mu is
@@ -352,13 +366,19 @@ func (o *openSegment) fits(n int64, header int, size int64) bool {
 	return o.used+n+int64(o.footer.Size(header)) <= size
 }
 
-// again writes a chunk whose write failed once more, in another segment; the first one is bad and
-// keeps its bytes. A second failure takes the engine out of service.
+// again writes a chunk whose write failed once more. A second failure takes the engine out of
+// service.
 func (l *lane) again(c *chunk, cause error) error {
 	if errors.Is(cause, errNoSegment) {
 		return cause
 	}
 	l.e.report(Fact{What: "write-error", Detail: cause.Error()})
+	return l.elsewhere(c)
+}
+
+// elsewhere writes a chunk once more, durably, in another segment; the first one is bad and keeps
+// its bytes.
+func (l *lane) elsewhere(c *chunk) error {
 	l.seal.Lock()
 	if bad := c.seg; bad != nil { // else the header of a new segment could not be written
 		bad.mu.Lock()
@@ -379,7 +399,7 @@ func (l *lane) again(c *chunk, cause error) error {
 	if err != nil {
 		return err
 	}
-	return l.write(c)
+	return l.write(c, l.e.fua)
 }
 
 // finish notes a chunk's outcome and lets every chunk whose turn has come into the index, in LSN
@@ -436,12 +456,19 @@ func (l *lane) acknowledge(d *chunk) {
 	}
 	d.reset()
 	l.mu.Lock()
-	if l.mu.cur == nil {
+	keep := true
+	switch {
+	case l.mu.cur == nil:
 		l.mu.cur = d
-	} else {
+	case len(l.mu.spare) < chunkBuffers-1:
 		l.mu.spare = append(l.mu.spare, d)
+	default:
+		keep = false
 	}
 	l.mu.Unlock()
+	if !keep {
+		l.e.cache.put(d)
+	}
 	l.room.Broadcast()
 }
 

@@ -69,8 +69,8 @@ func follows(p, q []byte) bool {
 	return cap(p) >= len(p)+len(q) && &p[:len(p)+1][len(p)] == &q[0]
 }
 
-// write puts the sealed chunk on the device.
-func (l *lane) write(c *chunk) error {
+// write puts the sealed chunk on the device, durably with fua.
+func (l *lane) write(c *chunk, fua bool) error {
 	if c.err != nil {
 		return c.err
 	}
@@ -78,7 +78,7 @@ func (l *lane) write(c *chunk) error {
 	l.e.stats.chunks.Add(1)
 	l.e.stats.logBytes.Add(int64(len(b)))
 	l.e.maint.note(int64(len(b)))
-	return c.send(l.e.dev, b, c.off, l.e.fua)
+	return c.send(l.e.dev, b, c.off, fua)
 }
 
 // send writes an image and the parts that stand elsewhere.

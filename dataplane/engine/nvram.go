@@ -20,7 +20,7 @@ import (
 //
 //	Append -> slot: entry, data, commit word -> index -> Appended
 //	                  |  oldest slots
-//	                  +-> live, sorted -> [chunk] -> write+FUA -> index -> free
+//	                  +-> live, sorted -> [chunks] -> write -> one flush -> index -> free
 //
 // A place in the journal is an address above the device's own, so a leaf needs no other form for
 // it. No image of a leaf holds one: there such a block is lost, and the journal, or the log behind

@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"weft/backends"
+	"weft/backends/mem"
+	"weft/domain"
+)
+
+// barrier is a device that notes, of what a destager writes, what is durable by itself and what
+// waits for a flush.
+type barrier struct {
+	*mem.Device
+	mu      sync.Mutex
+	large   int            // least bytes of a write that counts
+	lazy    int            // writes without FUA
+	fua     int            // writes with it
+	flushes int            // of the device
+	open    map[int64]bool // offsets written and not flushed
+	failing int            // flushes that are to fail, from the next one on
+	broken  bool           // no write with FUA succeeds any more
+	written func(n int)    // after each lazy write; may be nil
+}
+
+// WriteAt writes and notes.
+func (d *barrier) WriteAt(p []byte, off int64, fua bool) error {
+	d.mu.Lock()
+	broken := d.broken && fua && len(p) >= d.large
+	d.mu.Unlock()
+	if broken {
+		return backends.ErrMedia
+	}
+	err := d.Device.WriteAt(p, off, fua)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case len(p) < d.large:
+	case fua:
+		d.fua++
+	default:
+		d.lazy++
+		d.open[off] = true
+		if d.written != nil {
+			d.written(d.lazy)
+		}
+	}
+	return err
+}
+
+// Flush flushes or fails, and notes.
+func (d *barrier) Flush(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.flushes++
+	if d.failing > 0 {
+		d.failing--
+		return backends.ErrMedia
+	}
+	clear(d.open)
+	return d.Device.Flush(ctx)
+}
+
+// filled fills a journal with so many blocks that stand apart, on a device with chunks of 16 KiB,
+// and destages none of them yet.
+func filled(t *testing.T, b *barrier, nv *mem.Memory, blocks uint64,
+	tune ...func(*Config),
+) *Engine {
+	t.Helper()
+	b.large, b.open = 12<<10, map[int64]bool{}
+	e := open(t, b, append(tune, quiet, journaled(nv))...)
+	v := create(t, e, 16*domain.MiB)
+	for n := range blocks {
+		if err := put(v, data(n*3, 1, n+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.mu.Lock()
+	b.fua, b.lazy, b.flushes = 0, 0, 0
+	b.mu.Unlock()
+	return e
+}
+
+// TestDestageFlushesOnce proves that the chunks of a batch are written without FUA and made durable
+// by one flush for each group, and that nothing is left unflushed when the journal's room is free.
+func TestDestageFlushesOnce(t *testing.T) {
+	inner := recorded(t, smallSize, 64<<10, 1)
+	b, nv := &barrier{Device: inner}, newMemory(t, inner, 40)
+	e := filled(t, b, nv, 64)
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	b.mu.Lock()
+	groups := (b.lazy + e.groupSize() - 1) / e.groupSize()
+	if b.fua != 0 || b.lazy < 16 || b.flushes != groups || len(b.open) != 0 {
+		t.Errorf("%d writes with FUA, %d without, %d unflushed; %d flushes for %d groups", b.fua, b.lazy,
+			len(b.open), b.flushes, groups)
+	}
+	b.mu.Unlock()
+	e.Abandon()
+	e = open(t, inner.CrashImage(inner.Ops(), mem.None), journaled(nv))
+	defer e.Abandon()
+	for n := range uint64(64) {
+		check(t, mustVolume(t, e), n*3, n+1)
+	}
+}
+
+// TestDestageFlushFails proves that where the flush of a group fails, or another one while it was
+// written, all of the group is written again, durably, before the journal's room is free (E11); and
+// that a device that fails then too leaves everything in the journal.
+func TestDestageFlushFails(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		flushes int  // that fail
+		other   bool // somebody else's fails while the group is written
+		dead    bool // what is written again fails too
+	}{
+		{"flush", 1, false, false}, {"another", 0, true, false}, {"for good", 1, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inner := recorded(t, smallSize, 64<<10, 1)
+			b, nv, told := &barrier{Device: inner}, newMemory(t, inner, 40), &facts{}
+			var e *Engine
+			if c.other {
+				b.written = func(n int) {
+					if n == 2 {
+						e.faults.Add(1)
+					}
+				}
+			}
+			e = filled(t, b, nv, 32, told.into)
+			b.mu.Lock()
+			b.failing, b.broken = c.flushes, c.dead
+			b.mu.Unlock()
+			err := e.nv.drain(background)
+			b.mu.Lock()
+			if c.dead {
+				kindOf(t, err, domain.Unavailable)
+			} else if err != nil || b.fua < min(b.lazy, e.groupSize()) {
+				t.Errorf("%d chunks, %d written again: %v", b.lazy, b.fua, err)
+			}
+			b.mu.Unlock()
+			if c.flushes != told.count("write-error") || c.dead != (told.count("failed") == 1) {
+				t.Errorf("told %+v", told.list)
+			}
+			e.Abandon()
+			e = open(t, inner.CrashImage(inner.Ops(), mem.None), journaled(nv))
+			defer e.Abandon()
+			for n := range uint64(32) {
+				check(t, mustVolume(t, e), n*3, n+1)
+			}
+		})
+	}
+}
