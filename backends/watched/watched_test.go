@@ -149,7 +149,7 @@ func TestStall(t *testing.T) {
 	b.dev.Look()
 	b.want("well", RuleStall, "")
 	long := []string{RuleStall, ""}
-	for _, script := range []string{"flush times 1 delay 1s", "write times 1 delay 1s eio"} {
+	for _, script := range []string{"flush times 1 delay 3s", "write times 1 delay 3s eio"} {
 		b.script(script)
 		b.held = true // only its end can tell
 		b.dev.mu.looked = time.Time{}
@@ -298,13 +298,13 @@ func TestBeginsSuspect(t *testing.T) {
 	if b.dev.State() != Suspect {
 		t.Error("it begins well")
 	}
-	b.script("write times 1 delay 1s")
+	b.script("write times 1 delay 3s")
 	if err := b.write(); err != nil {
 		t.Fatal(err)
 	}
-	b.pass(Quiet - time.Second)
+	b.pass(Quiet - StallMax)
 	b.want("too early")
-	b.pass(time.Second)
+	b.pass(StallMax)
 	b.want("well", "")
 	if b.dev.State() != OK {
 		t.Error("it stays suspect")
