@@ -40,6 +40,7 @@ const (
 type Damage struct {
 	// Part is "block", "journal", "index", "superblock", "anchor", "root", "header" or "entries".
 	Part     string
+	Pass     uint64 // that found it
 	Volume   domain.VolumeID
 	Snapshot domain.SnapshotID
 	Block    uint64
@@ -52,7 +53,10 @@ type Damage struct {
 // ScrubOptions say how a pass is run. Now and After are required.
 type ScrubOptions struct {
 	// Rate is the most bytes a second, a quarter of it while hosts use the device; 0: no limit.
-	Rate  int64
+	Rate int64
+	// Above is a pass that is known elsewhere: a new one has a higher number, also where the device's
+	// own mark was lost.
+	Above uint64
 	Now   func() time.Time
 	After func(time.Duration) <-chan time.Time
 	// Found hears of each damaged place, once a pass. It must not block. Nil hears nothing.
@@ -161,7 +165,7 @@ type scrubPass struct {
 func (p *scrubPass) run(ctx context.Context) error {
 	if p.m.Stage == 0 {
 		p.m = segment.ScrubMark{
-			Seq: p.m.Seq, Pass: p.m.Pass + 1, Stage: segment.ScrubFrame, Started: p.o.Now(),
+			Seq: p.m.Seq, Pass: max(p.m.Pass, p.o.Above) + 1, Stage: segment.ScrubFrame, Started: p.o.Now(),
 			Finished: p.m.Finished,
 		}
 	}
@@ -228,6 +232,7 @@ func (p *scrubPass) pace(ctx context.Context, n int64) error {
 // found reports one place.
 func (p *scrubPass) found(d Damage) {
 	p.m.Damaged++
+	d.Pass = p.m.Pass
 	p.e.report(Fact{
 		What: "corrupt", Volume: d.Volume, Block: d.Block,
 		Detail: fmt.Sprintf("found by the scrub: %s at %d: %s", d.Part, d.Off, d.Detail),

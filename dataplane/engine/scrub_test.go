@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -281,6 +282,35 @@ func TestScrubGoesOn(t *testing.T) {
 	defer e.Close()
 }
 
+// TestScrubMarkLost proves that a device which lost its mark begins a pass whose number nobody
+// knows yet, by which its damages are told from older ones.
+func TestScrubMarkLost(t *testing.T) {
+	dev, e := scrubDevice(t)
+	scrubbed(t, e, 0)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	clearAt(t, dev, segment.ScrubOff, segment.ScrubCopies*segment.Sector)
+	e = open(t, dev)
+	defer e.Abandon()
+	var passes []uint64
+	for _, above := range []uint64{7, 3} {
+		off := places(t, dev).Places[0].Off
+		back := spoilAt(t, dev, off, 1, func(b []byte) { b[0] ^= 1 })
+		_, err := e.Scrub(t.Context(), ScrubOptions{
+			Above: above, Now: time.Now, After: time.After,
+			Found: func(d Damage) { passes = append(passes, d.Pass) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		back()
+	}
+	if !slices.Equal(passes, []uint64{8, 9}) {
+		t.Errorf("passes %d", passes)
+	}
+}
+
 // TestScrubRate proves that an idle device is read at the rate and no faster, and a busy one at a
 // quarter of it.
 func TestScrubRate(t *testing.T) {
@@ -424,7 +454,7 @@ func TestScrubJournal(t *testing.T) {
 		if len(list) != 1 || list[0].Version == (domain.Version{}) || list[0].Detail == "" {
 			t.Fatalf("%s: %+v", what, list)
 		}
-		want.Version, want.Detail = list[0].Version, list[0].Detail
+		want.Version, want.Detail, want.Pass = list[0].Version, list[0].Detail, list[0].Pass
 		if list[0] != want {
 			t.Errorf("%s: %+v, not %+v", what, list[0], want)
 		}
