@@ -27,7 +27,7 @@ import (
 const (
 	testTarget    = "iqn.2026-01.example.weft:test"
 	testInitiator = "iqn.2026-01.example.host:a"
-	patience      = 20 * time.Second
+	patience      = 2 * time.Minute
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

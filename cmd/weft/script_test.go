@@ -107,7 +107,7 @@ type child struct {
 }
 
 // stopTime is the most a node may take to stop after SIGTERM.
-const stopTime = 10 * time.Second
+const stopTime = 2 * time.Minute
 
 // startCmd is `start NAME serve|demo ARGS...`: it runs a small node and returns when the node has
 // said that it is ready. What it said becomes variables: API, ADDR, TOKEN, NBD,

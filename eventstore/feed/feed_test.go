@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds a test that would otherwise hang. It judges nothing.
-const patience = 60 * time.Second
+const patience = 5 * time.Minute
 
 func limited(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

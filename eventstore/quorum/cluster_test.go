@@ -25,7 +25,7 @@ type peer struct {
 }
 
 // patience bounds what must happen in the end. No test measures by it.
-const patience = 60 * time.Second
+const patience = 5 * time.Minute
 
 // newPeer listens and opens a node; with seeds it begins as a client of theirs.
 func newPeer(t testing.TB, name string, seeds ...string) *peer {
