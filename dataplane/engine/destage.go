@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"slices"
 
 	"weft/dataplane/segment"
@@ -13,6 +12,7 @@ import (
 type batch struct {
 	slots []*nvSlot
 	moves []settle
+	order []rank // of the moves, as they are logged
 	crcs  []uint32
 	last  [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
 	out   *chunk                   // gathers what goes to one lane; kept empty between batches
@@ -56,6 +56,34 @@ type settle struct {
 	version domain.Version
 	gen     uint32
 	era     uint16
+}
+
+// rank is a move's place in the order of logging. It is apart from the move, which is too large to
+// be swapped about while sorting.
+type rank struct {
+	line  uint64 // lane, then branch
+	block uint64
+	move  int32
+}
+
+// sort orders the moves: by lane, parents before their kids, by block. A hole is noted only over
+// something, and replay comes this way too. A range and data of one branch do not meet: what is
+// current of both is one or the other.
+func (b *batch) sort() {
+	b.order = b.order[:0]
+	for i := range b.moves {
+		m := &b.moves[i]
+		b.order = append(b.order, rank{uint64(m.l.no)<<32 | uint64(m.id), m.block, int32(i)})
+	}
+	slices.SortFunc(b.order, func(x, y rank) int {
+		switch {
+		case x.line < y.line, x.line == y.line && x.block < y.block:
+			return -1
+		case x.line == y.line && x.block == y.block:
+			return 0
+		}
+		return 1
+	})
 }
 
 // destage takes batches until the fill is low enough and nobody waits for more.
@@ -121,12 +149,7 @@ func (n *nvram) write() error {
 	for _, sl := range b.slots {
 		n.collect(sl)
 	}
-	// Parents before their kids: a hole is noted only over something, and replay comes this way too.
-	// A range and data of one branch do not meet: what is current of both is one or the other.
-	slices.SortFunc(b.moves, func(x, y settle) int {
-		return cmp.Or(cmp.Compare(x.l.no, y.l.no), cmp.Compare(x.id, y.id),
-			cmp.Compare(x.block, y.block))
-	})
+	b.sort()
 	err := n.logAll()
 	if flushed := n.sync(); err == nil { // whatever happened, who waits for a chunk gets an outcome
 		err = flushed
@@ -145,12 +168,13 @@ func (n *nvram) write() error {
 
 // logAll hands all moves to their lanes, in full chunks.
 func (n *nvram) logAll() error {
-	moves := n.batch.moves
-	for i, m := range moves {
-		if err := n.log(m); err != nil {
+	b := &n.batch
+	for i, o := range b.order {
+		m := &b.moves[o.move]
+		if err := n.log(*m); err != nil {
 			return err
 		}
-		if i+1 == len(moves) || moves[i+1].l != m.l {
+		if i+1 == len(b.order) || b.moves[b.order[i+1].move].l != m.l {
 			if err := n.handOver(m.l); err != nil {
 				return err
 			}
@@ -203,8 +227,13 @@ func (n *nvram) sync() error {
 // collect lists what of a slot is still current. Records of a host that wrote, say, 100 blocks stay
 // together as far as they are.
 func (n *nvram) collect(sl *nvSlot) {
+	var last *branch // looked up for the entry before
+	var id uint32
 	n.share.Each(&sl.Slot, func(en *segment.Entry, raw []byte, place uint32) {
-		b := n.e.branch(en.Branch)
+		if last == nil || id != en.Branch {
+			last, id = n.e.branch(en.Branch), en.Branch
+		}
+		b := last
 		if b == nil {
 			return // nobody sees it any more
 		}
@@ -324,22 +353,33 @@ func (n *nvram) lose(m *settle, i int) {
 // exchange points one block to another place if it still stands where it was thought to; the lane's
 // mutex is held.
 func (l *lane) exchange(b *branch, block uint64, from, to segment.Loc) {
-	lf := l.holder(b, block, from)
-	if lf == nil {
-		return
+	l.exchangeNear(nil, b, block, from, to)
+}
+
+// exchangeNear is exchange that looks in a leaf first, which the mutex was not let go since it was
+// found; it gives the leaf for the next block. near may be nil.
+func (l *lane) exchangeNear(near *leaf, b *branch, block uint64, from, to segment.Loc) *leaf {
+	lf, i := near, int(block%segment.LeafBlocks)
+	if lf == nil || lf.br != b.now() || lf.ext != uint32(block/segment.LeafBlocks) ||
+		lf.own.get(i) != from {
+		if lf = l.holder(b, block, from); lf == nil {
+			return near
+		}
 	}
-	i := int(block % segment.LeafBlocks)
 	l.put(lf, i, to)
 	l.show(lf, i, from, to)
 	l.touch(lf)
+	return lf
 }
 
-// settleData points the blocks of a destaged record at their places on the device; mu is held.
-func (l *lane) settleData(p *pending, base uint64, crcs []uint32) {
+// settleData points the blocks of a destaged record at their places on the device; mu is held. It
+// takes and gives a leaf as exchangeNear does: a chunk is sorted, so neighbours share one.
+func (l *lane) settleData(near *leaf, p *pending, base uint64, crcs []uint32) *leaf {
 	for i, crc := range crcs {
 		to := segment.MakeLoc(base+uint64(p.unit)+uint64(i)*segment.BlockUnits, crc)
-		l.exchange(p.br, p.block+uint64(i), l.e.nv.loc(p.from+uint32(i), crc), to)
+		near = l.exchangeNear(near, p.br, p.block+uint64(i), l.e.nv.loc(p.from+uint32(i), crc), to)
 	}
+	return near
 }
 
 // log puts a move into the gathering chunk, without a lock: nobody else has that chunk. What is

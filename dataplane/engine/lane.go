@@ -475,12 +475,13 @@ func (l *lane) acknowledge(d *chunk) {
 // apply enters a durable chunk into the index; mu is held.
 func (l *lane) apply(c *chunk) {
 	base := uint64(c.off)/segment.Unit + uint64(c.head.HeaderBytes())/segment.Unit
+	var near *leaf
 	for i := range c.recs {
 		p := &c.recs[i]
 		switch p.kind { //nolint:exhaustive // the other kinds change no index
 		case segment.KindData:
 			if crcs := c.crcs[p.crc : p.crc+p.count]; p.from != 0 {
-				l.settleData(p, base, crcs)
+				near = l.settleData(near, p, base, crcs)
 			} else {
 				l.setData(p, base, crcs)
 			}
