@@ -221,6 +221,7 @@ func deviceKind() kind {
 		col[T]{name: "USED", cell: func(x T) string { return rounded(x.Used) }},
 		col[T]{name: "ACKNOWLEDGED", cell: func(x T) string { return first(x.Mode, "-") }},
 		col[T]{name: "CORRUPT", cell: func(x T) string { return itoa(x.Corruptions) }, wide: true},
+		col[T]{name: "DAMAGED", cell: func(x T) string { return itoa(x.Damaged) }, wide: true},
 		col[T]{name: "REASON", cell: func(x T) string { return first(x.Reason, "-") }, wide: true},
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }, wide: true})
 }

@@ -46,6 +46,8 @@ type ServeOptions struct {
 	Location        string        // failure domains; empty: as the log has it
 	Init            bool          // a new cluster, also beyond this machine
 	VoterGrace      time.Duration // before a silent voter's seat goes to another node
+	ScrubEvery      time.Duration // between two scrubs of a device; 0: only when asked for
+	ScrubRate       domain.Bytes  // a second; 0: no limit
 	LogLevel        string        // "debug", "info", "warn", "error"
 	LogFormat       string        // "text" or "json"
 	JSON            bool          // one JSON object when the node is ready
@@ -60,6 +62,12 @@ type ServeOptions struct {
 // voterGrace is long enough for a machine to be started anew.
 const voterGrace = 10 * time.Minute
 
+// scrubEvery finds what rots within a week, scrubRate reads a terabyte in nine hours of rest.
+const (
+	scrubEvery = 7 * 24 * time.Hour
+	scrubRate  = sizeFlag(32 * domain.MiB)
+)
+
 // DemoOptions are the flags of `weft demo`.
 type DemoOptions struct {
 	ServeOptions
@@ -73,6 +81,7 @@ type serveFlags struct {
 	media, dur *choice
 	level, log *choice
 	form       *choice
+	rate       sizeFlag
 }
 
 func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
@@ -115,6 +124,11 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 		"make a new cluster although the addresses reach beyond this machine")
 	f.DurationVar(&s.o.VoterGrace, "voter-grace", voterGrace,
 		"how long a voter of the log may be down before another node takes its vote")
+	f.DurationVar(&s.o.ScrubEvery, "scrub-every", scrubEvery,
+		"how often each device is read and checked; 0: only by weft node scrub start")
+	s.rate = scrubRate
+	f.Var(&s.rate, "scrub-rate",
+		"most bytes a second that a scrub reads, a quarter of it beside hosts; 0: no limit")
 	levels := []string{level}
 	for _, l := range []string{"debug", "info", "warn", "error"} {
 		if l != level {
@@ -133,7 +147,7 @@ func (s *serveFlags) options(t *tool, cmd *cobra.Command) ServeOptions {
 	def := client.DefaultDataDir(t.p.Env, os.Getuid())
 	o.DataDir = first(t.dataDir, def)
 	o.Current = client.CurrentFile(def)
-	o.DeviceSize = domain.Bytes(s.size)
+	o.DeviceSize, o.ScrubRate = domain.Bytes(s.size), domain.Bytes(s.rate)
 	o.Media, o.Durability = s.media.value, s.dur.value
 	o.LogLevel, o.LogFormat, o.JSON = s.level.value, s.log.value, s.form.value == "json"
 	f := cmd.Flags()

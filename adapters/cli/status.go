@@ -111,6 +111,12 @@ func (t *tool) status(ctx context.Context, c *client.Client) (statusDoc, error) 
 			d.Status = "degraded"
 			d.Reasons = append(d.Reasons, fmt.Sprintf("device %s: %d corrupt blocks", x.Path, x.Corruptions))
 		}
+		if x.Damaged > 0 {
+			d.Status = "degraded"
+			d.Reasons = append(d.Reasons, fmt.Sprintf(
+				"device %s: the scrub found %d damaged places", x.Path, x.Damaged,
+			))
+		}
 	}
 	for _, a := range apps.Value.Items {
 		for _, v := range a.Volumes {

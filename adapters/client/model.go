@@ -296,6 +296,7 @@ type Device struct {
 	Class       string       `json:"class"`
 	State       string       `json:"state"`            // "ok", "suspect", "failed"
 	Reason      string       `json:"reason,omitempty"` // why it is not ok
+	Damaged     int64        `json:"damaged,omitempty"`
 	Bytes       domain.Bytes `json:"bytes"`
 	Usable      domain.Bytes `json:"usable"`
 	Used        domain.Bytes `json:"used"`
@@ -304,6 +305,38 @@ type Device struct {
 	Corruptions int64        `json:"corruptions"`
 	Durability  string       `json:"durability"`
 	Mode        string       `json:"mode"`
+}
+
+// Scrub says how far the scrub of a device has come, and what the last one found.
+type Scrub struct {
+	Device   string       `json:"device"`
+	Path     string       `json:"path"`
+	State    string       `json:"state"` // "running", "waiting", "paused", "finished", ...
+	Pass     uint64       `json:"pass,omitempty"`
+	Checked  domain.Bytes `json:"checked,omitempty"`
+	Live     domain.Bytes `json:"live,omitempty"`
+	Damaged  int64        `json:"damaged"`
+	Started  *time.Time   `json:"started,omitempty"`
+	Finished *time.Time   `json:"finished,omitempty"`
+	Damages  []Damage     `json:"damages,omitempty"`
+}
+
+// Damage is a place of a device that is not what it has to be.
+type Damage struct {
+	Part     string `json:"part"`
+	Volume   string `json:"volume,omitempty"`
+	Snapshot string `json:"snapshot,omitempty"`
+	Block    int64  `json:"block,omitempty"`
+	Version  string `json:"version,omitempty"`
+	Offset   int64  `json:"offset"`
+	Detail   string `json:"detail"`
+	Mended   bool   `json:"mended,omitempty"`
+}
+
+// ScrubBody starts ("start") or pauses ("pause") the scrub of a node's devices.
+type ScrubBody struct {
+	Action string `json:"action"`
+	Device string `json:"device,omitempty"` // id or path; empty: all of the node
 }
 
 // Plan is a plan of the reconciler.

@@ -166,6 +166,18 @@ func (c *Client) RemoveNode(ctx context.Context, name string, ch Change) (Reply[
 	return change[Node](ctx, c, "DELETE", "/v1/nodes/"+seg(name), nil, ch)
 }
 
+// Scrubs tells how far the scrub of a node's devices has come.
+func (c *Client) Scrubs(ctx context.Context, node string, at At) (Reply[List[Scrub]], error) {
+	return get[List[Scrub]](ctx, c, "/v1/nodes/"+seg(node)+"/scrub", at.query())
+}
+
+// ScrubNode starts or pauses the scrub of a node's devices.
+func (c *Client) ScrubNode(ctx context.Context, node string, b ScrubBody, ch Change) (
+	Reply[List[Scrub]], error,
+) {
+	return change[List[Scrub]](ctx, c, "POST", "/v1/nodes/"+seg(node)+"/scrub", b, ch)
+}
+
 // Devices lists the devices.
 func (c *Client) Devices(ctx context.Context, at At) (Reply[List[Device]], error) {
 	return get[List[Device]](ctx, c, "/v1/devices", at.query())

@@ -40,6 +40,7 @@ type Device struct {
 	Class       string       `json:"class"`
 	State       string       `json:"state" enum:"ok,suspect,failed"`
 	Reason      string       `json:"reason,omitempty" doc:"why it is not ok"`
+	Damaged     int64        `json:"damaged,omitempty" doc:"places that scrubs found and did not mend"`
 	Bytes       domain.Bytes `json:"bytes"`
 	Usable      domain.Bytes `json:"usable" doc:"bytes of data it takes"`
 	Used        domain.Bytes `json:"used"`
@@ -151,6 +152,11 @@ func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error
 			d.State, d.Reason = "failed", x.Why
 		case x.Suspended != "":
 			d.State, d.Reason = "suspect", x.Suspended+": "+x.Why
+		}
+		for _, f := range x.Damages {
+			if !f.Mended {
+				d.Damaged++
+			}
 		}
 		if l, ok := s.b.LiveDevice(x.Device); ok && !past {
 			d.Used, d.Usable, d.Segments, d.Free = l.Used, l.Usable, l.Segments, l.FreeSegments

@@ -143,6 +143,7 @@ func (s *Server) routes() {
 	s.clusterRoutes()
 	s.nodeRoutes()
 	s.archiveRoutes()
+	s.scrubRoutes()
 	s.templateRoutes()
 	s.appRoutes()
 	s.volumeRoutes()

@@ -91,6 +91,10 @@ func TestRoleMatrix(t *testing.T) {
 		{"POST", "/v1/templates?tenant=lab", `{"name":"x%d"}`, [6]int{403, 201, 201, 403, 201, 201}},
 		{"POST", "/v1/templates?tenant=other", `{"name":"x%d"}`, [6]int{404, 404, 404, 403, 201, 201}},
 		{"GET", "/v1/nodes", "", [6]int{403, 403, 403, 200, 200, 200}},
+		{"GET", "/v1/nodes/none/scrub", "", [6]int{403, 403, 403, 404, 404, 404}},
+		{
+			"POST", "/v1/nodes/none/scrub", `{"action":"pause"}`, [6]int{403, 403, 403, 403, 404, 404},
+		},
 		{"GET", "/v1/devices", "", [6]int{403, 403, 403, 200, 200, 200}},
 		{"GET", "/v1/plans", "", [6]int{403, 403, 403, 200, 200, 200}},
 		{"POST", "/v1/events:verify", "", [6]int{403, 403, 403, 200, 200, 200}},

@@ -23,15 +23,15 @@ type disk struct {
 }
 
 // twoDisks starts a node with two devices, and the volumes v1 and v2, each on one of them. It gives
-// the devices by volume.
-func twoDisks(t *testing.T) (*tester, map[string]disk) {
+// the node, and the devices by volume. A scrub reads a byte a second and so never ends.
+func twoDisks(t *testing.T) (*tester, *Node, map[string]disk) {
 	t.Helper()
 	dir := t.TempDir()
 	below := map[string]*faulty.Device{} // by path
 	var paths []string
 	for _, name := range []string{"a.img", "b.img"} {
 		path := filepath.Join(dir, name)
-		dev, err := direct.Create(path, 256<<20, direct.Options{})
+		dev, err := direct.Create(path, 128<<20, direct.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func twoDisks(t *testing.T) (*tester, map[string]disk) {
 	}
 	n, down, err := Start(t.Context(), Options{
 		DataDir: filepath.Join(dir, "data"), Devices: paths, API: "127.0.0.1:0", NBD: "127.0.0.1:0",
-		ISCSI: "off", Peer: "127.0.0.1:0", VoterGrace: time.Minute,
+		ISCSI: "off", Peer: "127.0.0.1:0", VoterGrace: time.Minute, ScrubRate: 1,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Wrap: func(path string, dev backends.Device) backends.Device {
 			below[path] = faulty.New(dev, nil)
@@ -77,7 +77,7 @@ func twoDisks(t *testing.T) (*tester, map[string]disk) {
 	if disks["v1"].id == disks["v2"].id || disks["v1"].Device == nil || disks["v2"].Device == nil {
 		t.Fatalf("the volumes stand on one device: %v", disks)
 	}
-	return c, disks
+	return c, n, disks
 }
 
 // fio runs a load that verifies what it wrote, and tells whether it ended well and what it said.
@@ -106,7 +106,7 @@ func TestDiskTrouble(t *testing.T) {
 	if _, err := exec.LookPath("fio"); err != nil {
 		t.Skip("fio is not installed: disks in trouble are NOT tested with a real load")
 	}
-	c, disks := twoDisks(t)
+	c, _, disks := twoDisks(t)
 	bad, other := disks["v1"], disks["v2"]
 	is := func(state string) func(answer) bool {
 		return func(a answer) bool {

@@ -11,6 +11,7 @@ import (
 	"weft/backends/watched"
 	"weft/dataplane/agent"
 	"weft/dataplane/engine"
+	"weft/domain"
 	"weft/domain/command"
 	"weft/eventstore/quorum"
 )
@@ -132,6 +133,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		for _, m := range list {
 			send(m.counter, m.get(s), m.name, m.help, []string{"device"}, []string{id.String()})
 		}
+		c.scrub(out, e, id)
 		suspect := int64(0)
 		if c.b.devices.watched[i].State() == watched.Suspect {
 			suspect = 1
@@ -213,4 +215,25 @@ func newMetrics(b *backend) http.Handler {
 	reg.MustRegister(&collector{b}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
+
+// scrub sends how far the scrub of a device has come; nothing where its mark cannot be read.
+func (*collector) scrub(out chan<- prometheus.Metric, e *engine.Engine, id domain.DeviceID) {
+	st, err := e.ScrubStatus()
+	if err != nil {
+		return
+	}
+	send := func(v float64, name, help string) {
+		out <- prometheus.MustNewConstMetric(
+			prometheus.NewDesc(name, help, []string{"device"}, nil), prometheus.GaugeValue, v, id.String(),
+		)
+	}
+	send(float64(st.Checked), "weft_device_scrub_checked_bytes",
+		"Bytes checked by the scrub's pass under way, or by the last one.")
+	send(float64(st.Damaged), "weft_device_scrub_damaged",
+		"Places that pass found damaged, mended ones included.")
+	if !st.Finished.IsZero() {
+		send(float64(st.Finished.Unix()), "weft_device_scrub_finished_seconds",
+			"When the last pass came to its end, seconds since 1970.")
+	}
 }

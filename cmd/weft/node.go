@@ -53,7 +53,9 @@ type Options struct {
 	Join                       string // a join token
 	Init                       bool   // a new cluster may listen beyond this machine
 	VoterGrace                 time.Duration
-	Location                   string // failure domains; empty: as the log has it
+	Location                   string        // failure domains; empty: as the log has it
+	ScrubEvery                 time.Duration // between two scrubs of a device; 0: only when asked for
+	ScrubRate                  int64         // bytes a second; 0: no limit
 	// Wrap lets a test harm a device below everything that watches it; nil: nothing stands between.
 	Wrap   func(path string, dev backends.Device) backends.Device
 	Logger *slog.Logger
@@ -305,6 +307,7 @@ type Node struct {
 	api     *api
 	log     *servedLog
 	telling *telling
+	scrubs  *scrubbing
 }
 
 // Start brings a node up: the folder locked, the cluster made or joined, the devices recovered, the

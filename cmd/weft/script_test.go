@@ -73,7 +73,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "issuer.pem"), []byte(issuer.CA()), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"spoil":  spoilCmd,
+			"spoil": spoilCmd, "scrubbed": scrubbedCmd,
 			"attach": attachCmd, "detach": detachCmd,
 			"start": startCmd, "halt": haltCmd, "exits": exitsCmd, "rot": rotCmd, "signin": signinCmd,
 			"login": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -180,6 +180,46 @@ func haltCmd(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if c.err != nil && sig == syscall.SIGTERM {
 		ts.Fatalf("the node ended with %v\n%s", c.err, ts.ReadFile(args[0]+".stderr"))
+	}
+}
+
+// scrubbedCmd is `scrubbed NODE N`: it follows the log until so many passes have come to their end,
+// and then asks until the node's views have taken that up.
+func scrubbedCmd(ts *testscript.TestScript, _ bool, args []string) {
+	weft := func(args ...string) *exec.Cmd {
+		path, err := exec.LookPath("weft")
+		if err != nil {
+			path = filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "weft")
+		}
+		cmd := exec.Command(path, args...)
+		cmd.Dir = ts.Getenv("WORK")
+		for _, name := range []string{"PATH", "HOME", "XDG_STATE_HOME", "TMPDIR", "GORACE"} {
+			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+		}
+		return cmd
+	}
+	cmd := weft("events", "watch", "--since", "0", "-o", "json")
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	seen := 0
+	for lines := bufio.NewScanner(out); fmt.Sprint(seen) != args[1]; {
+		if !lines.Scan() {
+			ts.Fatalf("the log ended before %s passes had", args[1])
+		}
+		if strings.Contains(lines.Text(), `"ScrubFinished"`) {
+			seen++
+		}
+	}
+	for {
+		told, _ := weft("node", "scrub", "status", args[0], "-o", "json").Output() // or exit code 4
+		if strings.Contains(string(told), `"state": "finished"`) {
+			return
+		}
 	}
 }
 

@@ -70,7 +70,7 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 		AdvertiseISCSI: o.AdvertiseISCSI, Peer: o.Peer, AdvertisePeer: o.AdvertisePeer, Name: o.Name,
 		Events: o.Events, EventsJSON: o.EventsJSON,
 		Join: o.Join, Init: o.Init, VoterGrace: o.VoterGrace, Location: o.Location,
-		Logger:   log,
+		ScrubEvery: o.ScrubEvery, ScrubRate: int64(o.ScrubRate), Logger: log,
 		Progress: func(s string) { _, _ = fmt.Fprintln(o.Err, s) },
 	})
 	if err != nil {

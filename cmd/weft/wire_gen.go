@@ -135,6 +135,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		return nil, nil, err
 	}
 	mainTelling, cleanup12 := startTelling(mainMember, mainDevices, executor, mainViews, d, log)
+	mainScrubbing, cleanup13 := startScrubbing(mainMember, o, mainDevices, executor, runner, mainViews, d, log)
 	node := &Node{
 		dir:     d,
 		backend: mainBackend,
@@ -143,8 +144,10 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		api:     mainApi,
 		log:     mainServedLog,
 		telling: mainTelling,
+		scrubs:  mainScrubbing,
 	}
 	return node, func() {
+		cleanup13()
 		cleanup12()
 		cleanup11()
 		cleanup10()

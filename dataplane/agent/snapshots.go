@@ -162,6 +162,8 @@ func (a *Agent) Ask(_ context.Context, q command.Question) (command.Answer, erro
 		return a.describe(q.Volume)
 	case command.AskAllocated, command.AskChanged:
 		return a.ranges(q)
+	case command.AskScrub:
+		return a.scrubs()
 	}
 	return command.Answer{}, domain.Errorf(domain.Unsupported, "question %d", q.Ask)
 }
@@ -243,6 +245,24 @@ func (a *Agent) ranges(q command.Question) (command.Answer, error) {
 		}
 	}
 	return command.Answer{Ranges: r.List, Next: r.Next, Size: v.Size()}, err
+}
+
+// scrubs tells how far the scrub of each device has come.
+func (a *Agent) scrubs() (command.Answer, error) {
+	var out command.Answer
+	for _, e := range a.cfg.Engines {
+		s, err := e.ScrubStatus()
+		if err != nil {
+			return out, err
+		}
+		id, _ := e.Info()
+		out.Scrubs = append(out.Scrubs, command.Scrub{
+			Device: id, Running: s.Running, Underway: s.Stage != 0, Pass: s.Pass,
+			Checked: domain.Bytes(s.Checked), Live: domain.Bytes(e.Stats().LiveBytes),
+			Damaged: int64(s.Damaged), Started: s.Started, Finished: s.Finished,
+		})
+	}
+	return out, nil
 }
 
 // subject finds what a question is about.

@@ -1,6 +1,10 @@
 package command
 
-import "weft/domain"
+import (
+	"time"
+
+	"weft/domain"
+)
 
 // Ask says what a question is about.
 type Ask uint8
@@ -11,6 +15,7 @@ const (
 	AskVolume                   // what a volume holds, and who uses it
 	AskAllocated                // where a volume or snapshot holds data
 	AskChanged                  // where it differs from an older snapshot
+	AskScrub                    // how far the scrub of each device has come
 )
 
 // SnapshotsPage is the most snapshots of one answer.
@@ -60,4 +65,19 @@ type Answer struct {
 	Ranges []domain.Extent
 	Next   int64 // where to ask on; -1: that was all
 	Size   domain.Bytes
+
+	Scrubs []Scrub // by AskScrub
+}
+
+// Scrub says how far the scrub of a device has come.
+type Scrub struct {
+	Device   domain.DeviceID
+	Running  bool
+	Underway bool // a pass is not at its end, running or not
+	Pass     uint64
+	Checked  domain.Bytes // by this pass, or by the last one
+	Live     domain.Bytes // what there is to check, about
+	Damaged  int64
+	Started  time.Time
+	Finished time.Time // of the last pass that came to its end
 }
