@@ -71,7 +71,7 @@ type Verdict struct {
 	Bad     domain.Position // the first that is not; 0: none
 	Why     string
 	Part    string // "database" or "archive", where the damage is known to be in one
-	Node    string // name of the node that was checked
+	Node    string // name of the node whose copy is damaged
 	Remedy  string
 }
 

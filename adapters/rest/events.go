@@ -42,7 +42,7 @@ type VerdictDoc struct {
 	Bad     string `json:"bad,omitempty" doc:"the first position that is not"`
 	Why     string `json:"why,omitempty"`
 	Part    string `json:"part,omitempty" doc:"where it is damaged: database or archive"`
-	Node    string `json:"node,omitempty" doc:"the node that was checked"`
+	Node    string `json:"node,omitempty" doc:"the node whose copy is damaged"`
 	Remedy  string `json:"remedy,omitempty"`
 }
 

@@ -249,13 +249,13 @@ func (b *backend) Replay(ctx context.Context, p domain.Position) ([]rest.Replaye
 
 // Verify implements rest.Backend. What is found is the answer, not an error of the call.
 func (b *backend) Verify(ctx context.Context) (rest.Verdict, error) {
-	v := rest.Verdict{Node: b.dir.id.Name}
+	var v rest.Verdict
 	err := b.store.Verify(ctx, func(p domain.Position) { v.Checked = p })
 	var bad *eventstore.CorruptError
 	if !errors.As(err, &bad) {
 		return v, err
 	}
-	v.Bad, v.Why = bad.Position, bad.Error()
+	v.Bad, v.Why, v.Node = bad.Position, bad.Error(), b.dir.id.Name
 	var found *quorum.FoundError
 	if errors.As(err, &found) {
 		v.Part, v.Remedy = string(found.Part), remedy(found.Part, found.Alone)
