@@ -325,8 +325,8 @@ func ended(l *local) bool {
 	}
 }
 
-// A member that was removed a moment ago answers a question after its state by an error: etcd panics
-// there, which ended the process.
+// A member that was removed a moment ago answers a question after its state by an error: etcd
+// panics there, which ended the process.
 func TestRemovedMemberSurvivesQuestions(t *testing.T) {
 	nodes := three(t)
 	gone := follower(t, nodes)

@@ -58,6 +58,7 @@ type ills struct {
 	sync.Mutex
 	known   map[Damage]Damage // by key
 	repairs uint64
+	evicted []Member // by this node, because of etcd's alarm, and not recorded yet
 }
 
 const (

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/server/v3/storage/schema"
 	"google.golang.org/protobuf/proto"
@@ -293,4 +294,116 @@ func TestMemberThatCannotStart(t *testing.T) {
 		t.Errorf("what was left of the member: %v", err)
 	}
 	same(t, nodes[:], nil)
+}
+
+// The comparison of the members names the one that differs, and nobody where there is no majority.
+// etcd's own alarm stops all writes; a member that is accused wrongly stays and the alarm goes, one
+// that differs is removed and told of, and then the alarm goes as well.
+func TestComparisonAndAlarm(t *testing.T) {
+	nodes := three(t)
+	lead := leads(t, nodes[:])
+	ill := follower(t, nodes)
+	by := nodes[0]
+	if by == ill {
+		by = nodes[1]
+	}
+	appendTo(t, by.Store, 5)
+	until(t, "all hold it", func() bool { return ill.mirror.Head().Position.N() >= 5 })
+	differ := func() []Member {
+		t.Helper()
+		list, err := by.Differing(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	if list := differ(); len(list) != 0 {
+		t.Fatalf("%+v", list)
+	}
+	member := ill.local().id()
+	accuse := func() {
+		t.Helper()
+		_, err := lead.local().etcd.Server.Alarm(t.Context(), &pb.AlarmRequest{
+			Action: pb.AlarmRequest_ACTIVATE, MemberID: member, Alarm: pb.AlarmType_CORRUPT,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	quiet := func() bool {
+		for _, n := range nodes {
+			if l := n.local(); l != nil && len(l.etcd.Server.Alarms()) > 0 {
+				return false
+			}
+		}
+		return true
+	}
+	accuse()
+	until(t, "the false alarm is disarmed", quiet)
+	appendTo(t, by.Store, 6)
+	if len(lead.Evicted()) != 0 || ill.local().id() != member {
+		t.Fatalf("a member that was accused wrongly is gone: %+v", lead.Evicted())
+	}
+	// The value that is newest only: what a compaction drops says nothing.
+	harm(t, ill.Store, ill.keys.log(2), flipBit(900))
+	if list := differ(); len(list) != 1 || list[0].ID != member {
+		t.Fatalf("%+v", list)
+	}
+	accuse()
+	until(t, "the member is removed", func() bool { return ill.local() == nil && !ill.hasMember() })
+	until(t, "the alarm is disarmed", quiet)
+	evicted := 0
+	for _, n := range nodes {
+		for _, m := range n.Evicted() {
+			if evicted++; m.ID != member {
+				t.Errorf("%+v", m)
+			}
+			n.Told(m.ID)
+		}
+		if len(n.Evicted()) != 0 {
+			t.Error("what was told is told again")
+		}
+	}
+	if evicted != 1 {
+		t.Errorf("%d members were evicted", evicted)
+	}
+	appendTo(t, by.Store, 8)
+	grow(t, by, ill)
+	same(t, nodes[:], nil)
+}
+
+// A repair that is asked for reads all and mends what no reader met, here and on another node; what
+// it cannot mend it names.
+func TestRepairByHand(t *testing.T) {
+	a := newPeerSmall(t, "a")
+	appendTo(t, a.Store, 8)
+	archived(t, a.Store, 6)
+	b := newPeerSmall(t, "b", a.cfg.Net.URL)
+	archived(t, b.Store, 6)
+	b.stop() // of what it does by itself
+	b.stop = nil
+	s, err := Open(t.Context(), b.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Store, b.stop = s, func() { _ = s.Close() }
+	path, _ := inFile(t, b.Store, 4)
+	for _, repair := range []func() error{
+		func() error { return b.Repair(t.Context()) },
+		func() error { return a.RepairAt(t.Context(), b.cfg.Net.URL) },
+	} {
+		flip(t, path, 8*20) // the head of the file, which no reader looks at
+		if b.past.Check(t.Context(), 4) == nil {
+			t.Fatal("the file is not damaged")
+		}
+		if err := repair(); err != nil || b.past.Check(t.Context(), 4) != nil {
+			t.Errorf("%v", err)
+		}
+	}
+	harm(t, a.Store, a.keys.log(8), flipBit(900))
+	var found *FoundError
+	if err := b.RepairAt(t.Context(), a.cfg.Net.URL); !errors.As(err, &found) ||
+		found.Part != PartDatabase || found.Position != 8 || !found.Alone {
+		t.Errorf("%v", err)
+	}
 }

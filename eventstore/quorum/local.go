@@ -156,16 +156,22 @@ type Port struct {
 // NewPort makes a port that nobody answers on yet.
 func NewPort() *Port { return &Port{} }
 
+// ownPaths is where the calls between nodes begin that are not etcd's.
+const ownPaths = "/weft/v1/"
+
 // ServeHTTP implements http.Handler.
 func (p *Port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == appendPath || strings.HasPrefix(r.URL.Path, archivePath) {
+	if strings.HasPrefix(r.URL.Path, ownPaths) {
 		s := p.append.Load()
 		switch {
 		case s == nil:
+		case r.URL.Path == repairPath:
+			s.serveRepair(w, r)
+			return
 		case r.URL.Path == appendPath:
 			s.serveAppend(w, r)
 			return
-		default:
+		case strings.HasPrefix(r.URL.Path, archivePath):
 			s.serveArchive(w, r)
 			return
 		}

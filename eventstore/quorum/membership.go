@@ -222,6 +222,9 @@ func (s *Store) Follow(ctx context.Context) error {
 	}
 	s.point(ctx, members)
 	s.replaced(members)
+	if err := s.alarms(ctx, members); err != nil {
+		return err
+	}
 	if at < 0 {
 		return nil
 	}
