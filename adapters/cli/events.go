@@ -80,8 +80,8 @@ position; weft get KIND --at POSITION shows the state as it was there.`,
 	one := t.showCommand(eventKind())
 	one.Use, one.ValidArgsFunction = "show POSITION", cobra.NoFileCompletions
 	one.Example = "  weft events show 12\n  weft events show 12 -o json"
-	cmd.AddCommand(t.eventsList(), one, t.eventsVerify(), t.eventsWatch(), t.eventsReplay(),
-		t.eventsDiff(), t.archiveCommand())
+	cmd.AddCommand(t.eventsList(), one, t.eventsVerify(), t.eventsRepair(), t.eventsWatch(),
+		t.eventsReplay(), t.eventsDiff(), t.archiveCommand())
 	return cmd
 }
 

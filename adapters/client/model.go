@@ -428,6 +428,7 @@ type Verdict struct {
 	Part    string `json:"part,omitempty"` // "database" or "archive"
 	Node    string `json:"node,omitempty"`
 	Remedy  string `json:"remedy,omitempty"`
+	Alone   bool   `json:"alone,omitempty"` // no other node has a copy
 }
 
 // LogDamage is damage of a node's copy of the event log that is not repaired yet.

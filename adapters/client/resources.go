@@ -263,6 +263,14 @@ func (c *Client) Verify(ctx context.Context) (Reply[Verdict], error) {
 	return call[Verdict](ctx, c, request{method: "POST", path: "/v1/events:verify", slow: true})
 }
 
+// RepairLog makes a node read all of its copy of the log and repair what is damaged. The answer is
+// what is left.
+func (c *Client) RepairLog(ctx context.Context, node string) (Reply[Verdict], error) {
+	return call[Verdict](ctx, c, request{
+		method: "POST", path: "/v1/nodes/" + url.PathEscape(node) + "/log:repair", slow: true,
+	})
+}
+
 // LogDamage lists what is damaged of the nodes' copies of the event log.
 func (c *Client) LogDamage(ctx context.Context) (Reply[List[LogDamage]], error) {
 	return get[List[LogDamage]](ctx, c, "/v1/log/damage", nil)

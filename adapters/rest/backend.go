@@ -73,6 +73,7 @@ type Verdict struct {
 	Part    string // "database" or "archive", where the damage is known to be in one
 	Node    string // name of the node whose copy is damaged
 	Remedy  string
+	Alone   bool // no other node has a copy
 }
 
 // Replayed is what the replay of one view came to.
@@ -104,6 +105,9 @@ type Backend interface {
 	ArchiveSegments(ctx context.Context) ([]ArchiveSegment, error)
 	// LogDamage lists what is damaged of the nodes' copies of the log.
 	LogDamage() []LogDamage
+	// RepairLog makes a node read all of its copy of the log and repair what is damaged. What it finds
+	// and is left is the answer.
+	RepairLog(ctx context.Context, node domain.NodeID) (Verdict, error)
 	// LogEnded tells whether the log takes no more events on this node, being damaged.
 	LogEnded() bool
 	// Export calls fn with every record after a position, in the bytes that are stored, and gives the

@@ -44,6 +44,7 @@ type VerdictDoc struct {
 	Part    string `json:"part,omitempty" doc:"where it is damaged: database or archive"`
 	Node    string `json:"node,omitempty" doc:"the node whose copy is damaged"`
 	Remedy  string `json:"remedy,omitempty"`
+	Alone   bool   `json:"alone,omitempty" doc:"no other node has a copy"`
 }
 
 func (s *Server) eventRoutes() {
@@ -52,6 +53,8 @@ func (s *Server) eventRoutes() {
 		"Show an event", 200, s.getEvent)
 	register(s, readCluster, "POST", "/v1/events:verify", "verify-events",
 		"Read the whole log again and check every record and the chain", 200, s.verify)
+	register(s, operateCluster, "POST", "/v1/nodes/{name}/log:repair", "repair-node-log",
+		"Make a node read all of its copy of the log and repair what is damaged", 200, s.repairLog)
 	register(s, readCluster, "POST", "/v1/events:replay", "replay-events",
 		"Fold every view anew from the first event, and tell what it comes to", 200, s.replay)
 	register(s, readOwn, "GET", "/v1/audit", "list-audit",
@@ -122,14 +125,33 @@ func (s *Server) verify(ctx context.Context, _ *struct{}) (*Got[VerdictDoc], err
 	if err != nil {
 		return nil, err
 	}
+	return &Got[VerdictDoc]{Body: verdictDoc(v)}, nil
+}
+
+func verdictDoc(v Verdict) VerdictDoc {
 	d := VerdictDoc{
 		Sound: v.Bad == 0 && v.Why == "", Checked: v.Checked.String(), Why: v.Why, Part: v.Part,
-		Node: v.Node, Remedy: v.Remedy,
+		Node: v.Node, Remedy: v.Remedy, Alone: v.Alone,
 	}
 	if v.Bad != 0 {
 		d.Bad = v.Bad.String()
 	}
-	return &Got[VerdictDoc]{Body: d}, nil
+	return d
+}
+
+func (s *Server) repairLog(ctx context.Context, in *struct {
+	Name string `path:"name"`
+},
+) (*Got[VerdictDoc], error) {
+	n, err := s.node(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.b.RepairLog(ctx, n.Node.Node)
+	if err != nil {
+		return nil, err
+	}
+	return &Got[VerdictDoc]{Body: verdictDoc(v)}, nil
 }
 
 // export streams records. An answer without the end is not whole: the log was damaged, or the node

@@ -153,7 +153,10 @@ func (l *leading) lead(ctx context.Context) error {
 		l.repeat(term, "the nodes of the cluster", w.look)
 	})
 	work.Go(func() {
-		m := &electorate{leading: l, since: map[uint64]time.Time{}, down: map[domain.NodeID]time.Time{}}
+		m := &electorate{
+			leading: l, since: map[uint64]time.Time{}, down: map[domain.NodeID]time.Time{},
+			compared: time.Now(),
+		}
 		l.repeat(term, "the voters of the log", m.step)
 	})
 	work.Go(func() {
@@ -223,6 +226,8 @@ type electorate struct {
 	*leading
 	since map[uint64]time.Time        // when a learner was first seen
 	down  map[domain.NodeID]time.Time // since when the log says that a node is down
+	// compared is when the databases of the voters were last compared.
+	compared time.Time
 }
 
 // step makes the one next change, if there is one, and records it.
@@ -247,6 +252,9 @@ func (e *electorate) step(ctx context.Context) error {
 		seats = append(seats, s)
 	}
 	if err := e.record(ctx, seats, byURL); err != nil {
+		return err
+	}
+	if err := e.compare(ctx, byURL); err != nil {
 		return err
 	}
 	c := cluster.PlanVoters(nodes, seats, e.store.Leader(), e.o.VoterGrace)
@@ -333,11 +341,11 @@ func (e *electorate) record(
 	return nil
 }
 
-func (e *electorate) enroll(ctx context.Context, fact domain.Event) error {
-	_, token := e.views.topology.Leader()
-	_, err := e.exec.Do(ctx, domain.Request{
-		Command: cluster.Enroll{Cluster: e.dir.id.Cluster, Fact: fact}, Token: token,
-		Caller: domain.Caller{Actor: "reconciler/" + e.dir.id.Node.String()},
+func (l *leading) enroll(ctx context.Context, fact domain.Event) error {
+	_, token := l.views.topology.Leader()
+	_, err := l.exec.Do(ctx, domain.Request{
+		Command: cluster.Enroll{Cluster: l.dir.id.Cluster, Fact: fact}, Token: token,
+		Caller: domain.Caller{Actor: "reconciler/" + l.dir.id.Node.String()},
 	})
 	return err
 }

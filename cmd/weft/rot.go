@@ -19,6 +19,8 @@ const (
 	// scrubFirst is how long after the start a node reads its whole log the first time.
 	scrubFirst = 10 * time.Minute
 	scrubEvery = 24 * time.Hour
+	// compareEvery is how often the databases of the voters are compared.
+	compareEvery = 10 * time.Minute
 )
 
 // scrub reads all that this node keeps of the log, once a day. What it finds the store takes note
@@ -32,9 +34,64 @@ func (l *leading) scrub(ctx context.Context) {
 	}
 }
 
+// compare tells of voters whose databases differ from those of most others, now and then.
+func (e *electorate) compare(ctx context.Context, byURL map[string]domain.NodeID) error {
+	if time.Since(e.compared) < compareEvery {
+		return nil
+	}
+	list, err := e.store.Differing(ctx)
+	if err != nil {
+		return err
+	}
+	e.compared = time.Now()
+	for _, m := range list {
+		id, ok := byURL[m.URL]
+		if !ok {
+			continue
+		}
+		e.log.Error("a voter's database differs from those of the others", "node", m.URL)
+		err := e.tellDamage(ctx, &cluster.LogDamaged{
+			Node: id, Part: string(quorum.PartDatabase), Member: m.ID,
+			Why: "it differs from the databases of most other voters",
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// confess records the members that this node took out while etcd's alarm let nothing be recorded.
+func (l *leading) confess(ctx context.Context) error {
+	for _, m := range l.store.Evicted() {
+		for _, n := range l.views.topology.Nodes() {
+			if n.Endpoint.Peer != m.URL || n.Removed {
+				continue
+			}
+			err := l.tellDamage(ctx, &cluster.LogDamaged{
+				Node: n.Node.Node, Part: string(quorum.PartDatabase), Member: m.ID,
+				Why: "etcd's comparison of the members called it corrupt, and most others differ",
+			})
+			if err == nil {
+				err = l.enroll(ctx, &cluster.VoterRemoved{
+					Node: n.Node.Node, Member: m.ID, Why: cluster.WhyDamaged,
+				})
+			}
+			if err != nil {
+				return err
+			}
+		}
+		l.store.Told(m.ID)
+	}
+	return nil
+}
+
 // report tells the cluster what is damaged of this node's copy of the log and what is repaired,
 // each once, and takes from it what others found.
 func (l *leading) report(ctx context.Context) error {
+	if err := l.confess(ctx); err != nil {
+		return err
+	}
 	self := l.dir.id.Node
 	var told []cluster.Damage
 	for _, d := range l.views.topology.Damaged() {
@@ -116,6 +173,25 @@ func (b *backend) LogDamage() []rest.LogDamage {
 		}
 	}
 	return list
+}
+
+// RepairLog implements rest.Backend.
+func (b *backend) RepairLog(ctx context.Context, node domain.NodeID) (rest.Verdict, error) {
+	n, _ := b.views.topology.Node(node)
+	v := rest.Verdict{Node: n.Name}
+	var err error
+	if node == b.dir.id.Node {
+		err = b.store.Repair(ctx)
+	} else {
+		err = b.store.RepairAt(ctx, n.Endpoint.Peer)
+	}
+	var found *quorum.FoundError
+	if !errors.As(err, &found) {
+		return v, err
+	}
+	v.Bad, v.Why, v.Part = found.Position, found.What, string(found.Part)
+	v.Remedy, v.Alone = remedy(found.Part, found.Alone), found.Alone
+	return v, nil
 }
 
 // LogEnded implements rest.Backend.
