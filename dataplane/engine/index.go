@@ -53,7 +53,9 @@ func (l *lane) point(lf *leaf, i int, loc segment.Loc) {
 	}
 }
 
-// put stores one block's location in a leaf and keeps the counts of what stands on the device.
+// put stores one block's location in a leaf and keeps the counts of what stands on the device. What
+// all lanes count together is left alone where nothing changes: writers and the destager would take
+// those lines of memory from each other for every block.
 func (l *lane) put(lf *leaf, i int, loc segment.Loc) {
 	dense := lf.own.dense != nil
 	before := int64(0)
@@ -61,13 +63,18 @@ func (l *lane) put(lf *leaf, i int, loc segment.Loc) {
 		before = lf.own.bytes()
 	}
 	old := lf.own.set(i, loc)
+	more := int64(0)
 	if loc.Kind() == segment.Flash {
 		l.e.stands(loc, segment.BlockSize)
-		lf.br.own.Add(1)
+		more++
 	}
 	if old.Kind() == segment.Flash {
 		l.e.stands(old, -segment.BlockSize)
-		lf.br.own.Add(-1)
+		more--
+	}
+	if more != 0 {
+		l.e.space.live.Add(more * segment.BlockSize)
+		lf.br.own.Add(more)
 	}
 	if (old == 0) != (loc == 0) {
 		n := lf.n + 1
@@ -81,7 +88,7 @@ func (l *lane) put(lf *leaf, i int, loc segment.Loc) {
 			dense = false
 		}
 	}
-	if !dense {
+	if !dense && lf.own.bytes() != before {
 		l.memory.Add(lf.own.bytes() - before)
 	}
 }
@@ -89,7 +96,6 @@ func (l *lane) put(lf *leaf, i int, loc segment.Loc) {
 // stands counts bytes of a block that stands, or no longer stands, at a place: on the device, or in
 // the journal, from where it will go to the device and so has its room there already.
 func (e *Engine) stands(loc segment.Loc, n int64) {
-	e.space.live.Add(n)
 	if e.nv.holds(loc) {
 		e.nv.slotAt(loc).live.Add(n)
 		return
@@ -115,8 +121,10 @@ func (l *lane) resize(lf *leaf, n uint16) {
 // what others see.
 func (l *lane) show(lf *leaf, i int, was, now segment.Loc) {
 	mapped, data := seen(was, now)
-	lf.br.mapped.Add(mapped)
-	lf.br.data.Add(data)
+	if mapped != 0 || data != 0 {
+		lf.br.mapped.Add(mapped)
+		lf.br.data.Add(data)
+	}
 	if lf.view != nil {
 		l.look(lf, i, now)
 	}

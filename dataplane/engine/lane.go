@@ -492,7 +492,9 @@ func (l *lane) apply(c *chunk) {
 		case segment.KindBranch:
 			l.e.setBranches(p.lines)
 		}
-		l.e.space.admitted.Add(-p.newly)
+		if p.newly != 0 {
+			l.e.space.admitted.Add(-p.newly)
+		}
 	}
 	l.mu.applied, l.mu.chain = c.head.LSN, c.chain
 }

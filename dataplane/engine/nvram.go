@@ -253,7 +253,9 @@ func (l *lane) keep(b *branch, r *Record) error {
 		}
 		l.setRange(&p, loc)
 	}
-	e.space.admitted.Add(-newly)
+	if newly != 0 {
+		e.space.admitted.Add(-newly)
+	}
 	e.stats.records.Add(1)
 	e.stats.userBytes.Add(int64(r.Count) * segment.BlockSize)
 	return nil
