@@ -80,6 +80,13 @@ type Change struct {
 	Why   string
 }
 
+// Reading is what a device's writes and flushes came to since New.
+type Reading struct {
+	P99      time.Duration // of the last whole window of writes; 0: there was none yet
+	Stalls   int64         // that took StallMax or longer and have ended
+	Failures int64         // that failed by the device's fault
+}
+
 // Device passes all calls on and watches writes and flushes. Its methods may be called from many
 // goroutines, and allocate nothing once as many calls were under way as ever are.
 type Device struct {
@@ -100,6 +107,7 @@ type Device struct {
 		top    [slowest]time.Duration    // the slowest of them, ascending
 		past   []time.Duration           // percentiles of the windows before, the newest last
 		kept   time.Time                 // when one was added to past
+		sum    Reading
 	}
 }
 
@@ -131,6 +139,13 @@ func (d *Device) State() State {
 	return d.mu.state
 }
 
+// Reading gives what was counted so far.
+func (d *Device) Reading() Reading {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mu.sum
+}
+
 // begin notes a call and gives its place for end.
 func (d *Device) begin() int {
 	now := d.now()
@@ -157,6 +172,7 @@ func (d *Device) end(at int, err error, write bool) {
 	d.mu.free = append(d.mu.free, at)
 	late := d.late(now)
 	if deviceFault(err) {
+		d.mu.sum.Failures++
 		copy(d.mu.errors[:], d.mu.errors[1:])
 		d.mu.errors[WriteErrorsMax-1] = now
 		if first := d.mu.errors[0]; !first.IsZero() && now.Sub(first) <= ErrorWindow {
@@ -166,6 +182,7 @@ func (d *Device) end(at int, err error, write bool) {
 	switch {
 	case late: // neither its time nor the device's
 	case took >= StallMax:
+		d.mu.sum.Stalls++
 		d.suspect(now, RuleStall, "a write took "+took.Round(time.Millisecond).String())
 	case write && err == nil:
 		d.count(now, took)
@@ -202,6 +219,7 @@ func (d *Device) count(now time.Time, took time.Duration) {
 		return
 	}
 	p := d.mu.top[0]
+	d.mu.sum.P99 = p
 	d.mu.writes, d.mu.top = 0, [slowest]time.Duration{}
 	if n := len(d.mu.past); n >= historyMin && p >= LatencyFloor {
 		var sorted [history]time.Duration

@@ -311,6 +311,29 @@ func TestBeginsSuspect(t *testing.T) {
 	}
 }
 
+// TestReading proves what is counted: the 99th percentile of whole windows, stalls and failures.
+func TestReading(t *testing.T) {
+	b := newBench(t)
+	b.dev.Look()
+	b.script(fmt.Sprintf("write delay 3ms\nwrite times %d delay 7ms", slowest))
+	for i := range 2*window - 1 {
+		if err := b.write(); err != nil {
+			t.Fatal(err)
+		}
+		if p := b.dev.Reading().P99; (p != 0) != (i >= window-1) || p != 0 && p != 10*time.Millisecond {
+			t.Fatalf("after %d: %s", i+1, p)
+		}
+	}
+	b.below.Heal()
+	b.script("write times 1 delay 2s\nwrite times 2 eio")
+	for range 4 {
+		_ = b.write()
+	}
+	if r := b.dev.Reading(); r.Stalls != 1 || r.Failures != 2 || r.P99 != 3*time.Millisecond {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestAllocatesNothing proves that a write costs no memory.
 func TestAllocatesNothing(t *testing.T) {
 	b := newBench(t)

@@ -188,6 +188,14 @@ func TestDiskTrouble(t *testing.T) {
 			told[ev["type"]]++
 		}
 	}
+	m := c.metrics()
+	for _, want := range []string{
+		`suspect{device="` + bad.id + `"} 1`, "stalls_total{", "write_failures_total{",
+	} {
+		if !strings.Contains(m, "weft_device_"+want) {
+			t.Errorf("no weft_device_%s", want)
+		}
+	}
 	if told["DeviceSuspended"] != 1 || told["DeviceFailed"] != 1 {
 		t.Errorf("%v: %v", told, seen.body)
 	}

@@ -134,12 +134,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			send(m.counter, m.get(s), m.name, m.help, []string{"device"}, []string{id.String()})
 		}
 		c.scrub(out, e, id)
-		suspect := int64(0)
-		if c.b.devices.watched[i].State() == watched.Suspect {
-			suspect = 1
-		}
-		send(false, suspect, "weft_device_suspect", "1 while the device is slow or errs.",
-			[]string{"device"}, []string{id.String()})
+		c.health(out, c.b.devices.watched[i], id)
 		send(false, int64(e.Kept()), "weft_device_kept_bytes",
 			"Bytes that clones keep of deleted snapshots.", []string{"device"}, []string{id.String()})
 	}
@@ -235,5 +230,27 @@ func (*collector) scrub(out chan<- prometheus.Metric, e *engine.Engine, id domai
 	if !st.Finished.IsZero() {
 		send(float64(st.Finished.Unix()), "weft_device_scrub_finished_seconds",
 			"When the last pass came to its end, seconds since 1970.")
+	}
+}
+
+// health sends how a device is, by what its writes and flushes take.
+func (*collector) health(out chan<- prometheus.Metric, w *watched.Device, id domain.DeviceID) {
+	send := func(t prometheus.ValueType, v float64, name, help string) {
+		out <- prometheus.MustNewConstMetric(
+			prometheus.NewDesc(name, help, []string{"device"}, nil), t, v, id.String(),
+		)
+	}
+	suspect, r := 0.0, w.Reading()
+	if w.State() == watched.Suspect {
+		suspect = 1
+	}
+	send(prometheus.GaugeValue, suspect, "weft_device_suspect", "1 while the device is slow or errs.")
+	send(prometheus.CounterValue, float64(r.Stalls), "weft_device_stalls_total",
+		"Writes and flushes of the device that took a second or longer.")
+	send(prometheus.CounterValue, float64(r.Failures), "weft_device_write_failures_total",
+		"Writes and flushes that the device failed.")
+	if r.P99 > 0 {
+		send(prometheus.GaugeValue, r.P99.Seconds(), "weft_device_write_p99_seconds",
+			"99th percentile of what the last whole thousand of the device's writes took.")
 	}
 }
