@@ -211,6 +211,7 @@ func replace(t *testing.T, by, ill *peer, member uint64) {
 // the others, is read by nobody, and is replaced by itself. Nothing that was acknowledged is lost,
 // and in the end every node holds the same.
 func TestDamagedMemberUnderLoad(t *testing.T) {
+	t.Parallel() // most of it is etcd's wait for five healthy seconds
 	nodes := three(t)
 	list := nodes[:]
 	acked := make([]domain.Revision, 6)
@@ -261,6 +262,7 @@ func TestDamagedMemberUnderLoad(t *testing.T) {
 // A voter whose files are damaged so that it cannot start comes up as a client of the others, waits
 // until it was removed, and is replaced. Its old files are never started again: it had a vote.
 func TestMemberThatCannotStart(t *testing.T) {
+	t.Parallel() // most of it is etcd's wait for five healthy seconds
 	nodes := three(t)
 	ill := follower(t, nodes)
 	by := nodes[0]
@@ -300,6 +302,7 @@ func TestMemberThatCannotStart(t *testing.T) {
 // etcd's own alarm stops all writes; a member that is accused wrongly stays and the alarm goes, one
 // that differs is removed and told of, and then the alarm goes as well.
 func TestComparisonAndAlarm(t *testing.T) {
+	t.Parallel() // most of it is etcd's wait for five healthy seconds
 	nodes := three(t)
 	lead := leads(t, nodes[:])
 	ill := follower(t, nodes)
