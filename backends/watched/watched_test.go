@@ -325,7 +325,7 @@ func TestReading(t *testing.T) {
 		}
 	}
 	b.below.Heal()
-	b.script("write times 1 delay 2s\nwrite times 2 eio")
+	b.script("write times 1 delay 4s\nwrite times 2 eio")
 	for range 4 {
 		_ = b.write()
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"weft/adapters/cli"
@@ -178,14 +180,34 @@ func (o *Options) addresses(d *dataDir) {
 	}
 }
 
-// ownAddr gives a default address, or where that is taken a free one of this machine to keep.
+// Ports of which a node keeps one where its default is taken. They are below those that systems give
+// to outgoing connections: one of those would be another's at the next start, now and then.
+const (
+	keptPortMin = 10_000
+	keptPortMax = 32_000
+	keptTries   = 100
+)
+
+// ownAddr gives a default address, or where that is taken a free one of this machine to keep. Port
+// 0 is always taken.
 func ownAddr(usual string) string {
-	for _, addr := range []string{usual, "127.0.0.1:0"} {
-		if l, err := net.Listen("tcp", addr); err == nil {
-			addr = l.Addr().String()
-			_ = l.Close() // it held nothing
+	if _, port, _ := net.SplitHostPort(usual); port != "0" && unused(usual) {
+		return usual
+	}
+	for range keptTries {
+		port := keptPortMin + rand.IntN(keptPortMax-keptPortMin)
+		if addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port)); unused(addr) {
 			return addr
 		}
 	}
 	return usual // and let the start say what is wrong
+}
+
+func unused(addr string) bool {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = l.Close() // it held nothing
+	return true
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -90,14 +91,24 @@ type child struct {
 
 func newChild(t *testing.T, name, seed string) *child {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &child{name: name, addr: l.Addr().String(), dir: t.TempDir(), seed: seed}
-	_ = l.Close()
+	c := &child{name: name, addr: keptAddr(t), dir: t.TempDir(), seed: seed}
 	t.Cleanup(c.kill)
 	return c
+}
+
+// keptAddr gives a free address that a child may come back to: no port that the system gives to
+// outgoing connections by itself.
+func keptAddr(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
+		if err == nil {
+			_ = l.Close()
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 func (c *child) url() string { return "http://" + c.addr }
