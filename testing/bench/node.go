@@ -19,9 +19,11 @@ type node struct {
 	out    chan json.RawMessage
 }
 
-// startNode starts a server in a durability mode over a new device file in a folder, and writes its
-// volume once from end to end.
-func startNode(ctx context.Context, dir, mode, profile string, volume int64) (*node, error) {
+// startNode starts a server in a durability mode over a new device file in a folder, room times as
+// large as its volume, and writes the volume once from end to end.
+func startNode(
+	ctx context.Context, dir, mode, profile string, volume, room int64,
+) (*node, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -30,7 +32,7 @@ func startNode(ctx context.Context, dir, mode, profile string, volume int64) (*n
 	argv := []string{
 		self, "serve", "-durability", mode, "-socket", n.socket,
 		"-file", filepath.Join(dir, mode+".img"),
-		"-device", fmt.Sprint(volume * roomOf(mode)), "-volume", fmt.Sprint(volume),
+		"-device", fmt.Sprint(volume * room), "-volume", fmt.Sprint(volume),
 	}
 	if profile != "" {
 		argv = append(argv, "-cpuprofile", filepath.Join(profile, mode+".pprof"))

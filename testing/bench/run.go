@@ -16,10 +16,11 @@ import (
 )
 
 const (
-	// deviceFactor is how much larger than its volume a device of ours is: it is half full.
-	deviceFactor = 2
 	// nvramFactor is that of the device below a journal: it is a quarter full.
-	nvramFactor  = 4
+	nvramFactor = 4
+	// roomMin and roomMax bound how many times the size of its volume a device of ours is.
+	roomMin, roomMax = 2, 16
+
 	diskMax      = 36 * int64(gib) // of all files together
 	sizeMin      = 256 * int64(mib)
 	prepareLimit = 15 * time.Minute
@@ -34,6 +35,7 @@ type options struct {
 	runtime time.Duration
 	repeats int
 	size    int64
+	room    int64 // how many times the size of its volume a device of ours is
 	dir     string
 	only    *regexp.Regexp
 	json    string
@@ -51,9 +53,11 @@ func (o options) validate() error {
 		return errors.New("-repeats: from 1 to 100")
 	case o.size < sizeMin || o.size%(4*mib) != 0:
 		return errors.New("-size: at least 256MiB, in steps of 4MiB")
-	case o.size*(1+2*deviceFactor+nvramFactor) > diskMax:
-		return fmt.Errorf("-size: a file, two devices of twice its size and one of four times are more "+
-			"than %d GiB", diskMax/gib)
+	case o.room < roomMin || o.room > roomMax:
+		return fmt.Errorf("-room: from %d to %d", roomMin, roomMax)
+	case o.size*(1+2*o.room+nvramFactor) > diskMax:
+		return fmt.Errorf("-size: a file, two devices of %d times its size and one of %d times are more "+
+			"than %d GiB", o.room, nvramFactor, diskMax/gib)
 	}
 	return nil
 }
@@ -160,7 +164,7 @@ func (b *bench) open(ctx context.Context, column string) (subject, error) {
 	n := b.nodes[mode]
 	if n == nil {
 		var err error
-		if n, err = startNode(ctx, b.work, mode, b.profile, b.size); err != nil {
+		if n, err = startNode(ctx, b.work, mode, b.profile, b.size, b.roomOf(mode)); err != nil {
 			return subject{}, err
 		}
 		b.nodes[mode] = n
@@ -196,11 +200,11 @@ func modeOf(column string) string {
 }
 
 // roomOf gives how many times the volume a server's device is.
-func roomOf(mode string) int64 {
+func (o options) roomOf(mode string) int64 {
 	if mode == modeNVRAM {
 		return nvramFactor
 	}
-	return deviceFactor
+	return o.room
 }
 
 // files gives the bytes of all files that the cells need at most.
@@ -209,7 +213,7 @@ func (b *bench) files() int64 {
 	for _, c := range b.cells {
 		if mode := modeOf(c.Column); !seen[mode] && ours(c.Column) {
 			seen[mode] = true
-			sum += b.size * roomOf(mode)
+			sum += b.size * b.roomOf(mode)
 		}
 	}
 	return sum
