@@ -154,6 +154,7 @@ func (q *sequencer) run() {
 	}
 	defer close(q.gone)
 	var waiting []*call
+	answered := 0 // by the last batch
 	for {
 		if len(waiting) == 0 {
 			select {
@@ -166,8 +167,10 @@ func (q *sequencer) run() {
 				return
 			}
 		}
-		for range gatherTurns {
-			runtime.Gosched()
+		if answered+len(q.queue) > 1 { // a lone writer has nobody to wait for
+			for range gatherTurns {
+				runtime.Gosched()
+			}
 		}
 		for more := true; more && len(waiting) < opsMax; {
 			select {
@@ -183,7 +186,9 @@ func (q *sequencer) run() {
 			}
 			return
 		}
+		answered = len(waiting)
 		waiting = q.batch(waiting)
+		answered -= len(waiting)
 	}
 }
 
