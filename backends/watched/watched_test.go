@@ -70,6 +70,23 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+// hang begins a write that hangs until the function that it gives is called; a look has seen it.
+func (b *bench) hang() func() {
+	b.t.Helper()
+	hung := b.below.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
+	done := make(chan error)
+	go func() { done <- b.write() }()
+	<-hung.Stalled()
+	b.dev.Look()
+	return func() {
+		b.t.Helper()
+		hung.Release()
+		if err := <-done; err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
 func (b *bench) write() error { return b.dev.WriteAt(b.buf, 0, true) }
 
 // rules gives the rules of the changes so far; "" is well again.
@@ -122,11 +139,7 @@ func TestSuite(t *testing.T) {
 // after Quiet, and not before.
 func TestStall(t *testing.T) {
 	b := newBench(t)
-	hung := b.below.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
-	done := make(chan error)
-	go func() { done <- b.write() }()
-	<-hung.Stalled()
-	b.dev.Look()
+	release := b.hang()
 	b.pass(StallMax - 1)
 	b.dev.Look()
 	b.want("not yet a stall")
@@ -136,10 +149,7 @@ func TestStall(t *testing.T) {
 	b.want("hangs", RuleStall)
 	b.pass(2 * Quiet)
 	b.want("still hangs", RuleStall)
-	hung.Release()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	release()
 	b.dev.Look()
 	b.pass(Quiet - 1)
 	b.dev.Look()
@@ -172,11 +182,7 @@ func TestStall(t *testing.T) {
 // which hangs on from then on is.
 func TestHeldUp(t *testing.T) {
 	b := newBench(t)
-	hung := b.below.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
-	done := make(chan error)
-	go func() { done <- b.write() }()
-	<-hung.Stalled()
-	b.dev.Look()
+	release := b.hang()
 	b.held = true
 	b.pass(time.Hour)
 	if err := b.dev.Flush(t.Context()); err != nil {
@@ -190,8 +196,7 @@ func TestHeldUp(t *testing.T) {
 	b.pass(1)
 	b.dev.Look()
 	b.want("hangs from then on", RuleStall)
-	hung.Release()
-	<-done
+	release()
 	b = newBench(t)
 	b.dev.Look()
 	b.held = true
