@@ -301,6 +301,47 @@ func TestStatusIsDegraded(t *testing.T) {
 	}
 }
 
+// TestRepairTellsWhatItLeft holds that a node which is down and was not checked, and damage that
+// nobody can repair, end in exit code 4 and are said in both forms.
+func TestRepairTellsWhatItLeft(t *testing.T) {
+	down, verdict := "down", `{"sound":true,"checked":"9"}`
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/v1/nodes":
+			_, _ = fmt.Fprintf(w, `{"items":[{"name":"a%%d","state":"ready"},{"name":"b","state":%q},`+
+				`{"name":"c","state":"removed"}]}`, down)
+		case "/v1/nodes/a%d/log:repair", "/v1/nodes/b/log:repair":
+			_, _ = fmt.Fprint(w, verdict)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer s.Close()
+	env := map[string]string{"WEFT_API": s.URL, "WEFT_TOKEN": "x"}
+	code, out, errs := cli(env, "", "events", "repair")
+	if code != ExitDegraded || !strings.Contains(out, "node/a%d: the log is sound\n") ||
+		!strings.Contains(out, "node/b: it is down and was not checked\n") ||
+		errs != "" || strings.Contains(out, "node/c") {
+		t.Errorf("%d %s %s", code, out, errs)
+	}
+	verdict = `{"sound":false,"part":"archive","bad":"7","why":"checksum","alone":true,` +
+		`"remedy":"restore"}`
+	code, out, _ = cli(env, "", "events", "repair", "-o", "json")
+	for _, want := range []string{
+		`"node": "b"`, `"why": "the node is down"`, `"part": "archive"`, `"bad": "7"`,
+		`"remedy": "restore"`,
+	} {
+		if code != ExitDegraded || !strings.Contains(out, want) {
+			t.Errorf("%s is missing in %d\n%s", want, code, out)
+		}
+	}
+	down, verdict = "ready", `{"sound":true,"checked":"9"}`
+	if code, out, errs = cli(env, "", "events", "repair", "-o", "json"); code != 0 ||
+		strings.Count(out, `"sound": true`) != 2 || !strings.Contains(errs, "node/b: the log is sound") {
+		t.Errorf("%d %s %s", code, out, errs)
+	}
+}
+
 // FuzzManifest holds that no text breaks the reader of manifests, and that what it accepts is
 // whole.
 func FuzzManifest(f *testing.F) {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -23,12 +24,18 @@ what is damaged: a file of the archive is copied from another node, a voter with
 database is replaced by itself, one at a time and only while a majority of sound voters
 stays. The nodes do the same by themselves for what they meet. Nothing that is damaged is
 ever shown. Exit code 4 when something stays damaged: where no other node has a copy,
-weft restore brings a backup back.`,
-		Example: "  weft events repair\n  weft events repair --node node2 --wait 10m",
+weft restore brings a backup back, or where a node is down and could not be checked.`,
+		Example: "  weft events repair\n  weft events repair --node node2 --wait 10m\n" +
+			"  weft events repair -o json",
 	}
 	node := cmd.Flags().String("node", "", "only this node, by name or id")
+	form := choose(cmd, "output", "o", "form of the answer", "text", "json")
 	wait := cmd.Flags().Duration("wait", 5*time.Minute, "how long a replacement is waited for")
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, _ []string) error {
+		r, down := &repair{wait: *wait, out: cmd.OutOrStdout()}, 0
+		if form.value == "json" {
+			r.out = cmd.ErrOrStderr()
+		}
 		names := []string{*node}
 		if *node == "" {
 			all, err := c.Nodes(cmd.Context(), client.At{})
@@ -37,14 +44,20 @@ weft restore brings a backup back.`,
 			}
 			names = nil
 			for _, n := range all.Value.Items {
-				if n.State != "removed" && n.State != "down" {
+				switch n.State {
+				case "removed":
+				case "down":
+					down++
+					r.say(n.Name, "it is down and was not checked")
+					r.list = append(r.list, repairedNode{Node: n.Name, Why: "the node is down"})
+				default:
 					names = append(names, n.Name)
 				}
 			}
 		}
 		left := 0
 		for _, name := range names {
-			sound, err := repairNode(cmd, c, name, *wait)
+			sound, err := r.node(cmd.Context(), c, name)
 			if err != nil {
 				return err
 			}
@@ -52,52 +65,87 @@ weft restore brings a backup back.`,
 				left++
 			}
 		}
-		if left > 0 {
+		if form.value == "json" && r.err == nil {
+			r.err = writeJSON(cmd.OutOrStdout(), client.List[repairedNode]{Items: r.list})
+		}
+		switch {
+		case r.err != nil:
+			return r.err
+		case left > 0:
 			return &degraded{fmt.Sprintf("the log is damaged on %d of %d nodes", left, len(names))}
+		case down > 0:
+			return &degraded{fmt.Sprintf("%d nodes are down and were not checked", down)}
 		}
 		return nil
 	})
 	return cmd
 }
 
-// repairNode repairs one node's copy, says how it goes, and tells whether it is sound in the end.
-func repairNode(
-	cmd *cobra.Command, c *client.Client, name string, wait time.Duration,
-) (sound bool, err error) {
-	say := func(format string, args ...any) {
-		if err == nil {
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), oneLine(fmt.Sprintf("node/"+name+": "+format, args...)))
-		}
+// repair is a repair of the nodes' copies under way.
+type repair struct {
+	wait time.Duration // for a replacement
+	out  io.Writer     // takes the progress
+	err  error         // of out
+	list []repairedNode
+}
+
+// repairedNode says what became of one node's copy.
+type repairedNode struct {
+	Node   string `json:"node"`
+	Sound  bool   `json:"sound"`
+	Part   string `json:"part,omitempty"` // that was found damaged
+	Bad    string `json:"bad,omitempty"`  // the first position that was
+	Why    string `json:"why,omitempty"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+func (r *repair) say(node, format string, args ...any) {
+	if r.err == nil {
+		_, r.err = fmt.Fprintln(r.out, oneLine("node/"+node+": "+fmt.Sprintf(format, args...)))
 	}
-	r, err := c.RepairLog(cmd.Context(), name)
+}
+
+// node repairs one node's copy, says how it goes, and tells whether it is sound in the end.
+func (r *repair) node(ctx context.Context, c *client.Client, name string) (bool, error) {
+	got, err := c.RepairLog(ctx, name)
 	if err != nil {
 		return false, err
 	}
-	v := r.Value
-	if v.Sound {
-		say("the log is sound")
-		return true, err
+	v := got.Value
+	x := repairedNode{
+		Node: name, Sound: v.Sound, Part: v.Part, Bad: v.Bad, Why: v.Why, Remedy: v.Remedy,
 	}
-	say("the %s is damaged at position %s: %s", v.Part, first(v.Bad, "unknown"), v.Why)
-	say("%s", v.Remedy)
-	if v.Alone || v.Part != "database" || err != nil {
-		return false, err
+	switch {
+	case v.Sound:
+		r.say(name, "the log is sound")
+	default:
+		r.say(name, "the %s is damaged at position %s: %s", v.Part, first(v.Bad, "unknown"), v.Why)
+		r.say(name, "%s", v.Remedy)
+		if !v.Alone && v.Part == "database" {
+			x.Sound = r.replaced(ctx, c, name)
+		}
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+	r.list = append(r.list, x)
+	return x.Sound, nil
+}
+
+// replaced waits until a voter with a damaged database was replaced, and tells whether it was.
+func (r *repair) replaced(ctx context.Context, c *client.Client, name string) bool {
+	ctx, cancel := context.WithTimeout(ctx, r.wait)
 	defer cancel()
 	for was := "voter"; ctx.Err() == nil; {
 		now, damaged, err := logState(ctx, c, name)
 		if err == nil && now != was {
-			say("%s", map[string]string{
+			r.say(name, "%s", map[string]string{
 				"": "its member is removed", "learner": "a new member copies the log", "voter": "it votes",
 			}[now])
 			was = now
 		}
 		if err == nil && !damaged && now == "voter" {
 			// The word of the node itself: the list may not know of the damage yet.
-			if r, err := c.RepairLog(ctx, name); err == nil && r.Value.Sound {
-				say("repaired")
-				return true, nil
+			if got, err := c.RepairLog(ctx, name); err == nil && got.Value.Sound {
+				r.say(name, "repaired")
+				return true
 			}
 		}
 		rest := time.NewTimer(repairLook)
@@ -107,8 +155,8 @@ func repairNode(
 			rest.Stop()
 		}
 	}
-	say("not repaired within %s", wait)
-	return false, err
+	r.say(name, "not repaired within %s", r.wait)
+	return false
 }
 
 // logState gives what a node is on the log, and whether its database is known to be damaged.

@@ -52,8 +52,8 @@ func (c *Client) PauseOutlet(ctx context.Context, name string) (Reply[Outlet], e
 	return change[Outlet](ctx, c, "POST", "/v1/outlets/"+seg(name)+"/pause", nil, Change{})
 }
 
-// ResumeOutlet lets an outlet go on, with skip without the event it is stuck at; Conflict when there
-// is none.
+// ResumeOutlet lets an outlet go on, with skip without the event it is stuck at; Conflict when
+// there is none.
 func (c *Client) ResumeOutlet(ctx context.Context, name string, skip bool) (Reply[Outlet], error) {
 	body := struct {
 		Skip bool `json:"skip,omitempty"`

@@ -46,12 +46,17 @@ func (s *Server) scrubRoutes() {
 	register(s, readCluster, "GET", "/v1/nodes/{name}/scrub", "get-scrub",
 		"How far the scrub of a node's devices has come", 200,
 		func(ctx context.Context, in *NamedIn) (*Got[List[Scrub]], error) {
+			v, past, err := s.views(ctx, in.At)
+			if err != nil {
+				return nil, err
+			}
 			n, err := s.node(in.Name)
 			if err != nil {
 				return nil, err
 			}
-			v := s.b.Now()
-			return &Got[List[Scrub]]{Position: v.Position.String(), Body: s.scrubs(ctx, v, n)}, nil
+			return &Got[List[Scrub]]{
+				Position: v.Position.String(), Body: s.scrubs(ctx, v, n, past),
+			}, nil
 		})
 	register(s, operateCluster, "POST", "/v1/nodes/{name}/scrub", "scrub-node",
 		"Start or pause the scrub of a node's devices", 202,
@@ -95,14 +100,19 @@ func (s *Server) scrub(ctx context.Context, ch NamedChange, b ScrubBody) (
 		return nil, domain.Errorf(domain.NotFound, "node %s has no device %q", n.Name, b.Device)
 	}
 	return &Changed[List[Scrub]]{
-		Position: res.Position.String(), Body: s.scrubs(ctx, s.b.Now(), n),
+		Position: res.Position.String(), Body: s.scrubs(ctx, s.b.Now(), n, false),
 	}, nil
 }
 
-// scrubs joins what the log knows of a node's devices with what the node tells, if it answers.
-func (s *Server) scrubs(ctx context.Context, v Views, n topology.Node) List[Scrub] {
+// scrubs joins what the log knows of a node's devices with what the node tells, if it answers; of
+// the past the log alone knows.
+func (s *Server) scrubs(ctx context.Context, v Views, n topology.Node, past bool) List[Scrub] {
 	out := List[Scrub]{Items: []Scrub{}, Position: v.Position.String()}
-	a, err := s.b.Ask(ctx, command.Question{Ask: command.AskScrub, Node: n.Node.Node})
+	var a command.Answer
+	var err error
+	if !past {
+		a, err = s.b.Ask(ctx, command.Question{Ask: command.AskScrub, Node: n.Node.Node})
+	}
 	for _, d := range v.Topology.Devices() {
 		if d.Node != n.Node.Node || d.Class == cluster.ClassNVRAM {
 			continue // what NVRAM holds is scrubbed with the devices that it serves

@@ -180,8 +180,8 @@ func (o *Options) addresses(d *dataDir) {
 	}
 }
 
-// Ports of which a node keeps one where its default is taken. They are below those that systems give
-// to outgoing connections: one of those would be another's at the next start, now and then.
+// Ports of which a node keeps one where its default is taken. They are below those that systems
+// give to outgoing connections: one of those would be another's at the next start, now and then.
 const (
 	keptPortMin = 10_000
 	keptPortMax = 32_000

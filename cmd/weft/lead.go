@@ -153,11 +153,12 @@ func (l *leading) lead(ctx context.Context) error {
 		l.repeat(term, "the nodes of the cluster", w.look)
 	})
 	work.Go(func() {
-		m := &electorate{
-			leading: l, since: map[uint64]time.Time{}, down: map[domain.NodeID]time.Time{},
-			compared: time.Now(),
-		}
+		m := &electorate{leading: l, since: map[uint64]time.Time{}, down: map[domain.NodeID]time.Time{}}
 		l.repeat(term, "the voters of the log", m.step)
+	})
+	work.Go(func() { // apart from the seats, which must not wait for a voter that reads all it has
+		c := &comparison{leading: l, last: time.Now()}
+		l.repeat(term, "the databases of the voters", c.step)
 	})
 	work.Go(func() {
 		p := &publishing{leading: l, runs: map[domain.OutletID]*publication{}}
@@ -226,8 +227,6 @@ type electorate struct {
 	*leading
 	since map[uint64]time.Time        // when a learner was first seen
 	down  map[domain.NodeID]time.Time // since when the log says that a node is down
-	// compared is when the databases of the voters were last compared.
-	compared time.Time
 }
 
 // step makes the one next change, if there is one, and records it.
@@ -252,9 +251,6 @@ func (e *electorate) step(ctx context.Context) error {
 		seats = append(seats, s)
 	}
 	if err := e.record(ctx, seats, byURL); err != nil {
-		return err
-	}
-	if err := e.compare(ctx, byURL); err != nil {
 		return err
 	}
 	c := cluster.PlanVoters(nodes, seats, e.store.Leader(), e.o.VoterGrace)
@@ -298,7 +294,7 @@ func (e *electorate) candidates() ([]cluster.Candidate, map[string]domain.NodeID
 			Place: n.Location,
 		}
 		for _, d := range damaged {
-			if d.Node == id && d.Part == string(quorum.PartDatabase) {
+			if d.Node == id && d.Part == cluster.PartDatabase {
 				c.Damaged = d.Member
 			}
 		}

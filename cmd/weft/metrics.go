@@ -246,7 +246,7 @@ func (*collector) health(out chan<- prometheus.Metric, w *watched.Device, id dom
 	}
 	send(prometheus.GaugeValue, suspect, "weft_device_suspect", "1 while the device is slow or errs.")
 	send(prometheus.CounterValue, float64(r.Stalls), "weft_device_stalls_total",
-		"Writes and flushes of the device that took a second or longer.")
+		"Writes and flushes of the device that took "+watched.StallMax.String()+" or longer.")
 	send(prometheus.CounterValue, float64(r.Failures), "weft_device_write_failures_total",
 		"Writes and flushes that the device failed.")
 	if r.P99 > 0 {

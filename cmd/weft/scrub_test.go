@@ -106,6 +106,10 @@ func TestScrubPaused(t *testing.T) {
 	if x, _ := damages[0].(map[string]any); x["part"] != "superblock" || x["mended"] != true {
 		t.Errorf("damage: %v", x)
 	}
+	past := items(c.must("GET", path+"?at_position=1", ""))
+	if len(past) != 0 {
+		t.Errorf("before there was a device: %v", past)
+	}
 	ask("start")
 	if d = wait("running", true); d["pass"] != 1.0 {
 		t.Errorf("started again: %v", d)

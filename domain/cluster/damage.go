@@ -4,6 +4,12 @@ import (
 	"weft/domain"
 )
 
+// The parts of a node's copy of the log.
+const (
+	PartDatabase = "database" // of its member
+	PartArchive  = "archive"  // sealed files
+)
+
 // Damage tells one damage of a node's copy of the log from another.
 type Damage struct {
 	Node   domain.NodeID
@@ -16,7 +22,7 @@ type Damage struct {
 // damaged, which nobody gets to see.
 type LogDamaged struct {
 	Node     domain.NodeID   `msgpack:"node,omitempty"`
-	Part     string          `msgpack:"part,omitempty"`     // "database" or "archive"
+	Part     string          `msgpack:"part,omitempty"`     // PartDatabase or PartArchive
 	Member   uint64          `msgpack:"member,omitempty"`   // database: whose it is
 	First    uint64          `msgpack:"first,omitempty"`    // archive: n of the segment's first record
 	Position domain.Position `msgpack:"position,omitempty"` // the first that is damaged, when known
@@ -69,7 +75,7 @@ func WithDamage(before []LogDamaged, ev domain.Event) []LogDamaged {
 		case *LogRepaired:
 			gone = d.Damage() == ev.Damage()
 		case *VoterRemoved:
-			gone = d.Part == "database" && d.Member == ev.Member
+			gone = d.Part == PartDatabase && d.Member == ev.Member
 		}
 		if !gone {
 			after = append(after, d)

@@ -106,8 +106,8 @@ func TestPartitionedLeader(t *testing.T) {
 	same(t, append(nodes[:], client), []domain.Revision{1, 19, 19})
 }
 
-// A voter that is removed while it is cut off finds out when it is back, and goes on as a client: no
-// member speaks to it any more, and its own list still names it.
+// A voter that is removed while it is cut off finds out when it is back, and goes on as a client:
+// no member speaks to it any more, and its own list still names it.
 func TestRemovedWhileCutOff(t *testing.T) {
 	nodes := three(t)
 	gone := follower(t, nodes)

@@ -68,7 +68,8 @@ func parse(args []string) (options, error) {
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
 	set.DurationVar(&o.runtime, "runtime", 20*time.Second, "length of each run")
 	set.IntVar(&o.repeats, "repeats", 3, "runs of each cell, interleaved")
-	size := set.String("size", "2GiB", "size of the disks; the files take nine times as much, or by -room more")
+	size := set.String("size", "2GiB",
+		"size of the disks; the files take nine times as much, or by -room more")
 	set.Int64Var(&o.room, "room", 2, "how many times the size of its volume a device of ours is: at "+
 		"2, 71 % of what it takes is live, and random writes pay for cleaning; at 4, 36 %")
 	set.StringVar(&o.dir, "dir", os.TempDir(), "folder on the file system to measure")

@@ -34,24 +34,31 @@ func (l *leading) scrub(ctx context.Context) {
 	}
 }
 
-// compare tells of voters whose databases differ from those of most others, now and then.
-func (e *electorate) compare(ctx context.Context, byURL map[string]domain.NodeID) error {
-	if time.Since(e.compared) < compareEvery {
+// comparison compares the databases of the voters now and then. It belongs to one goroutine of the
+// node that leads.
+type comparison struct {
+	*leading
+	last time.Time
+}
+
+// step tells of voters whose databases differ from those of most others, when it is time.
+func (c *comparison) step(ctx context.Context) error {
+	if time.Since(c.last) < compareEvery {
 		return nil
 	}
-	list, err := e.store.Differing(ctx)
+	list, err := c.store.Differing(ctx)
 	if err != nil {
 		return err
 	}
-	e.compared = time.Now()
+	c.last = time.Now()
 	for _, m := range list {
-		id, ok := byURL[m.URL]
+		id, ok := c.nodeAt(m.URL)
 		if !ok {
 			continue
 		}
-		e.log.Error("a voter's database differs from those of the others", "node", m.URL)
-		err := e.tellDamage(ctx, &cluster.LogDamaged{
-			Node: id, Part: string(quorum.PartDatabase), Member: m.ID,
+		c.log.Error("a voter's database differs from those of the others", "node", m.URL)
+		err := c.tellDamage(ctx, &cluster.LogDamaged{
+			Node: id, Part: cluster.PartDatabase, Member: m.ID,
 			Why: "it differs from the databases of most other voters",
 		})
 		if err != nil {
@@ -61,20 +68,27 @@ func (e *electorate) compare(ctx context.Context, byURL map[string]domain.NodeID
 	return nil
 }
 
+// nodeAt finds the node that other nodes reach by a URL.
+func (l *leading) nodeAt(url string) (domain.NodeID, bool) {
+	for _, n := range l.views.topology.Nodes() {
+		if n.Endpoint.Peer == url && !n.Removed {
+			return n.Node.Node, true
+		}
+	}
+	return domain.NodeID{}, false
+}
+
 // confess records the members that this node took out while etcd's alarm let nothing be recorded.
 func (l *leading) confess(ctx context.Context) error {
 	for _, m := range l.store.Evicted() {
-		for _, n := range l.views.topology.Nodes() {
-			if n.Endpoint.Peer != m.URL || n.Removed {
-				continue
-			}
+		if id, ok := l.nodeAt(m.URL); ok {
 			err := l.tellDamage(ctx, &cluster.LogDamaged{
-				Node: n.Node.Node, Part: string(quorum.PartDatabase), Member: m.ID,
+				Node: id, Part: cluster.PartDatabase, Member: m.ID,
 				Why: "etcd's comparison of the members called it corrupt, and most others differ",
 			})
 			if err == nil {
 				err = l.enroll(ctx, &cluster.VoterRemoved{
-					Node: n.Node.Node, Member: m.ID, Why: cluster.WhyDamaged,
+					Node: id, Member: m.ID, Why: cluster.WhyDamaged,
 				})
 			}
 			if err != nil {
@@ -129,7 +143,7 @@ func (l *leading) report(ctx context.Context) error {
 // repaired tells whether a damage that the cluster was told of is gone. What this process has not
 // met itself it looks at first: it may have been found by another one, or before a restart.
 func (l *leading) repaired(ctx context.Context, d cluster.Damage) bool {
-	if d.Part == string(quorum.PartArchive) {
+	if d.Part == cluster.PartArchive {
 		return l.store.CheckSegment(ctx, d.First) == nil
 	}
 	if d.Member != l.store.MemberID() {
