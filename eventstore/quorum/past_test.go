@@ -119,8 +119,8 @@ func TestConformanceArchived(t *testing.T) {
 			t testing.TB, s eventstore.Store, p domain.Position, bit int,
 		) (func() error, func()) {
 			q, _ := of(s)
-			until(t, "the record leaves the database", func() bool {
-				return get(t, q, q.keys.log(p)) == ""
+			until(t, "the record leaves the database, and memory", func() bool {
+				return get(t, q, q.keys.log(p)) == "" && q.mirror.Base() >= p.N()
 			})
 			path, at := inFile(t, q, p.N())
 			turn := func() { flip(t, path, 8*at+int64(bit)) }
@@ -171,10 +171,12 @@ func appendTo(t testing.TB, s *Store, n uint64) {
 	}
 }
 
-// archived waits until a node's archive reaches to n.
+// archived waits until a node's archive reaches to n, and is read instead of memory.
 func archived(t testing.TB, s *Store, n uint64) eventstore.Head {
 	t.Helper()
-	until(t, "the archive grows", func() bool { return s.past.Head().Position.N() >= n })
+	until(t, "the archive grows", func() bool {
+		return s.past.Head().Position.N() >= n && s.mirror.Base() >= n
+	})
 	return s.past.Head()
 }
 
