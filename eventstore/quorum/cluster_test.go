@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
 	"weft/domain"
 	"weft/eventstore"
 	"weft/eventstore/storetest"
@@ -322,6 +325,31 @@ func ended(l *local) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// A client that still knows a node which is a member no more reads past it, whichever it asks
+// first: that node's port answers for other things, so its connection stays among those asked.
+func TestReadingPassesWhoIsGone(t *testing.T) {
+	a := newPeer(t, "a")
+	gone := newPeer(t, "gone", a.cfg.Net.URL) // a client of the log, without a member
+	appendTo(t, a.Store, 3)
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: []string{a.cfg.Net.URL, gone.cfg.Net.URL}, Logger: zap.NewNop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	l := loader{keys: a.keys, kv: newConn(client)}
+	for i := range 40 {
+		both, err := l.ends(t.Context())
+		if err == nil {
+			err = l.stops(t.Context(), both.tail, both.tail)
+		}
+		if err != nil || both.tail.Position != 3 {
+			t.Fatalf("reading %d: %v, %v", i, both.tail, err)
+		}
 	}
 }
 

@@ -6,14 +6,19 @@ import (
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"weft/domain"
 	"weft/eventstore"
 	"weft/eventstore/archive"
 )
 
-// pageMax is how many keys one Range asks for.
-const pageMax = 1000
+const (
+	pageMax = 1000 // keys of one Range
+	// readTries is how many members are asked in turn for what is read in a transaction.
+	readTries = 5
+)
 
 // loader reads the log from the database.
 type loader struct {
@@ -82,8 +87,7 @@ type ends struct {
 // ends gives both ends as they were at one revision, so that nothing lies between an archive that
 // reaches to sealed and what the database is asked for.
 func (l loader) ends(ctx context.Context) (ends, error) {
-	res, err := l.kv.Txn(ctx).
-		Then(clientv3.OpGet(l.keys.tail()), clientv3.OpGet(l.keys.sealed())).Commit()
+	res, err := l.read(ctx, nil, clientv3.OpGet(l.keys.tail()), clientv3.OpGet(l.keys.sealed()))
 	if err != nil {
 		return ends{}, err
 	}
@@ -100,6 +104,20 @@ func (l loader) ends(ctx context.Context) (ends, error) {
 		}
 	}
 	return e, nil
+}
+
+// read reads keys at one revision, if a condition holds there. etcd's client repeats a Get and no
+// transaction; nothing is written here, so when no member answers the next one is asked: a node
+// that was a member a moment ago refuses, and its connection stays.
+func (l loader) read(
+	ctx context.Context, when []clientv3.Cmp, what ...clientv3.Op,
+) (*clientv3.TxnResponse, error) {
+	for try := 1; ; try++ {
+		res, err := l.kv.Txn(ctx).If(when...).Then(what...).Commit()
+		if err == nil || try == readTries || status.Code(err) != codes.Unavailable {
+			return res, err
+		}
+	}
 }
 
 // fill brings a mirror that nobody else extends up to the tail.
@@ -162,16 +180,13 @@ func (l loader) stops(ctx context.Context, last, tail eventstore.Head) error {
 		}
 	}
 	// At one revision, so that an append between two reads is no damage.
-	res, err := l.kv.Txn(ctx).
-		If(clientv3.Compare(clientv3.Value(l.keys.tail()), "=", encodeTail(tail))).
-		Then(clientv3.OpGet(l.keys.log(tail.Position+1), clientv3.WithRange(l.keys.logEnd()),
-			clientv3.WithLimit(1), clientv3.WithKeysOnly())).Commit()
-	if tail == (eventstore.Head{}) {
-		res, err = l.kv.Txn(ctx).
-			If(clientv3.Compare(clientv3.Version(l.keys.tail()), "=", 0)).
-			Then(clientv3.OpGet(l.keys.log(0), clientv3.WithRange(l.keys.logEnd()),
-				clientv3.WithLimit(1), clientv3.WithKeysOnly())).Commit()
+	none, beyond := tail == eventstore.Head{}, tail.Position+1
+	if none {
+		beyond = 0
 	}
+	res, err := l.read(ctx, []clientv3.Cmp{holds(l.keys.tail(), none, encodeTail(tail))},
+		clientv3.OpGet(l.keys.log(beyond), clientv3.WithRange(l.keys.logEnd()),
+			clientv3.WithLimit(1), clientv3.WithKeysOnly()))
 	if err != nil {
 		return unavailable(ctx, "", err)
 	}
