@@ -66,7 +66,9 @@ weft restore brings a backup back, or where a node is down and could not be chec
 			}
 		}
 		if form.value == "json" && r.err == nil {
-			r.err = writeJSON(cmd.OutOrStdout(), client.List[repairedNode]{Items: r.list})
+			r.err = writeJSON(cmd.OutOrStdout(), struct {
+				Items []repairedNode `json:"items"`
+			}{r.list})
 		}
 		switch {
 		case r.err != nil:
