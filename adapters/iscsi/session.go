@@ -157,12 +157,7 @@ func quiet(err error) error {
 func (c *session) end() {
 	c.kill()
 	c.drop()
-	c.retargeting.Lock()
-	units := *c.units.Swap(&map[uint16]Nexus{})
-	c.retargeting.Unlock()
-	for _, n := range units {
-		n.Close()
-	}
+	c.detach()
 	c.mu.Lock()
 	for c.mu.running > 0 || c.mu.sending {
 		c.wake.Wait()
@@ -177,6 +172,17 @@ func (c *session) end() {
 	}
 	c.server.strike(c)
 	close(c.done)
+}
+
+// detach ends the session's nexuses for good: what each of them held is free when it returns, and
+// no new configuration attaches another.
+func (c *session) detach() {
+	c.retargeting.Lock()
+	defer c.retargeting.Unlock()
+	c.offered = nil
+	for _, n := range *c.units.Swap(&map[uint16]Nexus{}) {
+		n.Close()
+	}
 }
 
 // drop ends the commands that still gather data or wait.
@@ -251,7 +257,7 @@ func (c *session) retarget() {
 	c.retargeting.Lock()
 	defer c.retargeting.Unlock()
 	if c.offered == nil {
-		return // not logged in, or discovery
+		return // not logged in, or not any more, or discovery
 	}
 	t := c.server.target(c.target)
 	if t == nil || !t.admits(c.key.initiator) {
@@ -479,7 +485,8 @@ func (c *session) nopOut() error {
 	return nil
 }
 
-// logout answers a logout; the writer closes the connection after the answer.
+// logout answers a logout; the writer closes the connection after the answer. The nexuses end
+// before it: once a host has heard that it is out, a unit that it had reserved is free for others.
 func (c *session) logout() error {
 	h := c.header
 	if _, err := c.readData(nil); err != nil {
@@ -488,6 +495,9 @@ func (c *session) logout() error {
 	response := byte(0)
 	if h[1]&0x7f == 2 {
 		response = 2 // recovery is not supported
+	}
+	if response == 0 {
+		c.detach()
 	}
 	p := &packet{status: true, last: response == 0}
 	p.header[0], p.header[1], p.header[2] = opLogoutDone, flagFinal, response

@@ -2,6 +2,8 @@ package iscsi
 
 import (
 	"bytes"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -269,6 +271,75 @@ func TestUnitsChange(t *testing.T) {
 	i.post(out)
 	i.expect(opLogoutDone)
 	i.gone()
+}
+
+// parting is a unit that notes that a nexus of it was closed.
+type parting struct {
+	LUN
+	closed *atomic.Bool
+}
+
+// Attach implements LUN.
+func (p parting) Attach(initiator, target string, port uint16) Nexus {
+	return partingNexus{p.LUN.Attach(initiator, target, port), p.closed}
+}
+
+type partingNexus struct {
+	Nexus
+	closed *atomic.Bool
+}
+
+// Close implements Nexus.
+func (n partingNexus) Close() {
+	n.Nexus.Close()
+	n.closed.Store(true)
+}
+
+// overheard is a connection whose writes somebody sees before they leave.
+type overheard struct {
+	net.Conn
+	saw func(p []byte)
+}
+
+// Write implements net.Conn.
+func (o overheard) Write(p []byte) (int, error) {
+	o.saw(p)
+	return o.Conn.Write(p)
+}
+
+// TestLogoutEndsNexusFirst proves that what a host holds at a unit is free before it hears that it
+// is logged out, and that a configuration which comes meanwhile attaches nothing to it any more.
+func TestLogoutEndsNexusFirst(t *testing.T) {
+	var closed atomic.Bool
+	b := newBench(t, Config{}, func(x *Target) { x.LUNs[0] = parting{x.LUNs[0], &closed} })
+	client, server := net.Pipe()
+	defer client.Close()
+	first := make(chan bool, 1)
+	b.server.accept(overheard{server, func(p []byte) {
+		if len(p) > 0 && p[0]&0x3f == opLogoutDone {
+			first <- closed.Load()
+		}
+	}})
+	var c *session
+	b.server.mu.Lock()
+	for c = range b.server.mu.all {
+	}
+	b.server.mu.Unlock()
+	i := &initiator{t: t, conn: client, name: testInitiator, isid: 1, cmdSN: 7}
+	i.must(i.enter(nil))
+	i.ready()
+	out := &pdu{}
+	out.header[0], out.header[1] = opLogout|opImmediate, flagFinal
+	out.put(16, 3)
+	i.post(out)
+	i.expect(opLogoutDone)
+	if !<-first {
+		t.Error("the host heard that it is out, and its nexus stands")
+	}
+	c.retarget()
+	if n := len(*c.units.Load()); n != 0 {
+		t.Errorf("%d units are attached to a session that is over", n)
+	}
 }
 
 // TestPing proves that a silent initiator is pinged and then cut.
