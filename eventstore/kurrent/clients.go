@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
 	"google.golang.org/grpc/codes"
@@ -22,15 +23,26 @@ var errPanicked = domain.Errorf(domain.Unavailable, "the client met an answer it
 
 // clients are connections that serve one call at a time. More than one call on a client is unsafe:
 // when its search for a node fails, all calls behind the first hang for ever.
+//
+// A connection that breaks takes those made before it with it: they went to the same cluster, and
+// each may hold the refusal it met while the cluster was away and answer with it for a second, so
+// that a caller would spend all its attempts on them after the cluster is back.
 type clients struct {
 	config *esdb.Configuration
-	slots  chan *esdb.Client // nil in a slot: to be made
+	slots  chan slot
+	losses atomic.Int64 // of connections
+}
+
+// slot holds a client, nil when it is to be made, and the losses there had been when it was made.
+type slot struct {
+	client *esdb.Client
+	losses int64
 }
 
 func newClients(config *esdb.Configuration, n int) *clients {
-	p := &clients{config: config, slots: make(chan *esdb.Client, n)}
+	p := &clients{config: config, slots: make(chan slot, n)}
 	for range n {
-		p.slots <- nil
+		p.slots <- slot{}
 	}
 	return p
 }
@@ -41,14 +53,20 @@ func newClients(config *esdb.Configuration, n int) *clients {
 func (p *clients) call(
 	ctx context.Context, f func(ctx context.Context, c *esdb.Client) error,
 ) error {
-	var c *esdb.Client
+	var s slot
 	select {
-	case c = <-p.slots:
+	case s = <-p.slots:
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", errNotSent, ctx.Err())
 	}
+	if s.client != nil && s.losses < p.losses.Load() {
+		_ = s.client.Close() // it has no error to give
+		s.client = nil
+	}
 	var err error
+	c := s.client
 	if c == nil {
+		s.losses = p.losses.Load()
 		c, err = esdb.NewClient(p.config)
 	}
 	if err == nil {
@@ -63,16 +81,18 @@ func (p *clients) call(
 	if c != nil && broken(err) {
 		_ = c.Close() // it has no error to give
 		c = nil
+		p.losses.CompareAndSwap(s.losses, s.losses+1)
 	}
-	p.slots <- c
+	s.client = c
+	p.slots <- s
 	return err
 }
 
 // close waits for every call and closes the connections. Nobody may call afterwards.
 func (p *clients) close() {
 	for range cap(p.slots) {
-		if c := <-p.slots; c != nil {
-			_ = c.Close() // it has no error to give
+		if s := <-p.slots; s.client != nil {
+			_ = s.client.Close() // it has no error to give
 		}
 	}
 }
