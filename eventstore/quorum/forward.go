@@ -93,14 +93,12 @@ func (s *Store) forward(
 	}
 	within, cancel := context.WithTimeout(ctx, forwardWait)
 	defer cancel()
-	changed := s.leaderChanged()
-	over := make(chan struct{})
-	defer close(over)
+	changed := s.stirs(within)
 	go func() { // whoever the append was sent to may be gone: its answer would never come
 		select {
 		case <-changed:
 			cancel()
-		case <-over:
+		case <-within.Done():
 		}
 	}()
 	v, err := s.post(within, to, eventstore.EncodeAppend(id, e, ev))

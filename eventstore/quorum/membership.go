@@ -27,6 +27,10 @@ const (
 	membersWait = time.Second
 	// statusWait bounds one question to one member.
 	statusWait = 500 * time.Millisecond
+	// answerLate is after how long a client begins to doubt that an answer will come, and lateAgain
+	// how long it waits before it asks a voter again.
+	answerLate = 100 * time.Millisecond
+	lateAgain  = 25 * time.Millisecond
 	// memberRest is the pause before etcd is asked again for a change that it was not ready for.
 	memberRest = 50 * time.Millisecond
 )
@@ -365,7 +369,7 @@ func (s *Store) point(ctx context.Context, members []Member) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.leader = leader
+	s.mu.leader, s.mu.term = leader, max(s.mu.term, term)
 }
 
 // statusOf asks one member how it is. It does not wait long: it is one of several.
@@ -416,13 +420,60 @@ func (s *Store) writer() string {
 	return ""
 }
 
-// leaderChanged gives a channel that closes when this node's member hears of another leader; nil,
-// which never does, for a client.
-func (s *Store) leaderChanged() <-chan struct{} {
+// stirs gives a channel that closes when an answer under way is likely lost, because another member
+// leads than when it was asked for. A member hears so by itself. A client asks the voters, once the
+// answer is late and until the context ends: what was on its way to a leader that died never comes.
+func (s *Store) stirs(ctx context.Context) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.local == nil {
-		return nil
+	if s.mu.local != nil {
+		return s.mu.local.etcd.Server.LeaderChangedNotify()
 	}
-	return s.mu.local.etcd.Server.LeaderChangedNotify()
+	changed, term := make(chan struct{}), s.mu.term
+	go func() {
+		if s.later(ctx, term) {
+			close(changed)
+		}
+	}()
+	return changed
+}
+
+// later waits until a voter knows a leader of a later term; false when the context ended before.
+func (s *Store) later(ctx context.Context, term uint64) bool {
+	if !rest(ctx, answerLate) {
+		return false
+	}
+	voters := s.remote().Endpoints()
+	terms := make(chan uint64, len(voters))
+	for _, v := range voters { // each by itself: one that is silent must not hold the others up
+		go func() {
+			for {
+				st, err := statusOf(ctx, s.single(), v)
+				if err == nil && st.Leader != 0 && st.RaftTerm > term {
+					terms <- st.RaftTerm
+					return
+				}
+				if !rest(ctx, lateAgain) {
+					return
+				}
+			}
+		}()
+	}
+	select {
+	case t := <-terms:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.mu.term = max(s.mu.term, t)
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// rest waits; false when the context ended before.
+func rest(ctx context.Context, d time.Duration) bool {
+	within, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-within.Done()
+	return ctx.Err() == nil
 }

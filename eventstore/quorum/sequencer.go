@@ -44,8 +44,8 @@ type sequencer struct {
 	// commit submits a transaction; tests put failures in its place.
 	commit func(context.Context, *txn) (*clientv3.TxnResponse, error)
 	// stirred gives a channel that closes when an answer under way is likely lost, as after a change
-	// of the leader. Nil: never.
-	stirred func() <-chan struct{}
+	// of the leader; it looks out until the context ends. Nil: never.
+	stirred func(context.Context) <-chan struct{}
 	// admit refuses a stream that the database has no room for. Nil: none.
 	admit func(domain.StreamID) error
 	// distrust tells whether the log goes on although the database that was read is damaged: others

@@ -50,6 +50,7 @@ type Store struct {
 		// endpoints change must not dial meanwhile.
 		single *clientv3.Client
 		leader string   // URL of the leading member as a client last heard
+		term   uint64   // the highest term of a leader that a client heard of
 		known  []string // URLs of all other members as last heard
 		nodes  []string // URLs of nodes, as the owner last told
 		stuck  error    // why the archive does not grow, nil while it does
@@ -94,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	go s.seq.run()
 	s.work.Go(func() { s.keepPast(s.life) })
 	if cfg.Net != nil {
-		s.seq.stirred = s.leaderChanged
+		s.seq.stirred = s.stirs
 		s.work.Go(func() { s.watch(s.life) })
 		cfg.Net.Port.append.Store(s)
 	}

@@ -119,14 +119,12 @@ func (q *sequencer) submit(t *txn, patience time.Duration) (*clientv3.TxnRespons
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(q.life), patience)
 	defer cancel()
 	if q.stirred != nil {
-		stirred := q.stirred()
-		over := make(chan struct{})
-		defer close(over)
+		stirred := q.stirred(ctx)
 		go func() {
 			select {
 			case <-stirred:
 				cancel()
-			case <-over:
+			case <-ctx.Done():
 			}
 		}()
 	}
