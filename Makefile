@@ -7,7 +7,7 @@ PKGS    := ./...
 TESTRUN := $(GO) run ./testing/testrun
 
 .DEFAULT_GOAL := build
-.PHONY: build run test check fmt lint wire api crash fuzz bench bench-log iscsi-cu e2e clean
+.PHONY: build run test check fmt lint wire api crash fuzz bench bench-fill bench-log iscsi-cu e2e guest clean
 
 build: ## the binary
 	CGO_ENABLED=0 $(GO) build -o $(BIN) ./cmd/weft
@@ -54,9 +54,16 @@ e2e: build ## real initiators, and SIGKILL under load: a node ten times, the lea
 	$(GO) test -count=1 -v -timeout 20m -run KillTheLeader ./eventstore/quorum -args -full
 	$(GO) test -count=1 -v -timeout 20m -run KillTheLeader ./cmd/weft -args -full
 
+guest: build ## the initiators of a Linux kernel in a VM, made of Debian packages the first time
+	@.ci/deps guest
+	$(GO) run ./testing/guest $(ARGS)
+
 bench: build ## one table against raw fio, qemu-nbd and tgt
 	@.ci/deps bench
 	$(GO) run ./testing/bench $(ARGS)
+
+bench-fill: ## what cleaning costs: random writes on devices that are 20 to 95 % full
+	$(GO) run ./testing/bench fill $(ARGS)
 
 bench-log: ## the event log against raw write+fdatasync: appends, replay, rebuild, idle
 	$(GO) run ./testing/bench log $(ARGS)
