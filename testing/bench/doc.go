@@ -30,6 +30,12 @@
 // replay, start, the rebuild of all views and what an idle voter costs, each beside one write and
 // one fdatasync at a time.
 //
+// # Cleaning
+//
+// "bench fill" is a mode of its own, too: it ages devices that are 20 to 95 % full of live data by
+// random writes, uniform and skewed, and then measures what the device takes for each byte written
+// and how long acknowledgements take, the longest too.
+//
 // # How it measures
 //
 //	for each repeat: for each row: for each column: wait until the servers are quiet; run; note

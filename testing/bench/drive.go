@@ -23,7 +23,8 @@ type driver struct {
 	load load
 	size int64
 	free chan *slot
-	next int64 // offset of the next sequential request
+	next int64        // offset of the next sequential request
+	pick func() int64 // block of a random request; nil: all alike
 	rng  *mathrand.Rand
 	hist histogram
 	err  error
@@ -103,6 +104,9 @@ func (v *driver) note(s *slot) {
 
 func (v *driver) offset() int64 {
 	block := int64(v.load.Block)
+	if v.pick != nil {
+		return v.pick() * block
+	}
 	if v.load.random() {
 		return v.rng.Int64N(v.size/block) * block
 	}

@@ -55,6 +55,9 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "log" {
 		return benchLog(ctx, args[1:], os.Stdout)
 	}
+	if len(args) > 0 && args[0] == "fill" {
+		return benchFill(ctx, args[1:], os.Stdout)
+	}
 	o, err := parse(args)
 	if err != nil {
 		return err
@@ -69,9 +72,9 @@ func parse(args []string) (options, error) {
 	set.DurationVar(&o.runtime, "runtime", 20*time.Second, "length of each run")
 	set.IntVar(&o.repeats, "repeats", 3, "runs of each cell, interleaved")
 	size := set.String("size", "2GiB",
-		"size of the disks; the files take nine times as much, or by -room more")
-	set.Int64Var(&o.room, "room", 2, "how many times the size of its volume a device of ours is: at "+
-		"2, 71 % of what it takes is live, and random writes pay for cleaning; at 4, 36 %")
+		"size of the disks; the files take eleven times as much, or by -room more")
+	set.Int64Var(&o.room, "room", 3, "how many times the size of its volume a device of ours is: at "+
+		"3, 48 % of what it takes is live; at 2, 71 %, and random writes pay for cleaning")
 	set.StringVar(&o.dir, "dir", os.TempDir(), "folder on the file system to measure")
 	only := set.String("only", "", "measure only what `regexp` matches in \"row/column\", such as "+
 		"\"4k-rand.*qd32/(raw|nbd|qemu-nbd)$\"; ratios need both columns")
