@@ -17,6 +17,41 @@ type InspectPrograms struct {
 	// CheckDevice checks a device; data says that every live block is read too.
 	CheckDevice func(ctx context.Context, path string, data bool, say func(string)) (
 		DeviceCheck, error)
+	// InspectJournal tells what stands in a node's NVRAM.
+	InspectJournal func(path string) (JournalCheck, error)
+}
+
+// JournalCheck is what stands in a node's NVRAM.
+type JournalCheck struct {
+	Path    string         `json:"path"`
+	Cluster string         `json:"cluster"`
+	Node    string         `json:"node"`
+	Size    domain.Bytes   `json:"size"`
+	Shares  []JournalShare `json:"shares"`
+}
+
+// JournalShare is the journal of one device.
+type JournalShare struct {
+	Device      string        `json:"device"`
+	Offset      int64         `json:"offset"`
+	Size        domain.Bytes  `json:"size"`
+	ID          string        `json:"id,omitempty"`
+	Incarnation uint32        `json:"incarnation"`
+	Slots       int           `json:"slots"`
+	Records     int           `json:"records"` // that are not known to be on the device
+	Data        domain.Bytes  `json:"data"`
+	Problems    []string      `json:"problems"`
+	Used        []JournalSlot `json:"used"`
+}
+
+// JournalSlot is a slot that is in use.
+type JournalSlot struct {
+	Slot     int          `json:"slot"`
+	Lane     int          `json:"lane"`
+	Sequence uint64       `json:"sequence"`
+	Sealed   bool         `json:"sealed"`
+	Records  int          `json:"records"`
+	Data     domain.Bytes `json:"data"`
 }
 
 // DeviceCheck is what a check of a device came to.
@@ -83,7 +118,8 @@ func (t *tool) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "inspect", Short: "Show what stands on a device of a stopped node",
 		Long: `Show what stands on a device. The node that uses it must be stopped; nothing is written.
-DEVICE is a block device, or a file such as devices/flash0.img in a node's data folder.`,
+DEVICE is a block device, or a file such as devices/flash0.img in a node's data folder;
+NVRAM is what was given to weft serve --nvram.`,
 		Example: "  weft inspect device /srv/weft/devices/flash0.img\n" +
 			"  weft inspect index /dev/nvme1n1 -o json\n  weft inspect segment /dev/nvme1n1",
 	}
@@ -94,8 +130,53 @@ DEVICE is a block device, or a file such as devices/flash0.img in a node's data 
 			func(d DeviceCheck) listing { return branchListing(d) }),
 		t.inspect("segment", "Show the segments of a device, and what lives in each",
 			func(d DeviceCheck) listing { return segmentListing(d) }),
+		t.inspectJournal(),
 	)
 	return cmd
+}
+
+func (t *tool) inspectJournal() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "journal NVRAM", Short: "Show what stands in the NVRAM of a stopped node",
+		Args: cobra.ExactArgs(1),
+		Long: `Show what stands in a node's NVRAM: the journal of each of its devices, how much of it was
+acknowledged and is not known to be on the device, and what of it does not verify. Nothing
+is written. The node must be stopped. -o json lists the slots, too.`,
+		Example: "  weft inspect journal /mnt/pmem/weft\n  weft inspect journal /mnt/pmem/weft -o json",
+	}
+	out := choose(cmd, "output", "o", "form of the answer", "table", "json", "yaml", "name")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		j, err := t.p.InspectJournal(args[0])
+		if err != nil {
+			return err
+		}
+		return show(cmd.OutOrStdout(), out.value, journalListing(j), t.colours(cmd))
+	}
+	return cmd
+}
+
+func journalListing(j JournalCheck) listing {
+	l := listing{value: j, head: []column{
+		{name: "DEVICE"},
+		{name: "SIZE"},
+		{name: "SLOTS"},
+		{name: "USED"},
+		{name: "RECORDS"},
+		{name: "DATA"},
+		{name: "PROBLEMS"},
+	}}
+	for _, s := range j.Shares {
+		l.names = append(l.names, "device/"+s.Device)
+		problems := itoa(len(s.Problems))
+		if len(s.Problems) > 0 {
+			problems += ": " + oneLine(s.Problems[0])
+		}
+		l.rows = append(l.rows, []string{
+			s.Device, rounded(s.Size), itoa(s.Slots), itoa(len(s.Used)), itoa(s.Records), rounded(s.Data),
+			problems,
+		})
+	}
+	return l
 }
 
 func (t *tool) inspect(what, short string, form func(DeviceCheck) listing) *cobra.Command {

@@ -9,7 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/adapters/cli"
+	"weft/backends"
 	"weft/dataplane/fsck"
+	"weft/dataplane/journal"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -106,4 +108,90 @@ func checkDoc(path string, r *fsck.Report) cli.DeviceCheck {
 		})
 	}
 	return d
+}
+
+// frozen is a file's bytes in memory of this process alone: what is stored there goes nowhere.
+type frozen struct {
+	path string
+	mem  []byte
+}
+
+// Geometry implements backends.ByteDevice.
+func (f frozen) Geometry() backends.Geometry {
+	return backends.Geometry{Size: int64(len(f.mem)), Path: f.path}
+}
+
+// Bytes implements backends.ByteDevice.
+func (f frozen) Bytes() []byte { return f.mem }
+
+// Persist implements backends.ByteDevice.
+func (frozen) Persist(int64, int64) {}
+
+// Close implements backends.ByteDevice.
+func (f frozen) Close() error { return unix.Munmap(f.mem) }
+
+// inspectJournal is `weft inspect journal`.
+func inspectJournal(path string) (cli.JournalCheck, error) {
+	const op = "inspect"
+	file, err := os.Open(path)
+	if err != nil {
+		return cli.JournalCheck{}, domain.Wrap(asDomain(err), op, path)
+	}
+	defer func() { _ = file.Close() }() // nothing was written
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		return cli.JournalCheck{}, &domain.Error{
+			Op: op, Kind: domain.Locked, Ref: path, Msg: "another process uses the NVRAM",
+			Remedy: "stop the node first",
+		}
+	}
+	st, err := file.Stat()
+	if err != nil {
+		return cli.JournalCheck{}, domain.Wrap(asDomain(err), op, path)
+	}
+	if st.Size() == 0 || !st.Mode().IsRegular() {
+		return cli.JournalCheck{}, domain.Errorf(domain.NotFound, "%s: no NVRAM of a node is there", path)
+	}
+	mem, err := unix.Mmap(int(file.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE)
+	if err != nil {
+		return cli.JournalCheck{}, domain.Wrap(asDomain(err), op, path)
+	}
+	f := frozen{path, mem}
+	defer func() { _ = f.Close() }() // it was a view
+	c, err := journal.Inspect(f)
+	if err != nil {
+		return cli.JournalCheck{}, domain.Wrap(err, op, path)
+	}
+	return journalDoc(path, c), nil
+}
+
+func journalDoc(path string, c journal.Contents) cli.JournalCheck {
+	j := cli.JournalCheck{
+		Path: path, Cluster: c.Cluster.String(), Node: c.Node.String(), Size: domain.Bytes(c.Size),
+		Shares: []cli.JournalShare{},
+	}
+	for _, s := range c.Shares {
+		d := cli.JournalShare{
+			Device: s.Device.String(), Offset: s.Offset, Size: domain.Bytes(s.Size),
+			Incarnation: s.Incarnation, Slots: s.Slots, Problems: []string{}, Used: []cli.JournalSlot{},
+		}
+		if s.ID != 0 {
+			d.ID = fmt.Sprintf("%016x", s.ID)
+		}
+		if s.Problem != "" {
+			d.Problems = append(d.Problems, s.Problem)
+		}
+		for _, x := range s.Used {
+			data := domain.Bytes(x.Blocks) * segment.BlockSize
+			d.Records += x.Records
+			d.Data += data
+			d.Problems = append(d.Problems, x.Damaged...)
+			d.Used = append(d.Used, cli.JournalSlot{
+				Slot: x.No, Lane: int(x.Lane), Sequence: x.Sequence, Sealed: x.Sealed, Records: x.Records,
+				Data: data,
+			})
+		}
+		j.Shares = append(j.Shares, d)
+	}
+	return j
 }

@@ -43,7 +43,7 @@ func run() int {
 	return cli.Main(ctx, cli.Programs{
 		Serve: serve, Demo: demo, NewToken: newAdminToken, SignIn: signIn, VerifyLog: verifyLog,
 		Version:         version(),
-		InspectPrograms: cli.InspectPrograms{CheckDevice: checkDevice},
+		InspectPrograms: cli.InspectPrograms{CheckDevice: checkDevice, InspectJournal: inspectJournal},
 		BackupPrograms: cli.BackupPrograms{
 			Backup: backup, VerifyBackup: verifyBackup, Restore: restore,
 		},

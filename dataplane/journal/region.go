@@ -48,17 +48,10 @@ func OpenRegion(dev backends.ByteDevice, cluster domain.ClusterID, node domain.N
 	if len(mem) < headerMax {
 		return nil, domain.Errorf(domain.Invalid, "%s: %d bytes are no region", path, len(mem))
 	}
-	found, blank, ours := false, true, false
-	for i := range 2 {
-		p := mem[i*page : (i+1)*page]
-		blank = blank && !slices.ContainsFunc(p, func(b byte) bool { return b != 0 })
-		ours = ours || le.Uint64(p) == regionMagic
-		if h, ok := decodeRegion(p, int64(len(mem))); ok && (!found || h.turn > r.head.turn) {
-			r.head, found = h, true
-		}
-	}
+	head, found, ours := newest(mem)
+	r.head = head
 	switch {
-	case blank:
+	case !slices.ContainsFunc(mem[:2*page], func(b byte) bool { return b != 0 }):
 		r.head = regionHeader{cluster: cluster, node: node}
 		r.write()
 	case !found && ours:
@@ -76,6 +69,22 @@ func OpenRegion(dev backends.ByteDevice, cluster domain.ClusterID, node domain.N
 		}
 	}
 	return r, nil
+}
+
+// newest gives the newer of a region's two tables that verify, and tells whether either is one of a
+// region at all.
+func newest(mem []byte) (head regionHeader, found, ours bool) {
+	for i := range 2 {
+		if len(mem) < (i+1)*page {
+			break
+		}
+		p := mem[i*page : (i+1)*page]
+		ours = ours || le.Uint64(p) == regionMagic
+		if h, ok := decodeRegion(p, int64(len(mem))); ok && (!found || h.turn > head.turn) {
+			head, found = h, true
+		}
+	}
+	return head, found, ours
 }
 
 // Allot gives the devices that have no share one each: equal parts of what is free, as far as that

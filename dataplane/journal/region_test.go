@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"slices"
 	"testing"
 
 	"weft/backends"
@@ -110,5 +111,68 @@ func TestRegionTorn(t *testing.T) {
 				t.Fatalf("cut %d: %v", at, err)
 			}
 		}
+	}
+}
+
+// TestInspect proves that what stands in a region is told whoever it belongs to, damage by its
+// place, and that nothing is changed by looking.
+func TestInspect(t *testing.T) {
+	m, err := mem.NewMemory(int64(headerMax+3*(headerMax+4*slotBytes(payload))), backends.PowerSafe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Inspect(m); domain.KindOf(err) != domain.NotFound {
+		t.Errorf("blank memory: %v", err)
+	}
+	r, err := OpenRegion(m, testHeader.Cluster, testHeader.Node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Allot([]domain.DeviceID{deviceID(1), deviceID(2)}, page)
+	p, _ := r.Share(deviceID(1))
+	s, err := Format(p, testHeader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, second Slot
+	s.Open(&first, 0, 1, 7)
+	s.Open(&second, 2, 0, 8)
+	records := put(s, &first, 0)
+	en, further, data := record(2)
+	s.Put(&second, en, further, data)
+	s.Seal(&first)
+	before := slices.Clone(m.Bytes())
+	look := func() Contents {
+		t.Helper()
+		c, err := Inspect(m)
+		if err != nil || len(c.Shares) != 2 || c.Cluster != testHeader.Cluster {
+			t.Fatalf("%+v, %v", c, err)
+		}
+		return c
+	}
+	c := look()
+	got, other := c.Shares[0], c.Shares[1]
+	if got.Device != deviceID(1) || got.ID != testHeader.ID || len(got.Used) != 2 ||
+		other.Problem == "" || len(other.Used) != 0 {
+		t.Fatalf("%+v", c)
+	}
+	if x := got.Used[0]; x.No != 0 || x.Lane != 1 || x.Sequence != 7 || !x.Sealed ||
+		x.Records != records ||
+		x.Blocks == 0 || x.Blocks > payload/4096 || len(x.Damaged) != 0 {
+		t.Errorf("%+v", x)
+	}
+	if x := got.Used[1]; x.No != 2 || x.Sealed || x.Records != 1 || x.Blocks != 1 {
+		t.Errorf("%+v", x)
+	}
+	if !slices.Equal(before, m.Bytes()) {
+		t.Error("looking changed it")
+	}
+	p.Bytes()[s.slot(0)+page+3] ^= 1 // in the first record
+	if x := look().Shares[0].Used[0]; x.Records != records-1 || len(x.Damaged) != 1 {
+		t.Errorf("%+v", x)
+	}
+	p.Bytes()[int64(s.place(2, 0))*page] ^= 1 // in the data of another
+	if x := look().Shares[0].Used[1]; x.Records != 1 || len(x.Damaged) != 1 {
+		t.Errorf("%+v", x)
 	}
 }
