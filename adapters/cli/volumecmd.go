@@ -126,13 +126,17 @@ func (t *tool) volumeShow() *cobra.Command {
 
 func (t *tool) volumeResize() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "resize NAME --size SIZE", Short: "Grow a volume", Args: cobra.ExactArgs(1),
-		Long: `Grow a volume while it is in use. Hosts see the new size after a rescan.
+		Use: "resize NAME --size SIZE", Short: "Change a volume's size", Args: cobra.ExactArgs(1),
+		Long: `Change a volume's size. It grows while it is in use; hosts see the new size after a
+rescan.
 
-A volume never shrinks: what stands beyond the new end would be lost, while hosts may
-still write there. To have it smaller, shrink the file system, create a smaller
-volume, and copy.`,
-		Example:           "  weft volume resize web/disk1 --size 20GiB",
+With --shrink it may become smaller: what stands beyond the new end is gone, but for
+what snapshots hold. Shrink the file system inside first, and detach the volume: it is
+taken from its hosts meanwhile, and while one uses it the command is refused, unless
+--force says that hosts may lose the disk under them. A roll-back to a snapshot that is
+larger needs the volume grown to that size first.`,
+		Example: `  weft volume resize web/disk1 --size 20GiB
+  weft volume resize web/disk1 --size 5GiB --shrink`,
 		ValidArgsFunction: t.names(volumeKind()),
 	}
 	var size sizeFlag
@@ -140,6 +144,10 @@ volume, and copy.`,
 	if err := cmd.MarkFlagRequired("size"); err != nil {
 		panic(err) // the flag stands one line above
 	}
+	var how client.Resizing
+	cmd.Flags().BoolVar(&how.Shrink, "shrink", false,
+		"it may become smaller: what stands beyond the new end is gone")
+	cmd.Flags().BoolVar(&how.Force, "force", false, "shrink it although hosts use it")
 	w := waitFlags(cmd, "hosts see the new size")
 	form := changeOutput(cmd)
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
@@ -147,7 +155,8 @@ volume, and copy.`,
 		if err != nil {
 			return err
 		}
-		a, err := c.ResizeVolume(cmd.Context(), v.App, v.Name, domain.Bytes(size), t.change())
+		how.Size = domain.Bytes(size)
+		a, err := c.ResizeVolume(cmd.Context(), v.App, v.Name, how, t.change())
 		if err != nil {
 			return err
 		}

@@ -310,7 +310,9 @@ func TestEveryCall(t *testing.T) {
 	do(note, func() (any, error) { return c.DeleteApp(ctx, "web", Change{}) })
 	do(note, func() (any, error) { return c.ApplyApp(ctx, AppBody{Name: "web"}, Change{}) })
 	do(note, func() (any, error) { return c.AddVolume(ctx, "web", VolumeBody{}, Change{}) })
-	do(note, func() (any, error) { return c.ResizeVolume(ctx, "web", "d", 1, Change{}) })
+	do(note, func() (any, error) {
+		return c.ResizeVolume(ctx, "web", "d", Resizing{Size: 1}, Change{})
+	})
 	do(note, func() (any, error) { return c.RemoveVolume(ctx, "web", "d", Change{}) })
 	do(note, func() (any, error) { return c.SnapshotVolume(ctx, "web", "d", "n", Change{}) })
 	do(note, func() (any, error) { return c.Volume(ctx, "id", At{}) })

@@ -169,6 +169,7 @@ type Volume struct {
 	Source       string       `json:"source,omitempty"`
 	Restore      string       `json:"restore,omitempty"` // "pending", "done", "refused"
 	Refused      string       `json:"refused,omitempty"`
+	Shrinking    bool         `json:"shrinking,omitempty"`
 	NBD          string       `json:"nbd,omitempty"`
 	ISCSI        string       `json:"iscsi,omitempty"`
 	Target       string       `json:"target,omitempty"`

@@ -99,13 +99,18 @@ func (c *Client) AddVolume(ctx context.Context, app string, b VolumeBody, ch Cha
 	return change[App](ctx, c, "POST", "/v1/apps/"+seg(app)+"/volumes", b, ch)
 }
 
-// ResizeVolume grows a volume.
-func (c *Client) ResizeVolume(ctx context.Context, app, volume string, size domain.Bytes,
+// Resizing is a volume's new size, and whether it may be smaller than the present one, also while
+// hosts use the volume.
+type Resizing struct {
+	Size   domain.Bytes `json:"size"`
+	Shrink bool         `json:"shrink,omitempty"`
+	Force  bool         `json:"force,omitempty"`
+}
+
+// ResizeVolume changes a volume's size.
+func (c *Client) ResizeVolume(ctx context.Context, app, volume string, body Resizing,
 	ch Change,
 ) (Reply[App], error) {
-	body := struct {
-		Size domain.Bytes `json:"size"`
-	}{size}
 	return change[App](ctx, c, "PATCH", "/v1/apps/"+seg(app)+"/volumes/"+seg(volume), body, ch)
 }
 

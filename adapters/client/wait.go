@@ -70,7 +70,8 @@ func (c *Client) Online(ctx context.Context, after domain.Position, tenant, app,
 func pending(a App, volume string) *Volume {
 	for i := range a.Volumes {
 		v := &a.Volumes[i]
-		if (volume == "" || v.Name == volume) && (v.State != "online" || v.Actual < v.Size) {
+		there := v.State == "online" && v.Actual >= v.Size && !v.Shrinking
+		if (volume == "" || v.Name == volume) && !there {
 			return v
 		}
 	}

@@ -311,7 +311,9 @@ func (s *Server) volume(in VolumeChange) (desired.Tenant, desired.App, intent.Vo
 func (s *Server) resizeVolume(ctx context.Context, in *struct {
 	VolumeChange
 	Body struct {
-		Size domain.Bytes `json:"size" doc:"bytes, a multiple of 4 MiB, not below the present size"`
+		Size   domain.Bytes `json:"size" doc:"bytes, a multiple of 4 MiB"`
+		Shrink bool         `json:"shrink,omitempty" doc:"it may become smaller: what stands beyond goes"`
+		Force  bool         `json:"force,omitempty" doc:"shrink although hosts use it"`
 	}
 },
 ) (*Changed[App], error) {
@@ -319,9 +321,14 @@ func (s *Server) resizeVolume(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
+	if in.Body.Shrink && in.Body.Size < v.Size {
+		if err := s.idle(ctx, s.b.Now(), v, in.Body.Force); err != nil {
+			return nil, err
+		}
+	}
 	res, err := s.command(ctx, in.Change, commandID(ctx, in.Change), intent.ResizeVolume{
 		App: a.AppInstanceCreated.App, Tenant: t.Tenant, Volume: v.Volume, From: v.Size,
-		Size: in.Body.Size,
+		Size: in.Body.Size, Shrink: in.Body.Shrink, Force: in.Body.Force,
 	})
 	if err != nil {
 		return nil, err

@@ -249,6 +249,7 @@ type Volume struct {
 	Source       string       `json:"source,omitempty" doc:"id of the snapshot it was cloned from"`
 	Restore      string       `json:"restore,omitempty" enum:"pending,done,refused"`
 	Refused      string       `json:"refused,omitempty" doc:"why the last roll-back was not done"`
+	Shrinking    bool         `json:"shrinking,omitempty" doc:"becomes smaller once no host uses it"`
 	NBD          string       `json:"nbd,omitempty"`
 	ISCSI        string       `json:"iscsi,omitempty"`
 	Target       string       `json:"target,omitempty" doc:"the IQN"`
@@ -305,6 +306,7 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 		if f, ok := v.Catalog.Volume(w.Volume); ok {
 			d.fact(f, v.Topology)
 			d.restored(w, f)
+			d.Shrinking = w.Shrink != nil && w.Size < f.Size
 			fact := f.Fact()
 			d.Compliance = Compliance(policy.Check(w, &fact, &o))
 		} else if dec, ok := v.Catalog.Decision(w.Volume); ok && dec.Impossible != nil {

@@ -132,7 +132,7 @@ func (a *Agent) obey(ctx context.Context, o command.Order, out *command.Outcome)
 		_, err := e.Create(ctx, o.Volume, o.Size, o.Epoch)
 		return err
 	case command.ResizeVolume:
-		return e.Resize(ctx, o.Volume, o.Size)
+		return a.resize(ctx, e, o)
 	case command.ExportVolume:
 		return a.export(e, o)
 	case command.UnexportVolume:

@@ -132,6 +132,30 @@ func TestObeyTwice(t *testing.T) {
 	}
 }
 
+// TestShrink proves that a volume becomes smaller only while no host can reach it, so that an order
+// that comes late takes nothing from one that is served again.
+func TestShrink(t *testing.T) {
+	f := build(t)
+	for i, k := range []command.Kind{
+		command.CreateVolume, command.ExportVolume, command.ResizeVolume, command.UnexportVolume,
+		command.ResizeVolume, command.ResizeVolume,
+	} {
+		o, want := order(byte(i+1), 1, k), domain.Internal
+		if k == command.ResizeVolume {
+			o.Size = 4 * domain.MiB
+		}
+		if i == 2 {
+			want = domain.Conflict
+		}
+		if err := f.obey(o); (err != nil) != (i == 2) || err != nil && domain.KindOf(err) != want {
+			t.Fatalf("order %d, %s: %v", i, k, err)
+		}
+	}
+	if v, ok := f.engine.Volume(vol); !ok || v.Size() != 4*domain.MiB {
+		t.Errorf("%v", ok)
+	}
+}
+
 // TestStaleToken proves that an older token is refused, also after a restart, and that an order is
 // not obeyed when its token could not be made durable (A2).
 func TestStaleToken(t *testing.T) {

@@ -95,6 +95,16 @@ func (*Agent) clone(
 	return nil
 }
 
+// resize changes a volume's size. It becomes smaller only while no host can reach it: an order that
+// comes late, when it is served again, is refused.
+func (a *Agent) resize(ctx context.Context, e *engine.Engine, o command.Order) error {
+	v, ok := e.Volume(o.Volume)
+	if _, served := a.mu.served[o.Volume]; ok && served && o.Size < v.Size() {
+		return domain.Errorf(domain.Conflict, "the volume is served to hosts")
+	}
+	return e.Resize(ctx, o.Volume, o.Size)
+}
+
 // rollback makes a volume what it was. It is done only while no host can reach the volume: then
 // nothing is written between two tries, and doing it twice is doing it once. An order that comes
 // late, when the volume is served again, is refused.
@@ -107,6 +117,10 @@ func (a *Agent) rollback(
 	v, ok := e.Volume(o.Volume)
 	if !ok {
 		return domain.Errorf(domain.NotFound, "the volume is not on device %s", o.Device)
+	}
+	if s, there := e.OpenSnapshot(o.Snapshot); there && o.Size > 0 && s.Size() > o.Size {
+		return domain.Errorf(domain.Conflict, "the snapshot has %s and the volume was made smaller: "+
+			"grow the volume to that size first", s.Size())
 	}
 	if !slices.Contains(a.mu.state.Obeyed, o.ID) {
 		if err := e.Rollback(ctx, o.Volume, o.Snapshot); err != nil {

@@ -163,7 +163,7 @@ func (e *Engine) setBranch(br *segment.Branch) {
 			return
 		}
 		v := &Volume{e: e, fam: b.fam, volume: br.Volume, snapshot: br.Snapshot}
-		v.size.Store(int64(br.Size))
+		v.resize(br.Size)
 		for i, l := range e.lanes {
 			if e.nv == nil { // else all that was appended is in the index
 				v.sealed[i] = l.mu.lsn
@@ -208,7 +208,7 @@ func (e *Engine) head(b *branch, br *segment.Branch) {
 		v = &Volume{e: e, fam: b.fam, volume: br.Volume}
 		e.mu.byVolume[br.Volume] = v
 	}
-	v.size.Store(int64(br.Size))
+	v.resize(br.Size)
 	if b.handle != v {
 		b.take(v)
 	}
@@ -275,6 +275,12 @@ func (e *Engine) volumeOf(b *branch) domain.VolumeID {
 		return domain.VolumeID{}
 	}
 	return b.handle.volume
+}
+
+// resize enters a size.
+func (v *Volume) resize(size uint64) {
+	v.size.Store(int64(size))
+	v.end.Store(int64(size))
 }
 
 // line gives a branch as the format has it.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"weft/dataplane/segment"
 	"weft/domain"
@@ -97,8 +99,10 @@ func (e *Engine) newBranch() uint32 {
 	return next
 }
 
-// Resize grows a volume; its snapshots keep their sizes. Shrinking is refused: it would lose data.
-// Durable on return.
+// Resize changes a volume's size; its snapshots keep theirs. What a volume that shrinks has beyond
+// its new end is gone for good, but for what snapshots hold: after growing again it reads as zeros.
+// Durable on return. Where shrinking fails the volume keeps its size, and parts of what stood
+// beyond may be zeros.
 func (e *Engine) Resize(ctx context.Context, id domain.VolumeID, size domain.Bytes) error {
 	e.control.Lock()
 	defer e.control.Unlock()
@@ -108,15 +112,70 @@ func (e *Engine) Resize(ctx context.Context, id domain.VolumeID, size domain.Byt
 		return notFound(id)
 	case size == v.Size():
 		return nil
-	case size < v.Size():
-		return domain.Errorf(domain.Unsupported, "a volume of %s does not shrink to %s", v.Size(), size)
 	}
 	if err := checkSize(size); err != nil {
 		return err
 	}
+	if size < v.Size() {
+		v.end.Store(int64(size))
+		if err := e.truncate(ctx, v, size); err != nil {
+			v.end.Store(v.size.Load())
+			return err
+		}
+	}
 	br := e.lineOf(v)
 	br.Size = uint64(size)
-	return e.logBranches(ctx, br)
+	return e.logBranches(context.WithoutCancel(ctx), br)
+}
+
+// truncate makes holes of all that a volume has from a size on, durably; nobody writes there any
+// more. That goes before the record of the new size, so that a crash at any point is harmless:
+// whoever sees that size, and grows the volume again, finds nothing. The caller holds control.
+func (e *Engine) truncate(ctx context.Context, v *Volume, size domain.Bytes) error {
+	cut, first := &cutting{}, uint32(size/domain.VolumeMin)
+	for _, l := range e.lanes {
+		l.mu.Lock()
+		var beyond []uint32
+		for ext := range v.fam.leaves[l.no] {
+			if ext >= first {
+				beyond = append(beyond, ext)
+			}
+		}
+		l.mu.Unlock()
+		slices.Sort(beyond)
+		for _, ext := range beyond {
+			if ctx.Err() != nil {
+				break
+			}
+			cut.Add(1)
+			v.Append(&Record{
+				Kind: segment.KindUnmap, Block: uint64(ext) * segment.LeafBlocks,
+				Count: segment.LeafBlocks, To: cut, beyond: true,
+			})
+		}
+	}
+	cut.Wait()
+	if ctx.Err() != nil {
+		return &domain.Error{Op: "engine.Resize", Kind: domain.Aborted, Err: ctx.Err()}
+	}
+	if err := cut.failed.Load(); err != nil {
+		return *err
+	}
+	return e.Flush(ctx) // a volatile journal must not lose the holes where the log keeps the size
+}
+
+// cutting waits for the records of a truncation.
+type cutting struct {
+	sync.WaitGroup
+	failed atomic.Pointer[error]
+}
+
+// Appended implements Appender.
+func (c *cutting) Appended(_ *Record, err error) {
+	if err != nil {
+		c.failed.CompareAndSwap(nil, &err)
+	}
+	c.Done()
 }
 
 // lineOf gives the line of the branch that a volume or snapshot names.

@@ -3,6 +3,8 @@ package engine
 import (
 	"fmt"
 	"maps"
+	"math"
+	"slices"
 	"testing"
 
 	"weft/backends/mem"
@@ -16,6 +18,10 @@ type moment struct {
 	snaps map[domain.SnapshotID]*image
 	begun point // of the history when the step that leads here began
 	ended point // and when its outcome was there
+
+	// shrinking is a volume that has some of what it had from a block on, and no longer all.
+	shrinking domain.VolumeID
+	from      uint64
 }
 
 // saga is a script of steps, one at a time, that change families, with everything that must be
@@ -28,9 +34,15 @@ type saga struct {
 func (s *saga) step(do func()) {
 	begun := s.f.point()
 	do()
+	m := s.moment(begun)
+	m.ended = s.f.point()
+	s.moments = append(s.moments, m)
+}
+
+// moment gives what must be there now.
+func (s *saga) moment(begun point) moment {
 	m := moment{
 		vols: map[domain.VolumeID]*image{}, snaps: map[domain.SnapshotID]*image{}, begun: begun,
-		ended: s.f.point(),
 	}
 	for id, im := range s.f.vols {
 		m.vols[id] = im.clone()
@@ -38,7 +50,18 @@ func (s *saga) step(do func()) {
 	for id, im := range s.f.snaps {
 		m.snaps[id] = im.clone()
 	}
-	s.moments = append(s.moments, m)
+	return m
+}
+
+// shrink takes the end of a volume away: a cut may leave it with its size and without parts of what
+// is to go.
+func (s *saga) shrink() {
+	id, _ := anyOf(s.f.rnd, s.f.vols)
+	half := s.moment(s.f.point())
+	half.ended = point{math.MaxInt, math.MaxInt}
+	s.step(func() { s.f.shorten(id) })
+	half.shrinking, half.from = id, uint64(s.f.vols[id].size/segment.BlockSize)
+	s.moments = slices.Insert(s.moments, len(s.moments)-1, half)
 }
 
 // one writes one record.
@@ -82,6 +105,8 @@ func (s *saga) run(steps int) {
 			s.step(f.rollback)
 		case d < 97:
 			s.step(f.grow)
+		case d < 98:
+			s.shrink()
 		default:
 			f.must(f.e.Checkpoint())
 		}
@@ -133,6 +158,9 @@ func (m *moment) differs(e *Engine) string {
 		if !ok {
 			return fmt.Sprintf("volume %s is gone", id)
 		}
+		if id == m.shrinking {
+			im = im.partly(v, m.from)
+		}
 		if w := im.differs(v); w != "" {
 			return fmt.Sprintf("volume %s: %s", id, w)
 		}
@@ -175,6 +203,18 @@ func (m *image) differs(v *Volume) string {
 		return fmt.Sprintf("%d blocks and %d of zeros are holes", len(want), len(zero))
 	}
 	return ""
+}
+
+// partly gives the image without what is a hole in the volume from a block on.
+func (m *image) partly(v *Volume, from uint64) *image {
+	m = m.clone()
+	gone := func(b uint64) bool {
+		x, err := v.Extents(b, 1, nil)
+		return b >= from && err == nil && x[0].Hole
+	}
+	maps.DeleteFunc(m.data, func(b, _ uint64) bool { return gone(b) })
+	maps.DeleteFunc(m.zero, func(b uint64, _ bool) bool { return gone(b) })
+	return m
 }
 
 // point is a point of the history of a device, and of that of its journal.
@@ -236,9 +276,9 @@ func (s *saga) enumerate(budget int) int {
 }
 
 // TestCrashFamilies cuts the power at every write and flush of scripts of records, cuts, clones,
-// deletions, rollbacks and growth, with checkpoints and cleaning under way: each image holds, to
-// the byte and to the name, what was there before or after the step under way, and its space is
-// counted exactly (E1, E5, E12).
+// deletions, rollbacks, growth and shrinking, with checkpoints and cleaning under way: each image
+// holds, to the byte and to the name, what was there before or after the step under way, and its
+// space is counted exactly (E1, E5, E12).
 func TestCrashFamilies(t *testing.T) {
 	total := 0
 	for seed := range uint64(4) {

@@ -236,6 +236,28 @@ func (f *families) grow() {
 	}
 }
 
+// shrink takes up to all but the first extent of a volume away.
+func (f *families) shrink() {
+	id, _ := anyOf(f.rnd, f.vols)
+	f.shorten(id)
+}
+
+func (f *families) shorten(id domain.VolumeID) {
+	m := f.vols[id]
+	if m.size > domain.VolumeMin {
+		m.end(domain.VolumeMin * domain.Bytes(1+f.rnd.IntN(int(m.size/domain.VolumeMin)-1)))
+		f.must(f.e.Resize(background, id, m.size))
+	}
+}
+
+// end gives the image a new end.
+func (m *image) end(size domain.Bytes) {
+	beyond := uint64(size / segment.BlockSize)
+	maps.DeleteFunc(m.data, func(b, _ uint64) bool { return b >= beyond })
+	maps.DeleteFunc(m.zero, func(b uint64, _ bool) bool { return b >= beyond })
+	m.size = size
+}
+
 func (f *families) restart(clean bool) {
 	st := f.e.Stats()
 	f.was.Cleaned += st.Cleaned
@@ -386,8 +408,10 @@ func (f *families) step() {
 		f.deleteVolume()
 	case d < 900:
 		f.rollback()
-	case d < 910:
+	case d < 906:
 		f.grow()
+	case d < 910:
+		f.shrink()
 	case d < 945:
 		f.compare()
 	case d < 965:

@@ -140,6 +140,9 @@ func (v *Volume) keep(r *Record, own *Hold) error {
 		if err := l.dead(); err != nil {
 			return err
 		}
+		if err := v.reaches(r); err != nil {
+			return err
+		}
 		if v.gone.Load() {
 			return v.missing()
 		}

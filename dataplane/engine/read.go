@@ -43,7 +43,7 @@ func (v *Volume) Read(block uint64, count int, dst []byte) error {
 
 // inside refuses a range that crosses an extent or the end.
 func (v *Volume) inside(block uint64, count int) error {
-	blocks := uint64(v.size.Load()) / segment.BlockSize
+	blocks := uint64(v.end.Load()) / segment.BlockSize
 	if count < 1 || int(block%segment.LeafBlocks)+count > segment.LeafBlocks ||
 		block >= blocks || uint64(count) > blocks-block {
 		return domain.Errorf(domain.OutOfRange, "%d blocks at %d of %d", count, block, blocks)

@@ -373,7 +373,7 @@ func TestRefusals(t *testing.T) {
 	kindOf(t, err, domain.Invalid)
 	_, err = e.Create(background, testVolume, 8*domain.MiB, 1)
 	kindOf(t, err, domain.Exists)
-	kindOf(t, e.Resize(background, testVolume, 0), domain.Unsupported)
+	kindOf(t, e.Resize(background, testVolume, 0), domain.Invalid)
 	other := domain.VolumeID{UUID: domain.UUID{9}}
 	kindOf(t, e.Resize(background, other, 4*domain.MiB), domain.NotFound)
 	if v.Info().Mapped != 0 {

@@ -17,6 +17,7 @@ type Volume struct {
 	volume   domain.VolumeID   // of a snapshot: the volume that it was cut from
 	snapshot domain.SnapshotID // zero for a volume
 	size     atomic.Int64
+	end      atomic.Int64 // of what may be reached: its size, or less while it shrinks
 	gone     atomic.Bool
 	// br is the branch that it names: a volume's head changes with every cut. It is changed under the
 	// mutexes of all lanes.
@@ -42,8 +43,9 @@ type Record struct {
 	Version domain.Version // set by Append: the record's place in the order of writes
 	To      Appender
 
-	kind segment.Kind // as it is logged: data of zeros becomes KindZero
-	crc  [segment.RecordBlocks]uint32
+	kind   segment.Kind // as it is logged: data of zeros becomes KindZero
+	beyond bool         // of a volume that shrinks: behind its end on purpose
+	crc    [segment.RecordBlocks]uint32
 }
 
 // Appender is told the outcome of a record once. It must not block.
@@ -133,7 +135,6 @@ func (v *Volume) checkRecord(r *Record) error {
 	if r.Kind == segment.KindData {
 		limit = v.e.RecordBlocks()
 	}
-	blocks := uint64(v.size.Load()) / segment.BlockSize
 	switch {
 	case !v.snapshot.IsZero():
 		return &domain.Error{
@@ -147,7 +148,15 @@ func (v *Volume) checkRecord(r *Record) error {
 		return domain.Errorf(domain.Invalid, "record crosses an extent")
 	case r.Kind == segment.KindData && len(r.Data) < r.Count*segment.BlockSize:
 		return domain.Errorf(domain.Invalid, "record without its data")
-	case r.Block >= blocks || uint64(r.Count) > blocks-r.Block:
+	}
+	return v.reaches(r)
+}
+
+// reaches tells whether a record ends inside its volume. It is asked again under the lane's mutex,
+// where the order is decided between it and the volume's shrinking.
+func (v *Volume) reaches(r *Record) error {
+	blocks := uint64(v.end.Load()) / segment.BlockSize
+	if !r.beyond && (r.Block >= blocks || uint64(r.Count) > blocks-r.Block) {
 		return domain.Errorf(domain.OutOfRange, "block %d of %d", r.Block, blocks)
 	}
 	return nil
@@ -168,6 +177,9 @@ func (v *Volume) enqueue(l *lane, r *Record, own *Hold) error {
 		}
 		if v.gone.Load() {
 			return v.missing()
+		}
+		if err := v.reaches(r); err != nil {
+			return err
 		}
 		if l.mu.cur != nil && !l.mu.cur.fits(n, v.e.payloadMax()) {
 			l.mu.cur.full = true

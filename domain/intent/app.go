@@ -64,6 +64,7 @@ type VolumeSpecResized struct {
 	Volume domain.VolumeID `msgpack:"volume,omitempty"`
 	From   domain.Bytes    `msgpack:"from,omitempty"`
 	To     domain.Bytes    `msgpack:"to,omitempty"`
+	Force  bool            `msgpack:"force,omitempty"` // where it shrinks: also while hosts use it
 }
 
 // VolumeSpecRemoved says that a volume and its data shall go.
@@ -136,14 +137,17 @@ type AddVolume struct {
 	Spec   VolumeSpec
 }
 
-// ResizeVolume changes a volume's wished size; it only grows. From is the size the caller knows:
-// the difference is reserved first, and another size than that is a conflict.
+// ResizeVolume changes a volume's wished size. From is the size the caller knows: the difference is
+// reserved first, and another size than that is a conflict. It shrinks only where the caller says
+// that this is meant: what stands beyond the new end goes.
 type ResizeVolume struct {
 	App    domain.AppID
 	Tenant domain.TenantID
 	Volume domain.VolumeID
 	From   domain.Bytes
 	Size   domain.Bytes
+	Shrink bool
+	Force  bool // to shrink although hosts use it
 }
 
 // RemoveVolume lets a volume and its data go.
@@ -363,7 +367,8 @@ type App struct {
 	Exists, Deleting, Deleted bool
 	AppInstanceCreated        // Volumes, Overrides and Export are today's
 	NextLUN                   int64
-	Restores                  []RestoreRequested // the last of each volume
+	Restores                  []RestoreRequested  // the last of each volume
+	Shrinks                   []VolumeSpecResized // the last of each volume, where it was to shrink
 }
 
 // AppAggregate is the application instance for the executor.
@@ -389,11 +394,15 @@ func EvolveApp(s App, ev domain.Event) App {
 				s.Volumes[i].Size = ev.To
 			}
 		}
+		s.Shrinks = s.shrinksBut(ev.Volume)
+		if ev.To < ev.From {
+			s.Shrinks = append(s.Shrinks, *ev)
+		}
 	case *VolumeSpecRemoved:
 		s.Volumes = slices.DeleteFunc(slices.Clone(s.Volumes), func(v VolumeSpec) bool {
 			return v.Volume == ev.Volume
 		})
-		s.Restores = s.restoresBut(ev.Volume)
+		s.Restores, s.Shrinks = s.restoresBut(ev.Volume), s.shrinksBut(ev.Volume)
 	case *RestoreRequested:
 		s.Restores = append(s.restoresBut(ev.Volume), *ev)
 	case *ExportChanged:
@@ -411,6 +420,13 @@ func EvolveApp(s App, ev domain.Event) App {
 // restoresBut gives a copy of the wishes to restore without one volume's.
 func (s App) restoresBut(id domain.VolumeID) []RestoreRequested {
 	return slices.DeleteFunc(slices.Clone(s.Restores), func(r RestoreRequested) bool {
+		return r.Volume == id
+	})
+}
+
+// shrinksBut gives a copy of the wishes to shrink without one volume's.
+func (s App) shrinksBut(id domain.VolumeID) []VolumeSpecResized {
+	return slices.DeleteFunc(slices.Clone(s.Shrinks), func(r VolumeSpecResized) bool {
 		return r.Volume == id
 	})
 }
@@ -519,11 +535,11 @@ func (s App) resize(c ResizeVolume) ([]domain.Event, error) {
 	switch {
 	case v == nil:
 		return nil, domain.Errorf(domain.NotFound, "%s has no volume %s", s.Name, c.Volume)
-	case c.Size < v.Size:
+	case c.Size < v.Size && !c.Shrink:
 		return nil, &domain.Error{
-			Kind: domain.Unsupported, Ref: "volume/" + v.Name,
-			Msg:    fmt.Sprintf("a volume of %s does not shrink to %s", v.Size, c.Size),
-			Remedy: "create a smaller volume and copy",
+			Kind: domain.Invalid, Ref: "volume/" + v.Name,
+			Msg:    fmt.Sprintf("%s are less than its %s: what stands beyond would be lost", c.Size, v.Size),
+			Remedy: "shrink the file system inside first, then resize with shrink",
 		}
 	case c.From != v.Size:
 		// Also where the size is right already: what the prelude reserved must be taken back.
@@ -531,5 +547,7 @@ func (s App) resize(c ResizeVolume) ([]domain.Event, error) {
 	case c.Size == v.Size:
 		return nil, nil
 	}
-	return []domain.Event{&VolumeSpecResized{c.Volume, v.Size, c.Size}}, nil
+	return []domain.Event{&VolumeSpecResized{
+		Volume: c.Volume, From: v.Size, To: c.Size, Force: c.Force && c.Size < v.Size,
+	}}, nil
 }

@@ -54,6 +54,17 @@ func TestApp(t *testing.T) {
 	if s.Volumes[0].Size != 2*domain.GiB {
 		t.Errorf("size %s", s.Volumes[0].Size)
 	}
+	less := ResizeVolume{
+		App: app, Volume: vol(1), From: 2 * domain.GiB, Size: domain.GiB, Shrink: true, Force: true,
+	}
+	s = run(t, s, less)
+	if s.Volumes[0].Size != domain.GiB || len(s.Shrinks) != 1 || !s.Shrinks[0].Force {
+		t.Errorf("size %s, %+v", s.Volumes[0].Size, s.Shrinks)
+	}
+	s = run(t, s, ResizeVolume{App: app, Volume: vol(1), From: domain.GiB, Size: 2 * domain.GiB})
+	if len(s.Shrinks) != 0 {
+		t.Errorf("it grew and shall still shrink: %+v", s.Shrinks)
+	}
 	s = run(t, s, DeleteApp{app}, DeleteApp{app}, FinishDeleteApp{App: app})
 	if !s.Deleted {
 		t.Error("not deleted")
@@ -76,7 +87,7 @@ func TestAppRefusals(t *testing.T) {
 		{
 			"shrink", live,
 			ResizeVolume{App: app, Volume: vol(1), From: domain.GiB, Size: domain.VolumeMin},
-			domain.Unsupported,
+			domain.Invalid,
 		},
 		{
 			"grow from another size", live,

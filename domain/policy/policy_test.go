@@ -190,6 +190,14 @@ func TestNothingToDo(t *testing.T) {
 		{"not served", func(_ *Wish, v *Volume) { v.ServedBy = domain.NodeID{} }, command.ExportVolume},
 		{"other export", func(w *Wish, _ *Volume) { w.Export.LUN = 4 }, command.ExportVolume},
 		{"larger wish", func(w *Wish, _ *Volume) { w.Size *= 2 }, command.ResizeVolume},
+		{"smaller than a clone's source", func(w *Wish, _ *Volume) { w.Size /= 2 }, 0},
+		{"to shrink", func(w *Wish, _ *Volume) {
+			w.Size, w.Shrink = w.Size/2, &Shrink{}
+		}, command.UnexportVolume},
+		{"to shrink, and no host reaches it", func(w *Wish, v *Volume) {
+			w.Size, w.Shrink, v.ServedBy = w.Size/2, &Shrink{}, domain.NodeID{}
+		}, command.ResizeVolume},
+		{"has shrunk", func(w *Wish, _ *Volume) { w.Shrink = &Shrink{} }, 0},
 	} {
 		w, f := wish, fact
 		c.change(&w, &f)

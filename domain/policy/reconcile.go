@@ -35,6 +35,12 @@ type Wish struct {
 	Export       command.Export
 	Source       *Source  // it begins as a snapshot; nil: empty
 	Restore      *Restore // the last wish to roll it back; nil: none
+	Shrink       *Shrink  // its size was made smaller on purpose; nil: it was not
+}
+
+// Shrink is the wish that a volume gives up what it has beyond its size.
+type Shrink struct {
+	Force bool // also while hosts use the volume
 }
 
 // Ending is an application instance that shall go.
@@ -227,6 +233,8 @@ func (p *planner) volume(w *Wish) {
 			Order: ord, Name: w.Name,
 			Why: fmt.Sprintf("%s is wanted, %s is there", w.Size, f.Size),
 		})
+	case w.Shrink != nil && w.Size < f.Size:
+		p.shrink(w, f, n)
 	case f.ServedBy != f.Node || f.Incarnation != n.Incarnation:
 		ord.Kind, ord.Export = command.ExportVolume, w.Export
 		p.add(Step{
@@ -237,6 +245,22 @@ func (p *planner) volume(w *Wish) {
 		ord.Kind, ord.Export = command.ExportVolume, w.Export
 		p.add(Step{Order: ord, Name: w.Name, Why: "its export has changed"})
 	}
+}
+
+// shrink adds the next step towards a smaller volume: first no host, whose file system may still
+// reach beyond the new end, then the size.
+func (p *planner) shrink(w *Wish, f *Volume, n *Node) {
+	s := Step{
+		Order: command.Order{Node: f.Node, Volume: f.Volume, Device: f.Device}, Name: w.Name,
+	}
+	if f.ServedBy == f.Node && f.Incarnation == n.Incarnation {
+		s.Order.Kind, s.Order.Idle = command.UnexportVolume, !w.Shrink.Force
+		s.Why = "it is to become smaller: no host may use what goes"
+	} else {
+		s.Order.Kind, s.Order.Size = command.ResizeVolume, w.Size
+		s.Why = fmt.Sprintf("%s is wanted, %s is there", w.Size, f.Size)
+	}
+	p.add(s)
 }
 
 // remove adds the next step to be rid of a volume: first no host, then no data.

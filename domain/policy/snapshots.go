@@ -80,6 +80,9 @@ func (p *planner) restore(w *Wish, f *Volume, n *Node) {
 		s.Why = "it is to be rolled back: no host may write meanwhile"
 	} else {
 		s.Order.Kind, s.Order.Snapshot = command.RollbackVolume, w.Restore.Snapshot
+		if w.Shrink != nil {
+			s.Order.Size = w.Size // at most: it would be cut off again
+		}
 		s.Why = "it is to be what it was at snapshot " + w.Restore.Snapshot.String()
 	}
 	p.add(s)

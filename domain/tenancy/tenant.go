@@ -119,6 +119,19 @@ type Release struct {
 	Why    string
 }
 
+// Lower gives back what an object holds beyond an amount, since it has become smaller.
+type Lower struct {
+	Tenant domain.TenantID
+	Object domain.UUID
+	Bytes  domain.Bytes // it needs from now on
+}
+
+// CommandType implements domain.Command.
+func (Lower) CommandType() string { return "LowerReservation" }
+
+// Stream implements domain.Command.
+func (c Lower) Stream() domain.StreamID { return Stream(c.Tenant) }
+
 // CommandType implements domain.Command.
 func (Create) CommandType() string { return "CreateTenant" }
 
@@ -264,6 +277,8 @@ func Decide(s State, r domain.Request) ([]domain.Event, error) {
 		return []domain.Event{&QuotaSet{c.Bytes, c.Volumes}}, nil
 	case Reserve:
 		return s.reserve(c, r.ID)
+	case Lower:
+		return s.lower(c, r.ID), nil
 	case Release:
 		for _, h := range s.Held {
 			if h.Object == c.Object && (c.Bytes == 0 || h.Bytes == c.Bytes) {
@@ -273,6 +288,27 @@ func Decide(s State, r domain.Request) ([]domain.Event, error) {
 		return nil, nil
 	}
 	return nil, domain.Errorf(domain.Internal, "tenant: unknown command %T", r.Command)
+}
+
+// lower replaces all reservations of an object by one of a smaller amount. What it holds by name
+// keeps its name.
+func (s State) lower(c Lower, id domain.CommandID) []domain.Event {
+	now := Reserved{Command: id, Object: c.Object, Bytes: c.Bytes}
+	sum := domain.Bytes(0)
+	for _, h := range s.Held {
+		if h.Object != c.Object {
+			continue
+		}
+		sum += h.Bytes
+		now.Volumes += h.Volumes
+		if now.Kind == "" {
+			now.Kind, now.Name = h.Kind, h.Name
+		}
+	}
+	if sum <= c.Bytes {
+		return nil
+	}
+	return []domain.Event{&ReserveReleased{Object: c.Object, Why: "became smaller"}, &now}
 }
 
 func (s State) delete(c Delete) ([]domain.Event, error) {

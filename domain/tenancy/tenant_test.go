@@ -55,6 +55,39 @@ func TestReserve(t *testing.T) {
 	}
 }
 
+// TestLower proves that what an object holds in several parts becomes one of the smaller amount,
+// under its name, and that nothing is lowered to more than it is.
+func TestLower(t *testing.T) {
+	object, other := domain.UUID{1}, domain.UUID{2}
+	var s State
+	do := func(c domain.Command) int {
+		evs, err := Decide(s, domain.Request{Command: c})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ev := range evs {
+			s = Evolve(s, ev)
+		}
+		return len(evs)
+	}
+	do(Create{Name: "acme"})
+	do(Reserve{Kind: "volume", Name: "d", Object: object, Bytes: 4 * domain.GiB, Volumes: 1})
+	do(Reserve{Object: other, Bytes: domain.GiB, Volumes: 1})
+	do(Reserve{Object: object, Bytes: 4 * domain.GiB})
+	if do(Lower{Object: object, Bytes: 9 * domain.GiB}) != 0 || do(Lower{Object: domain.UUID{3}}) != 0 {
+		t.Error("something changed")
+	}
+	for range 2 {
+		do(Lower{Object: object, Bytes: 3 * domain.GiB})
+		if s.Bytes != 4*domain.GiB || s.Count != 2 || len(s.Held) != 2 {
+			t.Errorf("%s, %d volumes, %+v", s.Bytes, s.Count, s.Held)
+		}
+	}
+	if h := s.Held[1]; h.Name != "d" || h.Kind != "volume" || h.Object != object {
+		t.Errorf("%+v", h)
+	}
+}
+
 // TestTenantTree proves that names of tenants are unique in a cluster, that a parent holds its
 // child, and that a tenant goes only when it holds nothing and never comes back.
 func TestTenantTree(t *testing.T) {

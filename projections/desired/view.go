@@ -244,6 +244,11 @@ func (v *View) Wishes(a App) []policy.Wish {
 				w.Restore = &policy.Restore{Restore: r.Restore, Snapshot: r.Snapshot, Force: r.Force}
 			}
 		}
+		for _, r := range a.Shrinks {
+			if r.Volume == s.Volume {
+				w.Shrink = &policy.Shrink{Force: r.Force}
+			}
+		}
 		list = append(list, w)
 	}
 	return list

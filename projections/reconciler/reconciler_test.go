@@ -182,6 +182,26 @@ func (h *house) settle() []command.Kind {
 	return nil
 }
 
+// held folds what the tenant holds.
+func (h *house) held() domain.Bytes {
+	h.t.Helper()
+	var s tenancy.State
+	for r, err := range h.store.ReadStream(h.t.Context(), tenancy.Stream(tenant), 0,
+		eventstore.Forward, 1000) {
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		records, err := codec.Catalog().Decode(r.Header, r.Data)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		for _, rec := range records {
+			s = tenancy.Evolve(s, rec.Event)
+		}
+	}
+	return s.Bytes
+}
+
 func shop(sizes ...domain.Bytes) intent.CreateApp {
 	c := intent.CreateApp{AppInstanceCreated: intent.AppInstanceCreated{
 		App: app, Tenant: tenant, TenantName: "acme", Name: "shop", Export: intent.Export{NBD: true},

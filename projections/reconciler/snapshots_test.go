@@ -196,6 +196,44 @@ func TestRollback(t *testing.T) {
 	}
 }
 
+// TestShrink walks a wish to become smaller: it waits while hosts use the volume, then they go, the
+// size changes, what the tenant holds for it is lowered, and they are let in again.
+func TestShrink(t *testing.T) {
+	h := build(t)
+	h.obeyed = answers
+	h.do(shop(8 * domain.GiB))
+	h.settle()
+	used := true
+	h.fail = func(o command.Order) error {
+		if o.Kind == command.UnexportVolume && o.Idle && used {
+			return domain.Errorf(domain.Conflict, "2 connections of hosts use it")
+		}
+		return nil
+	}
+	h.do(intent.ResizeVolume{
+		App: app, Tenant: tenant, Volume: vol(0), From: 8 * domain.GiB, Size: 2 * domain.GiB,
+		Shrink: true,
+	})
+	if got := h.settle(); !slices.Equal(got, []command.Kind{command.UnexportVolume}) {
+		t.Fatalf("orders %v while hosts use it", got)
+	}
+	if v, _ := h.facts.Volume(vol(0)); v.Size != 8*domain.GiB || v.Online.Node != node {
+		t.Errorf("%+v", v)
+	}
+	used = false
+	h.now = h.now.Add(RetryMax)
+	want := []command.Kind{command.UnexportVolume, command.ResizeVolume, command.ExportVolume}
+	if got := h.settle(); !slices.Equal(got, want) {
+		t.Fatalf("orders %v, want %v", got, want)
+	}
+	if v, _ := h.facts.Volume(vol(0)); v.Size != 2*domain.GiB || v.Online.Node != node {
+		t.Errorf("%+v", v)
+	}
+	if held := h.held(); held != 2*domain.GiB {
+		t.Errorf("the tenant holds %s", held)
+	}
+}
+
 // keeper is a model of the engines' snapshots, which the schedule asks for.
 type keeper struct{ have []command.Space }
 
