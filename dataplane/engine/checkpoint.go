@@ -8,6 +8,7 @@ import (
 
 	"weft/backends"
 	"weft/dataplane/segment"
+	"weft/dataplane/tier"
 	"weft/domain"
 )
 
@@ -33,6 +34,7 @@ type maintenance struct {
 	out       [segment.StreamCount]*openSegment // the cleaner's
 	taken     atomic.Int64                      // checkpoints so far, for waiters
 	sweeps    sweeps
+	reads     tier.ReadCost // what reads of the cleaner cost the device
 }
 
 // note counts log bytes and wakes the maintenance when a checkpoint is due.

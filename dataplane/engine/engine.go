@@ -52,7 +52,8 @@ type Config struct {
 	// CheckpointBytes of log are written between checkpoints: it bounds recovery. Default: an
 	// eighth of the device, at most 16 GiB.
 	CheckpointBytes int64
-	// Clock is what the pace of writers into a journal goes by; the zero value is the system's.
+	// Clock is what the pace of writers into a journal goes by, and by what the cleaner learns how it
+	// reads best; the zero value is the system's.
 	Clock tier.Clock
 	// Report is told of every corruption and failure, once each. It must not block.
 	Report func(Fact)
@@ -155,6 +156,14 @@ func (e *Engine) Stats() Stats {
 // Info describes the device under the engine.
 func (e *Engine) Info() (domain.DeviceID, backends.Geometry) {
 	return e.super.Device, e.dev.Geometry()
+}
+
+// clock gives the engine's clock.
+func (e *Engine) clock() tier.Clock {
+	if e.cfg.Clock.Now == nil {
+		return tier.System()
+	}
+	return e.cfg.Clock
 }
 
 // Mode tells what an acknowledgement means: Process also where the journal is volatile.

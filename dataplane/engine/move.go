@@ -6,9 +6,11 @@ import (
 	"math"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"weft/backends"
 	"weft/dataplane/segment"
+	"weft/dataplane/tier"
 	"weft/domain"
 )
 
@@ -18,9 +20,6 @@ const (
 	// burstMax is how much of it is under way at once: what hosts ask for meanwhile waits behind it
 	// on the device.
 	burstMax = 1 << 20
-	// gapMax is up to how many dead bytes between two live blocks are read along: a read of its own
-	// costs as much.
-	gapMax = 32 << 10
 )
 
 // move is blocks on their way from a victim: neighbours of one record that still live.
@@ -66,6 +65,12 @@ type window struct {
 	crcs  []uint32 // of the moves' blocks
 	begun int      // spans that were started
 	burst bool     // the last of them may be under way
+	reads int      // of that burst, with their bytes, and when it began and ended
+	bytes int64
+	began time.Duration
+	ended atomic.Int64
+	clock func() time.Duration
+	cost  *tier.ReadCost // of the device
 	left  atomic.Int32
 	done  chan struct{} // of capacity 1
 }
@@ -78,6 +83,7 @@ func (w *window) reset() {
 
 func (w *window) arrive() {
 	if w.left.Add(-1) == 0 {
+		w.ended.Store(int64(w.clock()))
 		w.done <- struct{}{}
 	}
 }
@@ -94,6 +100,7 @@ func (w *window) step(dev backends.Device) {
 	if from == w.begun {
 		return
 	}
+	w.reads, w.bytes, w.began = w.begun-from, int64(size), w.clock()
 	starter, ok := dev.(backends.ReadStarter)
 	w.left.Store(int32(w.begun-from) + 1)
 	for i := from; i < w.begun; i++ {
@@ -112,6 +119,7 @@ func (w *window) rest() {
 	if w.burst {
 		<-w.done
 		w.burst = false
+		*w.cost = w.cost.Read(w.reads, w.bytes, time.Duration(w.ended.Load())-w.began)
 	}
 }
 
@@ -152,7 +160,7 @@ func (e *Engine) newCleaner() *cleaner {
 		if w == nil {
 			w = &window{
 				buf:  backends.HugeBuffer(int(min(windowMax, e.space.size))),
-				done: make(chan struct{}, 1),
+				done: make(chan struct{}, 1), clock: e.clock().Now, cost: &e.maint.reads,
 			}
 			e.windows[i] = w
 		}
@@ -314,7 +322,7 @@ func (w *window) take(id uint32, m *move, n int) int {
 		s = &w.spans[k-1]
 		gap = off - s.Off - int64(len(s.P))
 	}
-	if s == nil || s.id != id || gap < 0 || gap > gapMax ||
+	if s == nil || s.id != id || gap < 0 || gap > int64(w.cost.Gap()) ||
 		len(s.P)+int(gap)+segment.BlockSize > burstMax {
 		s, gap = nil, 0
 	}

@@ -69,10 +69,7 @@ type nvSlot struct {
 }
 
 func newNVRAM(e *Engine, share *journal.Share, base uint32) *nvram {
-	n := &nvram{e: e, share: share, base: base, clock: e.cfg.Clock}
-	if n.clock.Now == nil {
-		n.clock = tier.System()
-	}
+	n := &nvram{e: e, share: share, base: base, clock: e.clock()}
 	n.slots = make([]nvSlot, share.Slots())
 	n.freed = sync.NewCond(&n.mu)
 	n.wakeup, n.halt = make(chan struct{}, 1), make(chan struct{})
@@ -145,6 +142,9 @@ func (v *Volume) keep(r *Record, own *Hold) error {
 		}
 		if v.gone.Load() {
 			return v.missing()
+		}
+		if err := v.reaches(r); err != nil {
+			return err
 		}
 		if !l.held(v, r.Block, r.Count, own) && l.slotFor(r) {
 			return l.keep(v.br.Load(), r)

@@ -11,6 +11,7 @@ import (
 
 	"weft/backends"
 	"weft/dataplane/segment"
+	"weft/dataplane/tier"
 	"weft/domain"
 )
 
@@ -450,7 +451,7 @@ func (p *scrubPass) burst(f *family, l *lane, ext uint32, blocks []scrubBlock) (
 	}
 	n, end := 0, first.Off()
 	for _, b := range blocks {
-		if b.loc.Off()-end > gapMax || b.loc.Off()+segment.BlockSize-first.Off() > scrubBurst {
+		if b.loc.Off()-end > tier.GapMin || b.loc.Off()+segment.BlockSize-first.Off() > scrubBurst {
 			break
 		}
 		end = b.loc.Off() + segment.BlockSize
