@@ -48,6 +48,7 @@ type ServeOptions struct {
 	VoterGrace      time.Duration // before a silent voter's seat goes to another node
 	ScrubEvery      time.Duration // between two scrubs of a device; 0: only when asked for
 	ScrubRate       domain.Bytes  // a second; 0: no limit
+	ReadCache       domain.Bytes  // of blocks that are read again and again; 0: none
 	LogLevel        string        // "debug", "info", "warn", "error"
 	LogFormat       string        // "text" or "json"
 	JSON            bool          // one JSON object when the node is ready
@@ -68,6 +69,9 @@ const (
 	scrubRate  = sizeFlag(32 * domain.MiB)
 )
 
+// readCache is what a node may take of the machine without being asked.
+const readCache = sizeFlag(128 * domain.MiB)
+
 // DemoOptions are the flags of `weft demo`.
 type DemoOptions struct {
 	ServeOptions
@@ -82,6 +86,7 @@ type serveFlags struct {
 	level, log *choice
 	form       *choice
 	rate       sizeFlag
+	cache      sizeFlag
 }
 
 func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
@@ -129,6 +134,9 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	s.rate = scrubRate
 	f.Var(&s.rate, "scrub-rate",
 		"most bytes a second that a scrub reads, a quarter of it beside hosts; 0: no limit")
+	s.cache = readCache
+	f.Var(&s.cache, "read-cache",
+		"memory for blocks that hosts read again and again, taken as they come; 0: none")
 	levels := []string{level}
 	for _, l := range []string{"debug", "info", "warn", "error"} {
 		if l != level {
@@ -148,6 +156,7 @@ func (s *serveFlags) options(t *tool, cmd *cobra.Command) ServeOptions {
 	o.DataDir = first(t.dataDir, def)
 	o.Current = client.CurrentFile(def)
 	o.DeviceSize, o.ScrubRate = domain.Bytes(s.size), domain.Bytes(s.rate)
+	o.ReadCache = domain.Bytes(s.cache)
 	o.Media, o.Durability = s.media.value, s.dur.value
 	o.LogLevel, o.LogFormat, o.JSON = s.level.value, s.log.value, s.form.value == "json"
 	f := cmd.Flags()

@@ -13,6 +13,7 @@ import (
 	"weft/backends"
 	"weft/backends/direct"
 	"weft/backends/watched"
+	"weft/dataplane/cache"
 	"weft/dataplane/engine"
 	"weft/dataplane/journal"
 	"weft/domain"
@@ -31,6 +32,7 @@ type devices struct {
 	ids     []domain.DeviceID // of list
 	watched []*watched.Device // below the engines, in their order
 	engines []*engine.Engine
+	reads   *cache.Cache // of all engines; nil is none
 	// nvram is the node's NVRAM and region the table of its shares; nil is none.
 	nvram   backends.ByteDevice
 	region  *journal.Region
@@ -43,7 +45,9 @@ type devices struct {
 func openDevices(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*devices, func(),
 	error,
 ) {
-	ds := &devices{troubles: make(chan domain.Command, troublesMax)}
+	ds := &devices{
+		troubles: make(chan domain.Command, troublesMax), reads: cache.New(o.ReadCache),
+	}
 	if err := ds.mapNVRAM(o, d, log); err != nil {
 		ds.close(log)
 		return nil, nil, domain.Wrap(err, "serve", "nvram")
@@ -179,6 +183,7 @@ func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, i int,
 	e, err := engine.Open(ctx, engine.Config{
 		Device: w, Cluster: d.id.Cluster, Node: d.id.Number, Mode: mode, Logger: log,
 		Journal: ds.share(id, log), DropJournal: o.DropNVRAM, AcceptLoss: o.AcceptNVRAMLoss,
+		Reads:  ds.reads,
 		Report: func(f engine.Fact) { ds.told(f, log) },
 	})
 	if err != nil {

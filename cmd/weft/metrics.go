@@ -138,6 +138,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		send(false, int64(e.Kept()), "weft_device_kept_bytes",
 			"Bytes that clones keep of deleted snapshots.", []string{"device"}, []string{id.String()})
 	}
+	c.reads(send)
 	for _, s := range c.b.agent.Served() {
 		c.space(s, send)
 		send(true, s.Disk.Delayed(), "weft_volume_delayed_total",
@@ -169,6 +170,18 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	i := c.b.front.iscsi.Stats()
 	send(false, i.Sessions, "weft_iscsi_sessions", "Open iSCSI sessions.", nil, nil)
 	send(true, int64(i.LoginFailures), "weft_iscsi_login_failures_total", "Logins refused.", nil, nil)
+}
+
+// reads tells what the cache of blocks that are read again does.
+func (c *collector) reads(
+	send func(counter bool, v int64, name, help string, labels, values []string),
+) {
+	s := c.b.devices.reads.Stats()
+	send(false, s.Bytes, "weft_read_cache_bytes", "Most bytes that the cache of reads holds.", nil, nil)
+	send(false, s.Used, "weft_read_cache_used_bytes", "Bytes that it holds.", nil, nil)
+	send(true, s.Hits, "weft_read_cache_hits_total", "Blocks that it served.", nil, nil)
+	send(true, s.Misses, "weft_read_cache_misses_total", "Blocks of small reads it did not have.",
+		nil, nil)
 }
 
 // space tells what a volume and its snapshots hold.

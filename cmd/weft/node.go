@@ -56,6 +56,7 @@ type Options struct {
 	Location                   string        // failure domains; empty: as the log has it
 	ScrubEvery                 time.Duration // between two scrubs of a device; 0: only when asked for
 	ScrubRate                  int64         // bytes a second; 0: no limit
+	ReadCache                  int64         // bytes; 0: none
 	// Wrap lets a test harm a device below everything that watches it; nil: nothing stands between.
 	Wrap   func(path string, dev backends.Device) backends.Device
 	Logger *slog.Logger

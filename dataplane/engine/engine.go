@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"weft/backends"
+	"weft/dataplane/cache"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
 	"weft/domain"
@@ -49,6 +50,8 @@ type Config struct {
 	// AcceptLoss lets Open go on where the journal that the device needs is not the one it is given:
 	// what was acknowledged and stood there only is gone. It is reported, once for each volume.
 	AcceptLoss bool
+	// Reads keeps what is read again and again; engines may share one. nil: nothing is kept.
+	Reads *cache.Cache
 	// CheckpointBytes of log are written between checkpoints: it bounds recovery. Default: an
 	// eighth of the device, at most 16 GiB.
 	CheckpointBytes int64
@@ -81,6 +84,8 @@ type Engine struct {
 	space    *space
 	cache    chunkPool
 	nv       *nvram // nil without a journal
+	cached   uint32 // the device's number in the cache of reads
+	aheads   aheads
 	// lossAccepted says what was wrong with the journal that Open went on without.
 	lossAccepted error
 
@@ -244,6 +249,7 @@ func (e *Engine) Close() error {
 	}
 	e.mu.closed = true
 	e.mu.Unlock()
+	e.aheads.stop()
 	e.nv.stop() // what it has not destaged stays there for the next Open
 	for _, l := range e.lanes {
 		l.close() // what waits for a segment still needs the cleaner
@@ -267,6 +273,7 @@ func (e *Engine) Abandon() {
 		return
 	}
 	e.failed.Store(true)
+	e.aheads.stop()
 	e.space.wake()
 	e.maint.stopCleaning()
 	for _, l := range e.lanes {

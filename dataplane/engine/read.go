@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"weft/backends"
+	"weft/dataplane/cache"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -29,6 +30,7 @@ func (v *Volume) Read(block uint64, count int, dst []byte) error {
 	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer rd.release()
 	rd.again = false // a read that ended early may have left it
+	rd.stream = v.ahead.note(v, block, count)
 	var err error
 	for range readTries {
 		if err = rd.lookup(v, block, count, dst); err != nil {
@@ -51,6 +53,14 @@ func (v *Volume) inside(block uint64, count int) error {
 	return nil
 }
 
+// cachedBlocks is up to how many blocks a read asks the cache: a larger one is served by the device
+// as well, and would push out what is read in small pieces. Where it goes on with what the read
+// before ended at, it asks for up to streamBlocks: they may have been read ahead.
+const (
+	cachedBlocks = 16
+	streamBlocks = 64
+)
+
 // errStale says that bytes did not match the index: moved meanwhile, or corrupt.
 var errStale = errors.New("stale")
 
@@ -59,7 +69,9 @@ type reader struct {
 	loc    [segment.LeafBlocks]segment.Loc
 	crc    [segment.LeafBlocks]uint32
 	count  int
-	bad    int // block that did not match
+	had    uint64 // blocks that came from the cache, by bit
+	stream bool   // the read goes on with one before
+	bad    int    // block that did not match
 	again  bool
 	badLoc segment.Loc
 	bounce []byte
@@ -136,6 +148,7 @@ func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
 // journal and clears what is nowhere. It gives a block that is lost, or -1.
 func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 	rd.pieces, rd.first = rd.pieces[:0], rd.first[:0]
+	rd.recall(e, dst)
 	for i := 0; i < rd.count; {
 		n := 1
 		switch kind := rd.loc[i].Kind(); { // anything else is lost
@@ -143,8 +156,9 @@ func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 			if rd.verify(dst[i*segment.BlockSize:], i, 1) >= 0 {
 				return i
 			}
+		case rd.had>>i&1 != 0:
 		case kind == segment.Flash:
-			for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash &&
+			for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash && rd.had>>(i+n)&1 == 0 &&
 				rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {
 				n++
 			}
@@ -162,6 +176,45 @@ func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 	return -1
 }
 
+// recall fetches what the cache has, verified as if it came from the device.
+func (rd *reader) recall(e *Engine, dst []byte) {
+	rd.had = 0
+	if e.cfg.Reads == nil || rd.count > cachedBlocks && (!rd.stream || rd.count > streamBlocks) {
+		return
+	}
+	for i, loc := range rd.loc[:rd.count] {
+		if loc.Kind() != segment.Flash || e.nv.holds(loc) {
+			continue
+		}
+		p := dst[i*segment.BlockSize:]
+		switch {
+		case !e.cfg.Reads.Get(e.placeOf(loc), p):
+		case rd.verify(p, i, 1) < 0:
+			rd.had |= 1 << i
+		default:
+			e.cfg.Reads.Drop(e.placeOf(loc))
+		}
+	}
+}
+
+// remember offers the cache what the device gave and what was verified.
+func (rd *reader) remember(e *Engine) {
+	if e.cfg.Reads == nil || rd.count > cachedBlocks || rd.stream {
+		return
+	}
+	for k := range rd.pieces {
+		p, i := rd.pieces[k].P, rd.first[k]
+		for j := range len(p) / segment.BlockSize {
+			e.cfg.Reads.Put(e.placeOf(rd.loc[i+j]), p[j*segment.BlockSize:])
+		}
+	}
+}
+
+// placeOf names a block of the device for the cache.
+func (e *Engine) placeOf(loc segment.Loc) cache.Key {
+	return cache.Key{Device: e.cached, Place: uint64(loc)}
+}
+
 // check gives the error of a device, or errStale with the first block that does not match.
 func (rd *reader) check(v *Volume) error {
 	if err := rd.fail.Swap(nil); err != nil {
@@ -174,6 +227,7 @@ func (rd *reader) check(v *Volume) error {
 			return errStale
 		}
 	}
+	rd.remember(v.e)
 	return nil
 }
 

@@ -177,6 +177,7 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 			domain.Bytes(sb.Size), domain.Bytes(g.Size))
 	}
 	e := &Engine{cfg: cfg, dev: cfg.Device, super: sb, space: newSpace(sb)}
+	e.cached = cfg.Reads.Attach()
 	e.fua = cfg.Mode == Durable && g.Durability == backends.NeedsFlush
 	e.mu.branches = map[uint32]*branch{}
 	e.mu.byVolume = map[domain.VolumeID]*Volume{}

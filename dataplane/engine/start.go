@@ -33,6 +33,7 @@ func (v *Volume) Start(r *Reading, more bool) bool {
 	}
 	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	rd.again = false
+	rd.stream = v.ahead.note(v, r.Block, r.Count)
 	if rd.lookup(v, r.Block, r.Count, r.Dst) != nil || rd.plan(v.e, r.Dst) >= 0 {
 		rd.release()
 		return false

@@ -19,6 +19,7 @@ type Volume struct {
 	size     atomic.Int64
 	end      atomic.Int64 // of what may be reached: its size, or less while it shrinks
 	gone     atomic.Bool
+	ahead    ahead
 	// br is the branch that it names: a volume's head changes with every cut. It is changed under the
 	// mutexes of all lanes.
 	br     atomic.Pointer[branch]
