@@ -141,11 +141,30 @@ func (s *saga) judge(img *mem.Device, nv *mem.Memory, cut point) error {
 	for i := hi; i >= lo; i-- {
 		w := s.moments[i].differs(e)
 		if w == "" {
-			return nil
+			return s.grows(e, lo, hi)
 		}
 		why += fmt.Sprintf("\nstep %d: %s", i, w)
 	}
 	return fmt.Errorf("neither before nor after:%s", why)
+}
+
+// grows makes every volume that may have been shrinking larger again: there it holds nothing.
+func (s *saga) grows(e *Engine, lo, hi int) error {
+	for i := lo; i <= hi; i++ {
+		v, ok := e.Volume(s.moments[i].shrinking)
+		if !ok {
+			continue
+		}
+		end := v.Size()
+		if err := e.Resize(background, v.ID(), 20*domain.MiB); err != nil {
+			return err
+		}
+		r, err := v.Allocated(int64(end), int64(v.Size()), 0)
+		if err != nil || len(r.List) > 0 {
+			return fmt.Errorf("it grew from %s and has %+v there: %v", end, r.List, err)
+		}
+	}
+	return nil
 }
 
 func (m *moment) differs(e *Engine) string {
