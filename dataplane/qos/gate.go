@@ -59,8 +59,7 @@ type Gate struct {
 		sync.Mutex
 		limits     Limits
 		iops, rate pace
-		queue      []*domain.IO // from head on
-		head       int
+		queue      fifo
 		timer      Timer
 		armed      bool
 		paused     int  // nothing is let in until it is 0
@@ -146,7 +145,7 @@ func (g *Gate) Admit(io *domain.IO) bool {
 	}
 	g.mu.delayed++
 	io.Gather, io.More = false, false // whoever runs it has nobody behind it
-	g.mu.queue = append(g.mu.queue, io)
+	g.mu.queue.push(io)
 	g.active.Store(true)
 	return false
 }
@@ -165,7 +164,7 @@ func (g *Gate) Limits() Limits {
 	return g.mu.limits
 }
 
-func (g *Gate) waiting() int { return len(g.mu.queue) - g.mu.head }
+func (g *Gate) waiting() int { return g.mu.queue.len() }
 
 func (g *Gate) mark() {
 	g.active.Store(g.mu.iops.unit > 0 || g.mu.rate.unit > 0 || g.waiting() > 0 || g.mu.paused > 0)
@@ -235,15 +234,12 @@ func (g *Gate) release() {
 			g.mu.releasing = false
 			return
 		}
-		io := g.mu.queue[g.mu.head]
-		g.mu.queue[g.mu.head] = nil
-		g.mu.head++
+		io := g.mu.queue.pop()
 		g.charge(io, now)
 		g.mu.Unlock()
 		g.run(io)
 		g.mu.Lock()
 	}
-	g.mu.queue, g.mu.head = g.mu.queue[:0], 0
 	g.mu.armed, g.mu.releasing = false, false
 	g.mark()
 }

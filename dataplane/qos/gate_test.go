@@ -263,6 +263,26 @@ func TestOneRuns(t *testing.T) {
 	}
 }
 
+// TestQueueStaysSmall proves that a queue which never empties takes memory for what waits in it,
+// not for all that ever did.
+func TestQueueStaysSmall(t *testing.T) {
+	var q fifo
+	var sent []*domain.IO
+	for i := range 10_000 {
+		sent = append(sent, &domain.IO{Off: int64(i)})
+		q.push(sent[i])
+		if i < 20 {
+			continue
+		}
+		if io := q.pop(); io != sent[i-20] {
+			t.Fatalf("number %d came as %d", io.Off, i-20)
+		}
+	}
+	if n := cap(q.list); n > 64 || q.len() != 20 {
+		t.Errorf("memory for %d requests, %d wait", n, q.len())
+	}
+}
+
 // TestAdmitAllocatesNothing proves the price of a gate on the way of every request.
 func TestAdmitAllocatesNothing(t *testing.T) {
 	l := newLoad()
