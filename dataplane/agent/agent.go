@@ -171,6 +171,7 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 			Volume: v, Pool: a.cfg.Pool, Name: o.Export.Name, LogicalBlock: o.Export.LogicalBlock,
 			ReadOnly: o.Export.ReadOnly, Rotational: geo.Rotational, Volatile: e.Volatile(),
 			Flush: e.Flush, Gateway: a.cfg.Number, Incarnation: a.cfg.Incarnation,
+			Scheduler: e.Scheduler(),
 		})
 		if err != nil {
 			return err

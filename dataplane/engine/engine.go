@@ -8,6 +8,7 @@ import (
 
 	"weft/backends"
 	"weft/dataplane/cache"
+	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
 	"weft/domain"
@@ -86,6 +87,7 @@ type Engine struct {
 	nv       *nvram // nil without a journal
 	cached   uint32 // the device's number in the cache of reads
 	aheads   aheads
+	sched    *qos.Scheduler
 	// lossAccepted says what was wrong with the journal that Open went on without.
 	lossAccepted error
 
@@ -170,6 +172,10 @@ func (e *Engine) clock() tier.Clock {
 	}
 	return e.cfg.Clock
 }
+
+// Scheduler gives what shares the device between its volumes and the engine's own work. Reads and
+// records do not pass through it by themselves: disks ask it before they come here.
+func (e *Engine) Scheduler() *qos.Scheduler { return e.sched }
 
 // Mode tells what an acknowledgement means: Process also where the journal is volatile.
 func (e *Engine) Mode() Mode {

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"weft/backends"
+	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -178,6 +179,7 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, dev: cfg.Device, super: sb, space: newSpace(sb)}
 	e.cached = cfg.Reads.Attach()
+	e.sched = qos.NewScheduler(qos.System(), g.Rotational)
 	e.fua = cfg.Mode == Durable && g.Durability == backends.NeedsFlush
 	e.mu.branches = map[uint32]*branch{}
 	e.mu.byVolume = map[domain.VolumeID]*Volume{}

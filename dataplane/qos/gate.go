@@ -1,13 +1,3 @@
-// Package qos admits requests of a volume at the rate that its policy allows.
-//
-// Each limit is a virtual clock (the generic cell rate algorithm, ITU-T I.371): it says when the
-// next request is due if all came at exactly the limit. A request is admitted while that clock is
-// at most a burst ahead of the true one, and puts it on by the time that the request is worth. So
-// a volume that was idle may run a burst's worth at full speed, one request that is larger than a
-// burst is late but never stuck, and nothing counts down in the background.
-//
-// What is not admitted waits in order and holds no goroutine; one timer of the volume wakes the
-// queue. Volumes do not share anything here: one that waits costs its neighbours nothing.
 package qos
 
 import (
@@ -92,13 +82,8 @@ func (g *Gate) SetLimits(l Limits) {
 		return
 	}
 	g.mu.limits = l
-	g.mu.iops, g.mu.rate = pace{}, pace{}
-	if l.IOPS > 0 {
-		g.mu.iops.unit = max(time.Second/time.Duration(l.IOPS), 1)
-	}
-	if l.Bytes > 0 {
-		g.mu.rate.unit = max(time.Duration(float64(time.Second)*unitBytes/float64(l.Bytes)), 1)
-	}
+	g.mu.iops.set(l.IOPS)
+	g.mu.rate.setBytes(l.Bytes)
 	g.mark()
 	if g.waiting() > 0 {
 		g.arm(0)
@@ -175,6 +160,22 @@ func (g *Gate) wait(now time.Time) time.Duration {
 	return max(g.mu.iops.wait(now, g.mu.limits.Burst), g.mu.rate.wait(now, g.mu.limits.Burst))
 }
 
+// set begins the clock anew for so many requests a second; 0: no limit.
+func (p *pace) set(n int64) {
+	*p = pace{}
+	if n > 0 {
+		p.unit = max(time.Second/time.Duration(n), 1)
+	}
+}
+
+// setBytes begins the clock anew for so many bytes a second; 0: no limit.
+func (p *pace) setBytes(n int64) {
+	*p = pace{}
+	if n > 0 {
+		p.unit = max(time.Duration(float64(time.Second)*unitBytes/float64(n)), 1)
+	}
+}
+
 func (p *pace) wait(now time.Time, burst time.Duration) time.Duration {
 	if p.unit == 0 || p.due.Before(now) { // of a clock that never ran the difference overflows
 		return 0
@@ -185,9 +186,7 @@ func (p *pace) wait(now time.Time, burst time.Duration) time.Duration {
 // charge puts the clocks on by what a request is worth. mu is held.
 func (g *Gate) charge(io *domain.IO, now time.Time) {
 	g.mu.iops.charge(now, 1)
-	if io.Op == domain.OpRead || io.Op == domain.OpWrite || io.Op == domain.OpCompareWrite {
-		g.mu.rate.charge(now, float64(io.Len)/unitBytes)
-	}
+	g.mu.rate.charge(now, float64(transfer(io))/unitBytes)
 }
 
 func (p *pace) charge(now time.Time, units float64) {

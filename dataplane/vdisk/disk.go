@@ -48,6 +48,8 @@ type Config struct {
 	Flush func(context.Context) error
 	// Clock is what limits go by; the zero value is the system's.
 	Clock qos.Clock
+	// Scheduler shares the volume's device with other volumes; nil: the disk has it for itself.
+	Scheduler *qos.Scheduler
 	// Gateway and Incarnation name this process in request ids.
 	Gateway     domain.NodeNumber
 	Incarnation uint64
@@ -65,6 +67,7 @@ type Disk struct {
 	reads   sync.Pool
 	starter starter // nil: the volume's reads hold a goroutine each
 	gate    *qos.Gate
+	flow    *qos.Flow // nil: no other volume is on the device
 	stats   [domain.OpCompareWrite + 1]opStats
 }
 
@@ -99,7 +102,10 @@ func New(cfg Config) (*Disk, error) {
 	if cfg.Clock.Now == nil {
 		cfg.Clock = qos.System()
 	}
-	d.gate = qos.New(cfg.Clock, d.run)
+	d.gate = qos.New(cfg.Clock, d.pass)
+	if cfg.Scheduler != nil {
+		d.flow = cfg.Scheduler.Flow(d.run)
+	}
 	return d, nil
 }
 
@@ -123,8 +129,24 @@ func (d *Disk) Stats() []OpStats {
 // SetLimits bounds what hosts get from now on, those that wait included.
 func (d *Disk) SetLimits(l qos.Limits) { d.gate.SetLimits(l) }
 
+// SetShare says what the volume is owed of its device from now on, while that is short. Without a
+// scheduler it does nothing.
+func (d *Disk) SetShare(s qos.Share) {
+	if d.flow != nil {
+		d.flow.SetShare(s)
+	}
+}
+
+// Share gives what the volume is owed now.
+func (d *Disk) Share() qos.Share {
+	if d.flow == nil {
+		return qos.Share{}
+	}
+	return d.flow.Share()
+}
+
 // Pause keeps every request but flushes back until Resume. Pauses add up. Those that were let in
-// before are in the volume's log or on their way there.
+// before are in the volume's log or on their way there, where some may wait for the device.
 func (d *Disk) Pause() { d.gate.Pause() }
 
 // Resume takes one Pause back. What waited runs, in order.
@@ -136,20 +158,36 @@ func (d *Disk) Limits() qos.Limits { return d.gate.Limits() }
 // Delayed counts the requests that a limit has held back.
 func (d *Disk) Delayed() int64 { return d.gate.Delayed() }
 
+// Queued counts the requests that waited for their turn on a device that was short.
+func (d *Disk) Queued() int64 {
+	if d.flow == nil {
+		return 0
+	}
+	return d.flow.Delayed()
+}
+
 // Submit starts a request; io.To.Complete runs once, perhaps before Submit returns. It may wait
 // while the log is behind: that is how a host that writes faster than the device is slowed down.
-// Where a limit holds it back, Submit returns and the request runs when its time has come.
+// Where a limit holds it back, or the device has enough to do for others, Submit returns and the
+// request runs when its time has come.
 func (d *Disk) Submit(io *domain.IO) {
 	if err := d.check(io); err != nil {
-		d.complete(io, err)
+		d.end(io, err)
 		return
 	}
 	if d.gate.Admit(io) {
+		d.pass(io)
+	}
+}
+
+// pass takes a request that its volume's limits allow to the device's queue.
+func (d *Disk) pass(io *domain.IO) {
+	if d.flow == nil || d.flow.Admit(io) {
 		d.run(io)
 	}
 }
 
-// run starts a request that was admitted.
+// run starts a request whose turn has come.
 func (d *Disk) run(io *domain.IO) {
 	switch io.Op {
 	case domain.OpRead:
@@ -209,8 +247,16 @@ func (d *Disk) check(io *domain.IO) error {
 	return nil
 }
 
-// complete ends a request.
+// complete ends a request that was run.
 func (d *Disk) complete(io *domain.IO, err error) {
+	if d.flow != nil {
+		d.flow.Done(io)
+	}
+	d.end(io, err)
+}
+
+// end tells a request's outcome.
+func (d *Disk) end(io *domain.IO, err error) {
 	if io.Op <= domain.OpCompareWrite {
 		s := &d.stats[io.Op]
 		s.count.Add(1)

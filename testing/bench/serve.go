@@ -166,6 +166,7 @@ func (s *server) openDisk(ctx context.Context, f serveFlags) error {
 	s.disk, err = vdisk.New(vdisk.Config{
 		Volume: vol, Pool: s.pool, Name: exportName, Rotational: geo.Rotational,
 		Volatile: s.eng.Volatile(), Flush: s.eng.Flush, Gateway: 1, Incarnation: 1,
+		Scheduler: s.eng.Scheduler(),
 	})
 	return err
 }
