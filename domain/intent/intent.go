@@ -22,12 +22,18 @@ type Intent struct {
 	Protection   Protection   `msgpack:"protection,omitempty"`
 }
 
-// Performance bounds a volume's speed.
+// BurstMax is the longest burst of an intent, in seconds.
+const BurstMax = 3600
+
+// Performance bounds a volume's speed. What is the least holds while its device is short, as far as
+// that gives so much.
 type Performance struct {
 	LatencyP99US int64 `msgpack:"latency_p99_us,omitempty"` // microseconds
 	IOPSMin      int64 `msgpack:"iops_min,omitempty"`
 	IOPSMax      int64 `msgpack:"iops_max,omitempty"`
 	BWMaxBPS     int64 `msgpack:"bw_max_bps,omitempty"` // bytes per second
+	BWMinBPS     int64 `msgpack:"bw_min_bps,omitempty"` // bytes per second
+	BurstS       int64 `msgpack:"burst_s,omitempty"`    // seconds at the maxima that may come at once
 }
 
 // Availability says how many copies there are and what they must survive.
@@ -99,13 +105,18 @@ func (i Intent) Check(c *domain.Checker, at string) {
 		{"performance.latency_p99_us", i.Performance.LatencyP99US},
 		{"performance.iops_min", i.Performance.IOPSMin},
 		{"performance.iops_max", i.Performance.IOPSMax},
+		{"performance.bw_min_bps", i.Performance.BWMinBPS},
 		{"performance.bw_max_bps", i.Performance.BWMaxBPS},
+		{"performance.burst_s", i.Performance.BurstS},
 	} {
 		c.Check(f.v >= 0, at+"."+f.name, "%d is negative", f.v)
 	}
 	p, a := i.Performance, i.Availability
 	c.Check(p.IOPSMax == 0 || p.IOPSMin <= p.IOPSMax, at+".performance.iops_min",
 		"%d is above iops_max %d", p.IOPSMin, p.IOPSMax)
+	c.Check(p.BWMaxBPS == 0 || p.BWMinBPS <= p.BWMaxBPS, at+".performance.bw_min_bps",
+		"%d is above bw_max_bps %d", p.BWMinBPS, p.BWMaxBPS)
+	c.Check(p.BurstS <= BurstMax, at+".performance.burst_s", "%d is above %d", p.BurstS, BurstMax)
 	c.Check(a.Replicas >= 0 && a.Replicas <= 5, at+".availability.replicas",
 		"%d is not 1 to 5", a.Replicas)
 	for n, s := range a.Survive {

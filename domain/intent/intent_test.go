@@ -135,7 +135,9 @@ func TestValidateListsAll(t *testing.T) {
 		{Name: "d", Size: domain.VolumeMax + domain.VolumeMin, LogicalBlock: 1024},
 	}
 	c.Overrides = Intent{
-		Performance:  Performance{IOPSMin: 10, IOPSMax: 5, LatencyP99US: -1},
+		Performance: Performance{
+			IOPSMin: 10, IOPSMax: 5, LatencyP99US: -1, BWMinBPS: 2, BWMaxBPS: 1, BurstS: BurstMax + 1,
+		},
 		Availability: Availability{Replicas: 2, Survive: []Survive{{"rack", 2}}, Ack: "quorum"},
 		Placement:    Placement{Capacity: "tape"},
 	}
@@ -148,6 +150,7 @@ func TestValidateListsAll(t *testing.T) {
 		"name", "volumes[0].size", "volumes[1].size", "volumes[1].name", "volumes[2].name",
 		"volumes[2].size", "volumes[3].size", "volumes[3].logical_block",
 		"intent.performance.iops_min", "intent.performance.latency_p99_us",
+		"intent.performance.bw_min_bps", "intent.performance.burst_s",
 		"intent.availability.survive[0]", "intent.availability.ack", "intent.placement.capacity",
 		"export.allow_any", "export.initiators[0]",
 	} {

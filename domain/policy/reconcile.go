@@ -120,7 +120,8 @@ type Step struct {
 // Candidate is a device that was scored for a placement; higher is better.
 type Candidate struct {
 	Device domain.DeviceID `msgpack:"device,omitempty"`
-	Score  int64           `msgpack:"score,omitempty"` // thousandths; negative: suspect
+	// Score is in thousandths; negative: suspect, or without room for the volume's minima.
+	Score int64 `msgpack:"score,omitempty"`
 }
 
 // Reject counts the devices that one constraint excluded.
@@ -156,6 +157,7 @@ func Reconcile(d Desired, o Observed) Plan {
 	}
 	wishes := slices.Clone(d.Volumes)
 	slices.SortFunc(wishes, func(a, b Wish) int { return cmp.Compare(a.Name, b.Name) })
+	p.reserve(wishes)
 	for i := range wishes {
 		wanted[wishes[i].Volume] = true
 		p.volume(&wishes[i])
@@ -182,6 +184,7 @@ type planner struct {
 	facts    map[domain.VolumeID]*Volume // into o, so that a plan costs the sum of wishes and facts
 	plan     Plan
 	promised map[domain.DeviceID]domain.Bytes // to volumes, this plan's included
+	reserved map[domain.DeviceID]minima       // for volumes, likewise
 }
 
 func (p *planner) add(s Step) {
@@ -193,7 +196,8 @@ func (p *planner) add(s Step) {
 func newPlanner(o Observed) *planner {
 	p := &planner{
 		o: o, plan: Plan{Base: o.Position}, promised: map[domain.DeviceID]domain.Bytes{},
-		facts: make(map[domain.VolumeID]*Volume, len(o.Volumes)),
+		facts:    make(map[domain.VolumeID]*Volume, len(o.Volumes)),
+		reserved: map[domain.DeviceID]minima{},
 	}
 	for i := range o.Volumes {
 		p.facts[o.Volumes[i].Volume] = &o.Volumes[i]
@@ -239,11 +243,14 @@ func (p *planner) volume(w *Wish) {
 		ord.Kind, ord.Export = command.ExportVolume, w.Export
 		p.add(Step{
 			Order: ord, Name: w.Name,
-			Why: fmt.Sprintf("node %s does not serve it since its start", n.Name),
+			Why: p.because(w, f.Device,
+				fmt.Sprintf("node %s does not serve it since its start", n.Name)),
 		})
 	case !bytes.Equal(f.Export, w.Export.Digest()):
 		ord.Kind, ord.Export = command.ExportVolume, w.Export
-		p.add(Step{Order: ord, Name: w.Name, Why: "its export has changed"})
+		p.add(Step{
+			Order: ord, Name: w.Name, Why: p.because(w, f.Device, "its export has changed"),
+		})
 	}
 }
 
@@ -322,6 +329,10 @@ func (p *planner) place(w *Wish) {
 			if d.Suspect {
 				score -= suspectScore
 			}
+			if m := minimum(w); m != (minima{}) &&
+				p.reserved[d.Device].plus(m).crowded(d.Class) != "" {
+				score -= crowdedScore
+			}
 			pl.Candidates = append(pl.Candidates, Candidate{d.Device, score})
 		}
 	}
@@ -349,6 +360,7 @@ func (p *planner) choose(w *Wish, pl Placement) {
 	}
 	pl.Candidates = pl.Candidates[:min(len(pl.Candidates), candidatesMax)]
 	p.promised[pl.Chosen.Device] += w.Size
+	p.reserved[pl.Chosen.Device] = p.reserved[pl.Chosen.Device].plus(minimum(w))
 	p.plan.Placements = append(p.plan.Placements, pl)
 	s := Step{
 		Order: command.Order{
@@ -362,6 +374,7 @@ func (p *planner) choose(w *Wish, pl Placement) {
 		s.Order.Kind, s.Order.Snapshot = command.CloneVolume, w.Source.Snapshot
 		s.Why = "it is wanted as a clone and does not exist"
 	}
+	s.Why = p.because(w, pl.Chosen.Device, s.Why)
 	p.add(s)
 }
 

@@ -70,7 +70,9 @@ func fields() []field {
 		number("performance.latency_p99_us", func(i *in) *int64 { return &i.Performance.LatencyP99US }),
 		number("performance.iops_min", func(i *in) *int64 { return &i.Performance.IOPSMin }),
 		number("performance.iops_max", func(i *in) *int64 { return &i.Performance.IOPSMax }),
+		number("performance.bw_min_bps", func(i *in) *int64 { return &i.Performance.BWMinBPS }),
 		number("performance.bw_max_bps", func(i *in) *int64 { return &i.Performance.BWMaxBPS }),
+		number("performance.burst_s", func(i *in) *int64 { return &i.Performance.BurstS }),
 		number("availability.replicas", func(i *in) *int64 { return &i.Availability.Replicas }),
 		text("availability.ack", func(i *in) *string { return &i.Availability.Ack }),
 		{
