@@ -33,14 +33,19 @@ func demandFlags(cmd *cobra.Command) *demands {
 	f.Int64Var(&d.avail.Replicas, "replicas", 0, "copies of every block, 1 to 5")
 	f.StringArrayVar(&d.survive, "survive", nil,
 		"what may be lost without losing data, such as node=1; repeatable")
-	f.Int64Var(&d.perf.IOPSMin, "iops-min", 0, "operations per second to reserve")
+	f.Int64Var(&d.perf.IOPSMin, "iops-min", 0,
+		"operations per second to reserve while the device is short")
 	f.Int64Var(&d.perf.IOPSMax, "iops-max", 0, "operations per second never to exceed")
 	f.Int64Var(&d.perf.LatencyP99US, "latency-p99-us", 0, "wished 4 KiB latency, microseconds")
+	f.Int64Var(&d.perf.BWMinBPS, "bandwidth-min", 0,
+		"bytes per second to reserve while the device is short")
 	f.Int64Var(&d.perf.BWMaxBPS, "bandwidth-max", 0, "bytes per second never to exceed")
+	f.Int64Var(&d.perf.BurstS, "burst-s", 0,
+		"seconds at the maxima that may come at once after a pause; 1 where nothing is said")
 	f.StringVar(&d.place.Hot, "hot", "", "media for hot data: nvram or flash")
 	f.StringVar(&d.place.Capacity, "capacity", "", "media for all data: flash or hdd")
 	f.StringVar(&d.authn, "authn", "", "how iSCSI hosts prove themselves: none, chap or mutual")
-	f.Int64Var(&d.priority, "priority", 0, "whose work goes first, 1 to 100")
+	f.Int64Var(&d.priority, "priority", 0, "1 to 100: its part of a device that is short; 50 is usual")
 	f.StringArrayVar(&d.rules, "snapshots", nil,
 		"a snapshot every so often and how many to keep, such as 1h=24 or 1d=7; repeatable")
 	complete(cmd, "hot", "nvram", "flash")
@@ -71,8 +76,8 @@ func (d *demands) intent() (*client.Intent, error) {
 	}
 	some := false
 	for _, name := range []string{
-		"replicas", "survive", "iops-min", "iops-max", "latency-p99-us", "bandwidth-max", "hot",
-		"capacity", "authn", "priority", "snapshots",
+		"replicas", "survive", "iops-min", "iops-max", "latency-p99-us", "bandwidth-min",
+		"bandwidth-max", "burst-s", "hot", "capacity", "authn", "priority", "snapshots",
 	} {
 		some = some || d.cmd.Flags().Changed(name)
 	}
@@ -109,7 +114,8 @@ func domainIntent(i *client.Intent) intent.Intent {
 	}
 	if p := i.Performance; p != nil {
 		d.Performance = intent.Performance{
-			LatencyP99US: p.LatencyP99US, IOPSMin: p.IOPSMin, IOPSMax: p.IOPSMax, BWMaxBPS: p.BWMaxBPS,
+			LatencyP99US: p.LatencyP99US, IOPSMin: p.IOPSMin, IOPSMax: p.IOPSMax, BWMinBPS: p.BWMinBPS,
+			BWMaxBPS: p.BWMaxBPS, BurstS: p.BurstS,
 		}
 	}
 	if a := i.Availability; a != nil {

@@ -37,7 +37,9 @@ type Performance struct {
 	LatencyP99US int64 `json:"latency_p99_us,omitempty" yaml:"latency_p99_us,omitempty"`
 	IOPSMin      int64 `json:"iops_min,omitempty" yaml:"iops_min,omitempty"`
 	IOPSMax      int64 `json:"iops_max,omitempty" yaml:"iops_max,omitempty"`
+	BWMinBPS     int64 `json:"bw_min_bps,omitempty" yaml:"bw_min_bps,omitempty"`
 	BWMaxBPS     int64 `json:"bw_max_bps,omitempty" yaml:"bw_max_bps,omitempty"`
+	BurstS       int64 `json:"burst_s,omitempty" yaml:"burst_s,omitempty"`
 }
 
 // Availability is part of an intent.

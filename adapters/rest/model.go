@@ -28,9 +28,11 @@ type Intent struct {
 // Performance is part of an intent.
 type Performance struct {
 	LatencyP99US int64 `json:"latency_p99_us,omitempty" doc:"4 KiB p99 at the edge, microseconds"`
-	IOPSMin      int64 `json:"iops_min,omitempty"`
+	IOPSMin      int64 `json:"iops_min,omitempty" doc:"reserved while the device is short"`
 	IOPSMax      int64 `json:"iops_max,omitempty"`
+	BWMinBPS     int64 `json:"bw_min_bps,omitempty" doc:"bytes per second, reserved as iops_min"`
 	BWMaxBPS     int64 `json:"bw_max_bps,omitempty" doc:"bytes per second"`
+	BurstS       int64 `json:"burst_s,omitempty" doc:"seconds at the maxima that may come at once"`
 }
 
 // Availability is part of an intent.
@@ -92,7 +94,8 @@ func (i *Intent) domain() intent.Intent {
 	}
 	if p := i.Performance; p != nil {
 		d.Performance = intent.Performance{
-			LatencyP99US: p.LatencyP99US, IOPSMin: p.IOPSMin, IOPSMax: p.IOPSMax, BWMaxBPS: p.BWMaxBPS,
+			LatencyP99US: p.LatencyP99US, IOPSMin: p.IOPSMin, IOPSMax: p.IOPSMax, BWMinBPS: p.BWMinBPS,
+			BWMaxBPS: p.BWMaxBPS, BurstS: p.BurstS,
 		}
 	}
 	if a := i.Availability; a != nil {
@@ -125,7 +128,8 @@ func intentDoc(d intent.Intent) *Intent {
 	if d.Performance != (intent.Performance{}) {
 		i.Performance = &Performance{
 			LatencyP99US: d.Performance.LatencyP99US, IOPSMin: d.Performance.IOPSMin,
-			IOPSMax: d.Performance.IOPSMax, BWMaxBPS: d.Performance.BWMaxBPS,
+			IOPSMax: d.Performance.IOPSMax, BWMinBPS: d.Performance.BWMinBPS,
+			BWMaxBPS: d.Performance.BWMaxBPS, BurstS: d.Performance.BurstS,
 		}
 	}
 	a := d.Availability

@@ -11,6 +11,7 @@ import (
 	"weft/backends/watched"
 	"weft/dataplane/agent"
 	"weft/dataplane/engine"
+	"weft/dataplane/qos"
 	"weft/domain"
 	"weft/domain/command"
 	"weft/eventstore/quorum"
@@ -133,6 +134,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		for _, m := range list {
 			send(m.counter, m.get(s), m.name, m.help, []string{"device"}, []string{id.String()})
 		}
+		c.sharing(e, id, send)
 		c.scrub(out, e, id)
 		c.health(out, c.b.devices.watched[i], id)
 		send(false, int64(e.Kept()), "weft_device_kept_bytes",
@@ -143,6 +145,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		c.space(s, send)
 		send(true, s.Disk.Delayed(), "weft_volume_delayed_total",
 			"Operations held back by the volume's limits.", []string{"volume"}, []string{s.Export.Name})
+		send(true, s.Disk.Queued(), "weft_volume_queued_total",
+			"Operations that waited for their turn on a device that was short.", []string{"volume"},
+			[]string{s.Export.Name})
 		for _, o := range s.Disk.Stats() {
 			names, values := []string{"volume", "op"}, []string{s.Export.Name, o.Op.String()}
 			send(true, o.Count, "weft_volume_ops_total", "Operations ended.", names, values)
@@ -182,6 +187,27 @@ func (c *collector) reads(
 	send(true, s.Hits, "weft_read_cache_hits_total", "Blocks that it served.", nil, nil)
 	send(true, s.Misses, "weft_read_cache_misses_total", "Blocks of small reads it did not have.",
 		nil, nil)
+}
+
+// sharing tells how short a device is, and what gave way to hosts.
+func (*collector) sharing(e *engine.Engine, id domain.DeviceID,
+	send func(counter bool, v int64, name, help string, labels, values []string),
+) {
+	r := e.Scheduler().Reading()
+	for _, m := range []struct {
+		v          int64
+		name, help string
+	}{
+		{r.Flight, "weft_device_requests", "Requests of hosts under way on a device."},
+		{r.Waiting, "weft_device_waiting", "Requests of hosts that wait for their turn on a device."},
+		{r.Window, "weft_device_window", "Requests under way at most while volumes share the device."},
+	} {
+		send(false, m.v, m.name, m.help, []string{"device"}, []string{id.String()})
+	}
+	for c, n := range r.Rested {
+		send(true, n, "weft_device_rested_total", "Turns of a device's own work that waited for hosts.",
+			[]string{"device", "class"}, []string{id.String(), qos.Class(c).String()})
+	}
 }
 
 // space tells what a volume and its snapshots hold.

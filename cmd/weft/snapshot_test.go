@@ -130,6 +130,8 @@ func TestSnapshotAPI(t *testing.T) {
 	for _, want := range []string{
 		`weft_volume_snapshots{volume="default/shop/v1"} 1`,
 		`weft_volume_shared_bytes{volume="default/shop/c"} 0`, `weft_device_kept_bytes{`,
+		`weft_volume_queued_total{volume="default/shop/v1"} 0`, `weft_device_window{`,
+		`class="destage"`,
 	} {
 		if !strings.Contains(m, want) {
 			t.Errorf("no %s", want)

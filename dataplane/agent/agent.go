@@ -179,6 +179,7 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 		s.Disk = d
 	}
 	s.Disk.SetLimits(limits(o.Export))
+	s.Disk.SetShare(share(o.Export))
 	s.Export = o.Export
 	a.mu.served[o.Volume] = s
 	if err := a.push(); err != nil {
@@ -193,7 +194,13 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 }
 
 func limits(x command.Export) qos.Limits {
-	return qos.Limits{IOPS: x.IOPSMax, Bytes: x.BPSMax}
+	return qos.Limits{
+		IOPS: x.IOPSMax, Bytes: x.BPSMax, Burst: time.Duration(x.BurstS) * time.Second,
+	}
+}
+
+func share(x command.Export) qos.Share {
+	return qos.Share{IOPS: x.IOPSMin, Bytes: x.BPSMin, Weight: x.Weight}
 }
 
 func sameDisk(a, b command.Export) bool {

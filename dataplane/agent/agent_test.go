@@ -12,6 +12,7 @@ import (
 	"weft/backends"
 	"weft/backends/mem"
 	"weft/dataplane/engine"
+	"weft/dataplane/qos"
 	"weft/dataplane/vdisk"
 	"weft/domain"
 	"weft/domain/command"
@@ -277,6 +278,63 @@ func TestLimits(t *testing.T) {
 		if io := <-done; io.Err != nil {
 			t.Error(io.Err)
 		}
+	}
+}
+
+// TestShare proves that what an export reserves, its weight and its burst reach its disk and change
+// there without a new disk, and that each of them makes another export.
+func TestShare(t *testing.T) {
+	f := build(t)
+	for i, k := range []command.Kind{command.CreateVolume, command.ExportVolume} {
+		if err := f.obey(order(byte(i+1), 1, k)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk := f.front.list[0].Disk
+	o := order(9, 1, command.ExportVolume)
+	seen := map[string]bool{string((command.Export{}).Digest()): true}
+	for _, x := range []command.Export{
+		{IOPSMin: 7},
+		{BPSMin: 7},
+		{Weight: 7},
+		{BurstS: 7},
+		{IOPSMin: 8},
+		{BPSMin: 8},
+		{Weight: 8},
+		{BurstS: 8},
+	} {
+		if seen[string(x.Digest())] {
+			t.Errorf("%+v has the digest of another export", x)
+		}
+		seen[string(x.Digest())] = true
+	}
+	o.Export.IOPSMax, o.Export.BurstS = 10, 3
+	o.Export.IOPSMin, o.Export.BPSMin, o.Export.Weight = 5, 4096, 90
+	if err := f.obey(o); err != nil || f.front.list[0].Disk != disk {
+		t.Fatalf("%v, the same disk: %t", err, f.front.list[0].Disk == disk)
+	}
+	if x, want := disk.Share(), (qos.Share{IOPS: 5, Bytes: 4096, Weight: 90}); x != want {
+		t.Errorf("%+v, want %+v", x, want)
+	}
+	if l, want := disk.Limits(), (qos.Limits{IOPS: 10, Burst: 3 * time.Second}); l != want {
+		t.Errorf("%+v, want %+v", l, want)
+	}
+	// It waits for its turn on the device that others keep busy.
+	others, held := f.engine.Scheduler().Flow(nil), &domain.IO{Op: domain.OpRead, Len: 4096}
+	for range f.engine.Scheduler().Reading().Window {
+		others.Admit(held)
+	}
+	done := make(completions, 1)
+	disk.Submit(&domain.IO{Op: domain.OpWrite, Len: 4096, Buf: make([]byte, 4096), To: done})
+	if n := disk.Queued(); n != 1 {
+		t.Errorf("%d requests wait for a busy device", n)
+	}
+	others.Done(held)
+	if io := <-done; io.Err != nil {
+		t.Error(io.Err)
+	}
+	if err := f.obey(order(10, 1, command.ExportVolume)); err != nil || disk.Share() != (qos.Share{}) {
+		t.Errorf("%v: %+v", err, disk.Share())
 	}
 }
 

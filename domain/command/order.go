@@ -66,6 +66,10 @@ type Export struct {
 	ReadOnly     bool
 	IOPSMax      int64 // requests a second; 0: no limit
 	BPSMax       int64 // bytes a second; 0: no limit
+	BurstS       int64 // seconds at these limits that may come at once; 0: the default
+	IOPSMin      int64 // requests a second to reserve; 0: none
+	BPSMin       int64 // bytes a second to reserve; 0: none
+	Weight       int64 // 1 to 100, its part of the device while that is short; 0: the default, 50
 }
 
 // Digest tells two exports apart.
@@ -96,6 +100,13 @@ func (e Export) Digest() []byte {
 		binary.LittleEndian.PutUint64(b[:], uint64(e.IOPSMax))
 		binary.LittleEndian.PutUint64(b[8:], uint64(e.BPSMax))
 		h.Write(b[:])
+	}
+	if e.BurstS != 0 || e.IOPSMin != 0 || e.BPSMin != 0 || e.Weight != 0 { // likewise
+		b := []byte{1} // no export without these ends so
+		for _, v := range []int64{e.BurstS, e.IOPSMin, e.BPSMin, e.Weight} {
+			b = binary.LittleEndian.AppendUint64(b, uint64(v))
+		}
+		h.Write(b)
 	}
 	return h.Sum(nil)[:16]
 }

@@ -278,6 +278,11 @@ func export(a App, s intent.VolumeSpec, name string, want intent.Intent) command
 		Name: name, LogicalBlock: int(s.LogicalBlock), AllowAny: a.Export.AllowAny,
 		Initiators: a.Export.Initiators, LUN: int(s.LUN),
 		IOPSMax: want.Performance.IOPSMax, BPSMax: want.Performance.BWMaxBPS,
+		IOPSMin: want.Performance.IOPSMin, BPSMin: want.Performance.BWMinBPS,
+		BurstS: want.Performance.BurstS,
+	}
+	if p := want.Lifecycle.Priority; p != policy.Defaults().Intent.Lifecycle.Priority {
+		x.Weight = p
 	}
 	if a.Export.NBD {
 		x.NBD = name
