@@ -242,6 +242,8 @@ func decideCluster(s State, r domain.Request) ([]domain.Event, error) {
 		return s.decideUse(c)
 	case RecordRestore:
 		return s.decideRestore(c)
+	case RecordRecovery:
+		return s.decideRecovery(c)
 	case ArchiveSegments:
 		return s.decideArchive(c)
 	case ChangeSetting:
