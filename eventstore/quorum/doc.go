@@ -45,4 +45,8 @@
 // A log found damaged where nobody else has it is opened all the same, degraded: what lies before
 // the damage is readable, reads that reach it and every append give the CorruptError that names it.
 // Health tells, Damages lists, and Verify reads the database itself.
+//
+// Where most voters are lost for good, nothing is acknowledged any more, and no member can change
+// that by itself. Recovery then makes one survivor the only voter, by an operator's word. It keeps
+// all that stands in that member's consensus log, and raises the timeline.
 package quorum

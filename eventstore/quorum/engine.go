@@ -60,6 +60,9 @@ type Config struct {
 	Net *Net
 	// Tick and Election pace the consensus; Election is at least five ticks. Default: 25 and 250 ms.
 	Tick, Election time.Duration
+	// forced: this is a copy of a member that is made the only voter, see Recovery. It has nothing to
+	// say about the node's archive.
+	forced bool
 }
 
 // Net is the way between members. The owner of the listener serves Port on it from before Open.
@@ -191,6 +194,7 @@ func start(cfg *Config, initial string, joining bool) (e *embed.Etcd, err error)
 		c.PeerTLSInfo = cfg.Net.TLS.info()
 	}
 	c.MaxLearners = LearnersMax
+	c.ForceNewCluster = cfg.forced
 	c.InitialClusterToken = cfg.ClusterID.String()
 	c.TickMs = uint(cfg.Tick.Milliseconds())
 	c.ElectionMs = uint(cfg.Election.Milliseconds())

@@ -93,7 +93,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, domain.Wrap(err, "quorum.Open", cfg.Dir)
 	}
 	go s.seq.run()
-	s.work.Go(func() { s.keepPast(s.life) })
+	if !cfg.forced {
+		s.work.Go(func() { s.keepPast(s.life) })
+	}
 	if cfg.Net != nil {
 		s.seq.stirred = s.stirs
 		s.work.Go(func() { s.watch(s.life) })
