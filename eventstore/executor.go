@@ -15,9 +15,10 @@ import (
 
 // Codec turns events into stored bytes and back. The codec room implements it.
 type Codec interface {
-	// Encode gives the schema and the bytes of an event. An event of an unregistered type is of kind
-	// Internal.
-	Encode(e domain.Event) (schema uint16, data []byte, err error)
+	// Encode gives the schema and the bytes of an event of a stream, with personal text sealed. An
+	// event of an unregistered type is of kind Internal.
+	Encode(ctx context.Context, s domain.StreamID, e domain.Event) (
+		schema uint16, data []byte, err error)
 	// Decode gives what a stored event means today: one record, or several where a later schema
 	// split it. Event is nil for an optional type that this build does not know; a required one is
 	// of kind Unsupported. Bytes that do not decode are of kind Corrupt.
@@ -409,7 +410,7 @@ func (j *job) attempt(ctx context.Context, st *state) (Result, error) {
 		head, err := j.x.cfg.Store.Head(ctx)
 		return Result{Stream: j.stream, Revision: st.head, Position: head.Position}, err
 	}
-	proposed, err := j.propose(events)
+	proposed, err := j.propose(ctx, events)
 	if err != nil {
 		return Result{}, err
 	}
@@ -422,10 +423,10 @@ func (j *job) attempt(ctx context.Context, st *state) (Result, error) {
 	}, nil
 }
 
-func (j *job) propose(events []domain.Event) ([]Proposed, error) {
+func (j *job) propose(ctx context.Context, events []domain.Event) ([]Proposed, error) {
 	out := make([]Proposed, len(events))
 	for i, e := range events {
-		schema, data, err := j.x.cfg.Codec.Encode(e)
+		schema, data, err := j.x.cfg.Codec.Encode(ctx, j.stream, e)
 		if err != nil {
 			return nil, fmt.Errorf("event %d: %w", i, err)
 		}

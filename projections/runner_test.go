@@ -125,7 +125,8 @@ func (b *bench) add(t testing.TB, n int) domain.Position {
 		k := min(n, 100)
 		ev := storetest.Propose(fmt.Sprintf("at %s", at), k)
 		for i := range ev {
-			if _, ev[i].Data, err = b.reg.Encode(happened{N: int(at)%7 + i}); err != nil {
+			_, ev[i].Data, err = b.reg.Encode(t.Context(), "s-0", happened{N: int(at)%7 + i})
+			if err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -23,7 +23,7 @@ func lengthen(t *testing.T, n *Node, count uint64) {
 	if !ok {
 		t.Fatal("the node does not know itself")
 	}
-	schema, data, err := n.backend.codec.Encode(&x.Endpoint)
+	schema, data, err := n.backend.codec.Encode(t.Context(), cluster.NodeStream(id), &x.Endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}

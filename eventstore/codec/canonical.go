@@ -18,10 +18,11 @@ const depthMax = 64
 // Canonical implements eventstore.Codec: msgpack of [type, stream, fields], fields by name in the
 // order of their declaration, zero ones left out, map keys sorted by their bytes. Commands, unlike
 // events, may hold maps and interfaces. What cannot be told apart in bytes (a function, a channel,
-// a filled field that is not exported) is of kind Internal.
-func (*Registry) Canonical(c domain.Command) ([]byte, error) {
+// a filled field that is not exported) is of kind Internal. Of personal text there is a keyed
+// digest alone: the hash of a command is stored, and must not let anybody test a guess.
+func (r *Registry) Canonical(c domain.Command) ([]byte, error) {
 	var buf bytes.Buffer
-	w := canon{enc: msgpack.NewEncoder(&buf)}
+	w := canon{enc: msgpack.NewEncoder(&buf), sealer: r.sealer}
 	w.enc.UseCompactInts(true)
 	w.note(w.enc.EncodeArrayLen(3))
 	w.note(w.enc.EncodeString(c.CommandType()))
@@ -34,8 +35,9 @@ func (*Registry) Canonical(c domain.Command) ([]byte, error) {
 }
 
 type canon struct {
-	enc *msgpack.Encoder
-	err error
+	enc    *msgpack.Encoder
+	sealer Sealer
+	err    error
 }
 
 func (w *canon) note(err error) {
@@ -93,6 +95,14 @@ func (w *canon) own(v reflect.Value) bool {
 	if t, ok := v.Interface().(time.Time); ok {
 		w.note(w.enc.EncodeInt(t.Unix()))
 		w.note(w.enc.EncodeInt(int64(t.Nanosecond())))
+		return true
+	}
+	if p, ok := v.Interface().(domain.Personal); ok && p.Text != "" {
+		if w.sealer == nil {
+			w.note(domain.Errorf(domain.Internal, "nothing digests personal text"))
+			return true
+		}
+		w.note(w.enc.EncodeBytes(w.sealer.Digest(commandDigest, p.Text)))
 		return true
 	}
 	if !encodesItself(v.Type()) || !single(v.Type()) {
@@ -156,7 +166,7 @@ func (w *canon) pairs(v reflect.Value, depth int) {
 
 func (w *canon) part(v reflect.Value, depth int) []byte {
 	var buf bytes.Buffer
-	sub := canon{enc: msgpack.NewEncoder(&buf)}
+	sub := canon{enc: msgpack.NewEncoder(&buf), sealer: w.sealer}
 	sub.enc.UseCompactInts(true)
 	sub.value(v, depth+1)
 	w.note(sub.err)

@@ -72,6 +72,7 @@ func full() *Registry {
 	r.Register(nothing{}, 1, false)
 	r.Register(moved{}, 3, true)
 	r.Register((*pointed)(nil), 1, true)
+	r.Register(&spoken{}, 1, true)
 	r.Optional("TestHint")
 	r.Upcast("TestMoved", 1, func(data []byte) ([]Stored, error) {
 		var old struct {
@@ -104,7 +105,7 @@ func full() *Registry {
 
 func roundTrip(t *testing.T, r *Registry, e domain.Event) {
 	t.Helper()
-	schema, data, err := r.Encode(e)
+	schema, data, err := r.Encode(t.Context(), "s-1", e)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +114,8 @@ func roundTrip(t *testing.T, r *Registry, e domain.Event) {
 	if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0].Event, e) {
 		t.Fatalf("%s: %+v, %v, want %+v", e.EventType(), got, err, e)
 	}
-	if _, again, err := r.Encode(got[0].Event); err != nil || !bytes.Equal(again, data) {
+	_, again, err := r.Encode(t.Context(), "s-1", got[0].Event)
+	if err != nil || !bytes.Equal(again, data) {
 		t.Fatalf("%s: other bytes the second time", e.EventType())
 	}
 }
@@ -128,10 +130,10 @@ func TestRoundTrip(t *testing.T) {
 		roundTrip(t, r, filled(r.Prototype(typ)))
 		roundTrip(t, r, r.Prototype(typ))
 	}
-	if _, data, err := r.Encode(&moved{From: "a"}); err != nil || len(data) == 0 {
+	if _, data, err := r.Encode(t.Context(), "s-1", &moved{From: "a"}); err != nil || len(data) == 0 {
 		t.Errorf("a pointer to a type registered as a struct: %v", err)
 	}
-	if _, _, err := r.Encode((*moved)(nil)); err == nil {
+	if _, _, err := r.Encode(t.Context(), "s-1", (*moved)(nil)); err == nil {
 		t.Error("a nil event is encoded")
 	}
 	roundTrip(t, r, everything{Big: 1<<64 - 1, Neg: -1 << 63, Rev: -1})
@@ -147,7 +149,9 @@ func TestRoundTrip(t *testing.T) {
 func TestTimesAreUTC(t *testing.T) {
 	r := full()
 	at := time.Date(2026, 7, 8, 9, 10, 11, 1200, time.FixedZone("far", 5*3600))
-	schema, data, err := r.Encode(everything{When: at, Maybe: &at, Times: []time.Time{at}})
+	schema, data, err := r.Encode(t.Context(), "s-1", everything{
+		When: at, Maybe: &at, Times: []time.Time{at},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +176,7 @@ func TestGolden(t *testing.T) {
 			path := filepath.Join(dir, fmt.Sprintf("%s.v%d.hex", typ, schema))
 			_, err := os.Stat(path)
 			if errors.Is(err, os.ErrNotExist) && *rewrite {
-				err = addGolden(r, typ, path)
+				err = addGolden(t, r, typ, path)
 			}
 			if err != nil {
 				t.Errorf("%s: %v; run this test with -args -rewrite", path, err)
@@ -188,8 +192,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func addGolden(r *Registry, typ, path string) error {
-	_, data, err := r.Encode(filled(r.Prototype(typ)))
+func addGolden(t *testing.T, r *Registry, typ, path string) error {
+	_, data, err := r.Encode(t.Context(), "s-1", filled(r.Prototype(typ)))
 	if err != nil {
 		return err
 	}
@@ -220,7 +224,7 @@ func checkGolden(t *testing.T, r *Registry, path string) {
 		t.Errorf("%s: %v, %v", path, got, err)
 		return
 	}
-	now, again, err := r.Encode(got[0].Event)
+	now, again, err := r.Encode(t.Context(), "s-1", got[0].Event)
 	if err != nil || now == schema && !bytes.Equal(again, data) {
 		t.Errorf("%s: encodes to other bytes than before, %v", path, err)
 	}
@@ -289,7 +293,7 @@ func TestUnknown(t *testing.T) {
 		[]byte{0x81, 0xa3, 'n', 'e', 'w', 0x01}); err != nil {
 		t.Errorf("a field that a later build added: %v", err)
 	}
-	if _, _, err := r.Encode(stray{}); domain.KindOf(err) != domain.Internal {
+	if _, _, err := r.Encode(t.Context(), "s-1", stray{}); domain.KindOf(err) != domain.Internal {
 		t.Errorf("an unregistered event: %v", err)
 	}
 }
@@ -384,7 +388,7 @@ func TestNoMapAtRegistration(t *testing.T) {
 		if e == nil {
 			continue
 		}
-		if _, _, err := r.Encode(e); err == nil {
+		if _, _, err := r.Encode(t.Context(), "s-1", e); err == nil {
 			t.Errorf("%T is encoded", e)
 		}
 		if _, err := r.Decode(domain.Header{Type: e.EventType(), Schema: 1}, []byte{0x80}); err == nil {
@@ -480,7 +484,7 @@ func BenchmarkEncodeDecode(b *testing.B) {
 	e := moved{From: "here", To: "there"}
 	h := domain.Header{Type: "TestMoved", Schema: 3}
 	for b.Loop() {
-		_, data, err := r.Encode(e)
+		_, data, err := r.Encode(b.Context(), "s-1", e)
 		if err != nil {
 			b.Fatal(err)
 		}

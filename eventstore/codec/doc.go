@@ -11,6 +11,9 @@
 //	C4  fields are only added, at the end; everything else is a new schema with an upcaster from each
 //	    older one
 //	C5  bytes once written decode for ever: testdata holds them, and files there are never edited
+//	C6  personal text (domain.Personal) stands in an event itself, is sealed before it is written,
+//	    and an event that holds some says of which user; what a command's hash covers of it is a
+//	    keyed digest
 //
 // Times come back in UTC whatever the node's zone. A Registry is filled by one goroutine;
 // afterwards it never changes and any number may use it.

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -32,6 +33,7 @@ type Registry struct {
 	types     map[string]*entry
 	optional  map[string]bool // known by name alone
 	upcasters map[version]Upcaster
+	sealer    Sealer // nil: nothing personal can be written
 	faults    []error
 }
 
@@ -41,6 +43,7 @@ type entry struct {
 	schema   uint16
 	required bool
 	timed    bool // a time stands in it somewhere
+	personal []field
 }
 
 type version struct {
@@ -56,6 +59,9 @@ func New() *Registry {
 		types: map[string]*entry{}, optional: map[string]bool{}, upcasters: map[version]Upcaster{},
 	}
 }
+
+// SealWith lets the registry write personal fields. One without a sealer reads them all the same.
+func (r *Registry) SealWith(s Sealer) { r.sealer = s }
 
 // Register makes a type known, with the schema it is written in from now on, counted from 1. The
 // prototype is a struct or a pointer to one; decoding gives what was registered, encoding takes
@@ -83,8 +89,13 @@ func (r *Registry) Register(prototype domain.Event, schema uint16, required bool
 	for _, f := range s.faults {
 		r.fault("%s", f)
 	}
+	personal := personalOf(t)
+	if _, ok := prototype.(domain.AboutUser); !ok && len(personal) > 0 {
+		r.fault("%s holds personal text and does not say of whom", name)
+	}
 	r.types[name] = &entry{
 		typ: t, pointer: pointer, schema: schema, required: required, timed: s.timed,
+		personal: personal,
 	}
 }
 
@@ -159,8 +170,11 @@ func (e *entry) event(p reflect.Value) domain.Event {
 	return ev
 }
 
-// Encode implements eventstore.Codec. The bytes belong to the caller.
-func (r *Registry) Encode(ev domain.Event) (uint16, []byte, error) {
+// Encode implements eventstore.Codec. The bytes belong to the caller, and hold nothing personal in
+// clear (C6); the event stays as it is.
+func (r *Registry) Encode(
+	ctx context.Context, s domain.StreamID, ev domain.Event,
+) (uint16, []byte, error) {
 	if ev == nil {
 		return 0, nil, domain.Errorf(domain.Internal, "a nil event")
 	}
@@ -180,6 +194,9 @@ func (r *Registry) Encode(ev domain.Event) (uint16, []byte, error) {
 	}
 	p := reflect.New(e.typ) // a type may encode itself through its pointer
 	p.Elem().Set(v)
+	if err := r.seal(ctx, s, e, p); err != nil {
+		return 0, nil, domain.Wrap(err, "codec.Encode", ev.EventType())
+	}
 	data, err := Marshal(p.Interface())
 	if err != nil {
 		return 0, nil, domain.Errorf(domain.Internal, "encode %s: %v", ev.EventType(), err)

@@ -32,6 +32,10 @@ func (s *shape) check(t reflect.Type, path string, top bool) {
 		s.timed = true
 		return
 	}
+	if t == personalType && (strings.Count(path, ".") != 1 || strings.HasSuffix(path, "[]")) {
+		s.fault(path, "personal text stands in an event itself, not deeper")
+		return
+	}
 	if encodesItself(t) {
 		if top || !single(t) {
 			s.fault(path, "%v encodes itself and would lose its other fields", t)

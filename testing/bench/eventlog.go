@@ -400,7 +400,7 @@ func fillVolumes(ctx context.Context, s eventstore.Store, events int, say progre
 		facts = facts[:min(len(facts), events-n)]
 		var list []eventstore.Proposed
 		for i, f := range facts {
-			schema, data, err := c.Encode(f)
+			schema, data, err := c.Encode(ctx, volume.Stream(id), f)
 			if err != nil {
 				return err
 			}
