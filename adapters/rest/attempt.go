@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"weft/projections/access"
 )
 
 // attemptTextMax bounds what an attempt keeps of foreign text, bytes.
@@ -70,7 +72,7 @@ func (a *Attempt) refused(method string, code int) bool {
 	return true
 }
 
-func (s *Server) listRefusals(_ context.Context, in *struct {
+func (s *Server) listRefusals(ctx context.Context, in *struct {
 	Limit int `query:"limit" default:"100" minimum:"1" maximum:"1000"`
 },
 ) (*Got[List[Attempt]], error) {
@@ -81,5 +83,11 @@ func (s *Server) listRefusals(_ context.Context, in *struct {
 	now := s.b.Now().Position.String()
 	out := &Got[List[Attempt]]{Position: now, Body: List[Attempt]{[]Attempt{}, now}}
 	out.Body.Items = append(out.Body.Items, list...)
+	ctx, cancel := context.WithTimeout(ctx, access.RevealWait)
+	defer cancel()
+	for i := range out.Body.Items {
+		a := &out.Body.Items[i]
+		a.Actor = s.b.Now().Access.Actor(ctx, a.Actor)
+	}
 	return out, nil
 }

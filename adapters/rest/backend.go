@@ -129,6 +129,8 @@ type Backend interface {
 	// JoinToken makes a join token as the request's caller.
 	JoinToken(ctx context.Context, r domain.Request, ttl time.Duration, uses int64) (
 		string, Result, error)
+	// Digest is the keyed hash that stands in the log for a text about a person.
+	Digest(kind, text string) []byte
 	PutSecret(name, user, pass, ownUser, ownPass string) error
 	// Published gives the position up to which an outlet has published, and how many events that it
 	// selects are behind it, at most 10,000.

@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"weft/domain"
+	"weft/projections/access"
 )
 
 // EventsIn selects events.
@@ -92,8 +93,10 @@ func (s *Server) listEvents(ctx context.Context, in *EventsIn) (*Got[List[EventD
 	}
 	out := &Got[List[EventDoc]]{Position: now.String()}
 	out.Body = List[EventDoc]{[]EventDoc{}, now.String()}
+	ctx, cancel := context.WithTimeout(ctx, access.RevealWait)
+	defer cancel()
 	for i := range list {
-		out.Body.Items = append(out.Body.Items, eventDoc(&list[i]))
+		out.Body.Items = append(out.Body.Items, s.eventDoc(ctx, &list[i]))
 	}
 	return out, nil
 }
@@ -117,7 +120,7 @@ func (s *Server) getEvent(ctx context.Context, in *struct {
 	if len(list) == 0 || list[0].Position != p || !s.sees(ctx, list[0].Stream) {
 		return nil, missing
 	}
-	return &Got[EventDoc]{Position: in.Position, Body: eventDoc(&list[0])}, nil
+	return &Got[EventDoc]{Position: in.Position, Body: s.eventDoc(ctx, &list[0])}, nil
 }
 
 func (s *Server) verify(ctx context.Context, _ *struct{}) (*Got[VerdictDoc], error) {
@@ -246,10 +249,12 @@ func (s *Server) listAudit(ctx context.Context, in *EventsIn) (*Got[List[AuditDo
 	out := &Got[List[AuditDoc]]{Position: v.Position.String()}
 	out.Body = List[AuditDoc]{[]AuditDoc{}, v.Position.String()}
 	keep := func(h *domain.Header) bool { return s.sees(ctx, h.Stream) }
+	named, cancel := context.WithTimeout(ctx, access.RevealWait)
+	defer cancel()
 	for _, h := range v.Audit.Entries(in.filter(), in.Limit, keep) {
 		out.Body.Items = append(out.Body.Items, AuditDoc{
-			Position: h.Position.String(), Type: h.Type, Stream: string(h.Stream), Actor: h.Actor,
-			Source: h.Source, Request: h.RequestID,
+			Position: h.Position.String(), Type: h.Type, Stream: string(h.Stream), Source: h.Source,
+			Actor: v.Access.Actor(named, h.Actor), Request: h.RequestID,
 			Created: h.Created.Format("2006-01-02T15:04:05.000Z07:00"),
 		})
 	}
@@ -289,7 +294,11 @@ func (s *Server) watch(ctx context.Context, in *struct {
 			if show, err := s.stillSees(hc.Context(), e); err != nil || !show {
 				return err
 			}
-			return send(w, flush, e)
+			if e == nil {
+				return send(w, flush, nil)
+			}
+			d := s.eventDoc(hc.Context(), e)
+			return send(w, flush, &d)
 		})
 		if err != nil && hc.Context().Err() == nil {
 			loggerOf(hc.Context()).Warn("watch", "err", err)
@@ -300,14 +309,14 @@ func (s *Server) watch(ctx context.Context, in *struct {
 }
 
 // send writes one event, or a comment for nil.
-func send(w interface{ Write([]byte) (int, error) }, flush func() error, e *Event) error {
+func send(w interface{ Write([]byte) (int, error) }, flush func() error, e *EventDoc) error {
 	if e == nil {
 		if _, err := fmt.Fprint(w, ": still here\n\n"); err != nil {
 			return err
 		}
 		return flush()
 	}
-	b, err := json.Marshal(eventDoc(e))
+	b, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}

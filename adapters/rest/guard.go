@@ -97,7 +97,7 @@ func (s *Server) guard(ctx context.Context, n need, in any) error {
 	case anywhere:
 		return nil
 	case own:
-		if p.Name != "" && p.Rights.Reach(n.verb) {
+		if p.Known() && p.Rights.Reach(n.verb) {
 			return nil
 		}
 	case inCluster:

@@ -25,7 +25,7 @@ func (n nobody) Now() Views { return n.v }
 
 func bare() *Server {
 	return New(Config{
-		Backend: nobody{v: Views{Desired: desired.New(), Access: access.New()}},
+		Backend: nobody{v: Views{Desired: desired.New(), Access: access.New(nil)}},
 		Logger:  slog.New(slog.DiscardHandler),
 	})
 }

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"encoding/json"
 	"strconv"
 	"time"
@@ -391,10 +392,11 @@ type EventDoc struct {
 	Data        json.RawMessage `json:"data,omitempty"`
 }
 
-func eventDoc(e *Event) EventDoc {
+func (s *Server) eventDoc(ctx context.Context, e *Event) EventDoc {
 	d := EventDoc{
 		Position: e.Position.String(), Stream: string(e.Stream), Revision: int64(e.Revision),
-		Type: e.Type, ID: e.ID.String(), Created: e.Created, Actor: e.Actor, Source: e.Source,
+		Type: e.Type, ID: e.ID.String(), Created: e.Created, Source: e.Source,
+		Actor:   s.b.Now().Access.Actor(ctx, e.Actor),
 		Command: e.Command.String(), Request: e.RequestID, Hash: hexOf(e.Hash[:]), Data: e.Data,
 	}
 	if !e.Correlation.IsZero() {

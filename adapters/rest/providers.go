@@ -195,9 +195,13 @@ func (s *Server) linkUser(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	return s.userChange(ctx, in.Change, u.User, identity.LinkUser{UserLinked: identity.UserLinked{
-		User: u.User, Provider: p.Provider, Subject: in.Body.Subject,
-	}})
+	link := identity.UserLinked{
+		User: u.User, Provider: p.Provider, Subject: domain.Personal{Text: in.Body.Subject},
+	}
+	if in.Body.Subject != "" {
+		link.Tag = s.b.Digest(identity.SubjectDigest, in.Body.Subject)
+	}
+	return s.userChange(ctx, in.Change, u.User, identity.LinkUser{UserLinked: link})
 }
 
 // LinkBody says who vouches for a user.

@@ -127,7 +127,7 @@ func commandID(ctx context.Context, ch Change) domain.CommandID {
 		return domain.CommandID{UUID: domain.DeriveUUID(domain.UUID{}, requestID(ctx))}
 	}
 	return domain.CommandID{UUID: domain.DeriveUUID(domain.UUID{}, ch.Tenant,
-		principalOf(ctx).Key(), ch.Key)}
+		principalOf(ctx).Actor(), ch.Key)}
 }
 
 func parseETag(s string) (domain.Revision, error) {

@@ -178,7 +178,7 @@ func (s *Server) identify(r *http.Request, a *Attempt) (access.Principal, bool) 
 		return access.Principal{}, false
 	}
 	p, err := s.b.Identify(r.Context(), token)
-	if p.Name != "" {
+	if p.Known() {
 		a.Actor = p.Actor()
 	}
 	if err != nil {

@@ -52,11 +52,11 @@ func ownsToken(p access.Principal, t identity.Token) bool {
 
 func (s *Server) tokenDoc(t identity.Token) AccessTokenDoc {
 	d := AccessTokenDoc{
-		ID: t.Token.String(), User: t.Owner.String(), Role: t.Role, State: "valid", Note: t.Note,
+		ID: t.Token.String(), User: t.Owner.String(), Role: t.Role, State: "valid", Note: t.Note.Text,
 		Expires: t.Expires.UTC().Format(time.RFC3339), Tenant: s.grantDoc(t.Scope()).Tenant,
 	}
 	if u, ok := s.b.Now().Access.User(d.User); ok {
-		d.User = u.Name
+		d.User = u.Name.Text
 	}
 	switch {
 	case t.Revoked:
@@ -97,7 +97,7 @@ func (s *Server) issueToken(ctx context.Context, in *struct {
 	c := identity.IssueToken{
 		Life: time.Duration(b.TTLSeconds) * time.Second, TokenIssued: identity.TokenIssued{
 			Token: domain.AccessTokenID{UUID: id.ObjectID("token", 0)}, Owner: p.User, Role: b.Role,
-			Note: b.Note,
+			Note: domain.Personal{Text: b.Note},
 		},
 	}
 	if b.User != "" {

@@ -75,6 +75,9 @@ func (s *Server) grantDoc(g identity.Grant) GrantDoc {
 func (s *Server) whoami(ctx context.Context, _ *struct{}) (*Got[Who], error) {
 	p := principalOf(ctx)
 	d := Who{Name: p.Name, Roles: []GrantDoc{}}
+	if u, ok := s.b.Now().Access.User(p.User.String()); ok {
+		d.Name = u.Name.Text
+	}
 	for _, g := range p.Rights.Grants {
 		d.Roles = append(d.Roles, s.grantDoc(g))
 	}
@@ -100,7 +103,7 @@ func (s *Server) whoami(ctx context.Context, _ *struct{}) (*Got[Who], error) {
 // the cluster sees all; one of a tenant, those who have a role in it, and that role; everybody,
 // themselves.
 func (s *Server) userDoc(p access.Principal, u identity.User) (UserDoc, bool) {
-	d := UserDoc{ID: u.User.String(), Name: u.Name, State: "enabled", Roles: []GrantDoc{}}
+	d := UserDoc{ID: u.User.String(), Name: u.Name.Text, State: "enabled", Roles: []GrantDoc{}}
 	if u.Disabled {
 		d.State = "disabled"
 	}
@@ -159,7 +162,8 @@ func (s *Server) createUser(ctx context.Context, in *struct {
 	id := commandID(ctx, in.Change)
 	user := domain.UserID{UUID: id.ObjectID("user", 0)}
 	return s.userChange(ctx, in.Change, user, identity.CreateUser{
-		Cluster: s.cluster(), User: user, Name: in.Body.Name,
+		Cluster: s.cluster(), User: user, Name: domain.Personal{Text: in.Body.Name},
+		Tag: s.b.Digest(identity.NameDigest, in.Body.Name),
 	})
 }
 
@@ -221,5 +225,5 @@ func (s *Server) deleteUser(ctx context.Context, in *NamedChange) (*Changed[Gone
 	if err != nil {
 		return nil, err
 	}
-	return &Changed[Gone]{Position: res.Position.String(), Body: Gone{u.Name, "deleted"}}, nil
+	return &Changed[Gone]{Position: res.Position.String(), Body: Gone{u.Name.Text, "deleted"}}, nil
 }

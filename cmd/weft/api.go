@@ -18,6 +18,7 @@ import (
 	"weft/eventstore"
 	"weft/eventstore/codec"
 	"weft/eventstore/quorum"
+	"weft/eventstore/vault"
 	"weft/projections"
 	"weft/projections/audit"
 	"weft/projections/catalog"
@@ -39,6 +40,7 @@ type backend struct {
 	dir     *dataDir
 	store   *quorum.Store
 	codec   *codec.Registry
+	vault   *vault.Vault
 	exec    *eventstore.Executor
 	runner  *projections.Runner
 	views   *views
@@ -128,7 +130,7 @@ func (b *backend) Events(ctx context.Context, from domain.Position, backward boo
 		if err != nil {
 			return nil, damaged(err)
 		}
-		e, err := b.event(r)
+		e, err := b.event(ctx, r)
 		if err != nil {
 			return nil, err
 		}
@@ -137,8 +139,9 @@ func (b *backend) Events(ctx context.Context, from domain.Position, backward boo
 	return list, nil
 }
 
-// event decodes a stored event and shows its payload as JSON.
-func (b *backend) event(r eventstore.Recorded) (rest.Event, error) {
+// event decodes a stored event and shows its payload as JSON, what is sealed in it with the keys of
+// this moment.
+func (b *backend) event(ctx context.Context, r eventstore.Recorded) (rest.Event, error) {
 	recs, err := b.codec.Decode(r.Header, r.Data)
 	if err != nil {
 		return rest.Event{}, err
@@ -148,7 +151,10 @@ func (b *backend) event(r eventstore.Recorded) (rest.Event, error) {
 		if rec.Event == nil {
 			continue
 		}
-		data, err := eventJSON(rec.Event)
+		data, err := eventJSON(b.codec.Show(rec.Event,
+			func(u domain.UserID, field string, p domain.Personal) domain.Personal {
+				return b.views.access.Reveal(ctx, &r.Header, u, field, p)
+			}))
 		if err != nil {
 			return rest.Event{}, err
 		}
@@ -182,7 +188,7 @@ func (b *backend) Watch(ctx context.Context, after domain.Position, f domain.Fil
 		case item.Kind != eventstore.Event:
 			continue
 		}
-		e, err := b.event(item.Event)
+		e, err := b.event(ctx, item.Event)
 		if err != nil {
 			return err
 		}
@@ -234,7 +240,7 @@ func (b *backend) Until(ctx context.Context, t time.Time) (domain.Position, erro
 // Replay implements rest.Backend.
 func (b *backend) Replay(ctx context.Context, p domain.Position) ([]rest.Replayed, error) {
 	var out []rest.Replayed
-	for _, v := range newViews().list() {
+	for _, v := range newViews(b.vault).list() {
 		begin := time.Now()
 		r, err := projections.Replay(ctx, b.runner, p, v)
 		if err != nil {
@@ -267,6 +273,9 @@ func (b *backend) Verify(ctx context.Context) (rest.Verdict, error) {
 	}
 	return v, nil
 }
+
+// Digest implements rest.Backend.
+func (b *backend) Digest(kind, text string) []byte { return b.vault.Digest(kind, text) }
 
 // PutSecret implements rest.Backend.
 func (b *backend) PutSecret(name, user, pass, ownUser, ownPass string) error {

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"reflect"
 	"strings"
+
+	"weft/domain"
 )
 
 // pairs is a JSON object that keeps the order of its fields.
@@ -42,7 +44,8 @@ func (p pairs) MarshalJSON() ([]byte, error) {
 }
 
 // plainValue turns an event into values for JSON, with the field names of the log, identifiers as
-// text and bytes as hex. Zero fields are left out, as the log leaves them out.
+// text and bytes as hex; of personal text what it says in clear. Zero fields are left out, as the
+// log leaves them out.
 func plainValue(v any) any { return plainOf(reflect.ValueOf(v)) }
 
 func plainOf(v reflect.Value) any {
@@ -51,6 +54,9 @@ func plainOf(v reflect.Value) any {
 			return nil
 		}
 		v = v.Elem()
+	}
+	if p, ok := v.Interface().(domain.Personal); ok {
+		return p.Text
 	}
 	if t, ok := v.Interface().(encoding.TextMarshaler); ok {
 		if b, err := t.MarshalText(); err == nil {

@@ -20,6 +20,7 @@ import (
 	"weft/eventstore"
 	"weft/eventstore/codec"
 	"weft/eventstore/quorum"
+	"weft/eventstore/vault"
 	"weft/projections"
 	"weft/projections/access"
 	"weft/projections/audit"
@@ -77,9 +78,13 @@ type views struct {
 	outlets  *outlets.View
 }
 
-func newViews() *views {
+func newViews(v *vault.Vault) *views {
+	var keys access.Keys
+	if v != nil {
+		keys = v
+	}
 	return &views{
-		topology.New(), desired.New(), catalog.New(), audit.New(), access.New(), outlets.New(),
+		topology.New(), desired.New(), catalog.New(), audit.New(), access.New(keys), outlets.New(),
 	}
 }
 
@@ -112,9 +117,27 @@ func openStore(ctx context.Context, o Options, d *dataDir, p *peerPort, log *slo
 	}, nil
 }
 
-// newCodec knows every event of this build.
-func newCodec() (*codec.Registry, error) {
+// openVault opens the keys of persons. They stand in the log's database, not in the log, wrapped
+// under what every node holds and hands to those that join: the key of the cluster's authority.
+func openVault(ctx context.Context, s *quorum.Store, p *peerPort) (*vault.Vault, error) {
+	for {
+		v, err := vault.Open(ctx, s.Secrets(), p.id.Authority().Key)
+		if !domain.IsKind(err, domain.Unavailable) {
+			return v, domain.Wrap(err, "serve", "keys")
+		}
+		if pause(ctx, leadRest); ctx.Err() != nil {
+			return nil, domain.Wrap(err, "serve", "keys")
+		}
+	}
+}
+
+// newCodec knows every event of this build, and seals what is personal with the keys of a vault;
+// without one it writes nothing personal.
+func newCodec(v *vault.Vault) (*codec.Registry, error) {
 	r := codec.Catalog()
+	if v != nil {
+		r.SealWith(v)
+	}
 	return r, r.Err()
 }
 

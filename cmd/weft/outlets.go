@@ -16,6 +16,7 @@ import (
 
 	"weft/domain"
 	"weft/domain/outlet"
+	"weft/domain/tenancy"
 	"weft/eventstore"
 	"weft/eventstore/codec"
 	"weft/eventstore/feed"
@@ -186,7 +187,8 @@ func (p *publishing) nats(
 	return out.Run(ctx, s)
 }
 
-// jsonOf shows an event's payload as JSON.
+// jsonOf shows an event's payload as JSON, without personal text: an erasure does not reach what
+// has left the cluster.
 func jsonOf(c *codec.Registry, r *eventstore.Recorded) ([]byte, error) {
 	recs, err := c.Decode(r.Header, r.Data)
 	if err != nil {
@@ -194,10 +196,21 @@ func jsonOf(c *codec.Registry, r *eventstore.Recorded) ([]byte, error) {
 	}
 	for _, rec := range recs {
 		if rec.Event != nil {
-			return eventJSON(rec.Event)
+			return eventJSON(unnamed(c, rec.Event))
 		}
 	}
 	return nil, domain.Errorf(domain.Unsupported, "this build knows no event %s", r.Type)
+}
+
+// unnamed gives an event without personal text, whether the log holds it sealed or in clear.
+func unnamed(c *codec.Registry, ev domain.Event) domain.Event {
+	if n, ok := ev.(*tenancy.NameTaken); ok && n.Kind == "user" {
+		out := *n
+		out.Name = ""
+		return &out
+	}
+	return c.Show(ev,
+		func(domain.UserID, string, domain.Personal) (none domain.Personal) { return none })
 }
 
 // mirror copies into an EventStoreDB.

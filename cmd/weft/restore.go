@@ -85,7 +85,7 @@ func restoreLog(
 	if err := s.Import(ctx, f.Source(ctx), to); err != nil {
 		return 0, damaged(err)
 	}
-	c, err := newCodec()
+	c, err := newCodec(nil)
 	if err != nil {
 		return 0, err
 	}

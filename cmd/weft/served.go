@@ -109,7 +109,7 @@ func (b *backend) renderer(asked bool) func(*eventstore.Recorded) ([]byte, error
 		return nil
 	}
 	return func(r *eventstore.Recorded) ([]byte, error) {
-		e, err := b.event(*r)
+		e, err := b.event(context.Background(), *r)
 		if err != nil {
 			return nil, err
 		}

@@ -32,7 +32,7 @@ func TestTrouble(t *testing.T) {
 		return memory.None
 	}))
 	t.Cleanup(func() { _ = s.Close() })
-	c, err := newCodec()
+	c, err := newCodec(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestTrouble(t *testing.T) {
 	}
 	away = keep
 	log := slog.New(slog.DiscardHandler)
-	views := newViews()
+	views := newViews(nil)
 	for _, ev := range []domain.Event{
 		&cluster.DeviceAdmitted{Device: device}, &cluster.DeviceSuspended{Rule: watched.RuleStall},
 	} {

@@ -24,7 +24,13 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	registry, err := newCodec()
+	vault, err := openVault(ctx, store, mainPeerPort)
+	if err != nil {
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
+	registry, err := newCodec(vault)
 	if err != nil {
 		cleanup2()
 		cleanup()
@@ -36,7 +42,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainViews := newViews()
+	mainViews := newViews(vault)
 	runner, cleanup3, err := openRunner(ctx, store, registry, mainViews, log)
 	if err != nil {
 		cleanup2()
@@ -95,6 +101,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		dir:     d,
 		store:   store,
 		codec:   registry,
+		vault:   vault,
 		exec:    executor,
 		runner:  runner,
 		views:   mainViews,

@@ -18,6 +18,9 @@
 //	U8  An identity provider vouches for those users alone that are linked to it, and one user is
 //	    linked to one provider at most.
 //	U5  A user's id is never used again, its name may be.
+//	U13 What the log holds of a person in words, that is the name, the subject at a provider and the
+//	    notes on tokens, is sealed under the user's key; actors are named by id. Equal names are
+//	    found by a keyed digest.
 //
 // The package reads no clock and draws no chance: both come in through commands and arguments.
 package identity

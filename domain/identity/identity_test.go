@@ -84,6 +84,7 @@ func TestScopeOnlyNarrows(t *testing.T) {
 // that nothing brings a deleted user back (U4, U5).
 func TestUserLife(t *testing.T) {
 	id := domain.UserID{UUID: domain.UUID{7}}
+	create := CreateUser{User: id, Name: domain.Personal{Text: "ann"}, Tag: []byte{1}}
 	var u User
 	do := func(c domain.Command) (int, domain.Kind) {
 		evs, err := DecideUser(u, domain.Request{Command: c})
@@ -101,8 +102,8 @@ func TestUserLife(t *testing.T) {
 		kind domain.Kind
 	}{
 		{EnableUser{User: id}, 0, domain.NotFound},
-		{CreateUser{User: id, Name: "ann"}, 1, 0},
-		{CreateUser{User: id, Name: "ann"}, 0, domain.Exists},
+		{create, 1, 0},
+		{create, 0, domain.Exists},
 		{GrantRole{User: id, Grant: Grant{Operator, tenant(1)}}, 1, 0},
 		{GrantRole{User: id, Grant: Grant{Operator, tenant(1)}}, 0, 0},
 		{GrantRole{User: id, Grant: Grant{Admin, tenant(1)}}, 0, domain.Invalid},
@@ -116,19 +117,27 @@ func TestUserLife(t *testing.T) {
 		{DeleteUser{User: id}, 0, 0},
 		{EnableUser{User: id}, 0, domain.NotFound},
 		{GrantRole{User: id, Grant: Grant{Role: Admin}}, 0, domain.NotFound},
-		{CreateUser{User: id, Name: "ann"}, 0, domain.Exists},
+		{create, 0, domain.Exists},
 	} {
 		if n, kind := do(x.c); n != x.n || kind != x.kind {
 			t.Errorf("step %d %#v: %d events, %s", i, x.c, n, kind)
 		}
 	}
-	for _, name := range []string{"", "admin", "Ann", "a/b", "1a", "a b", "a\n"} {
-		if (CreateUser{Name: name}).Validate() == nil {
+	named := func(name string) CreateUser {
+		return CreateUser{Name: domain.Personal{Text: name}, Tag: []byte{1}}
+	}
+	for _, name := range []string{
+		"", "admin", "Ann", "a/b", "1a", "a b", "a\n", ErasedName(id), SealedName(id),
+	} {
+		if named(name).Validate() == nil {
 			t.Errorf("%q is taken for a name", name)
 		}
 	}
-	if err := (CreateUser{Name: "ann.b@example.org"}).Validate(); err != nil {
+	if err := named("ann.b@example.org").Validate(); err != nil {
 		t.Error(err)
+	}
+	if (CreateUser{Name: domain.Personal{Text: "ann"}}).Validate() == nil {
+		t.Error("a name without a digest is taken: nobody would find it again")
 	}
 }
 

@@ -65,12 +65,16 @@ type IdentityProviderRemoved struct {
 }
 
 // UserLinked says that a provider, and no other, vouches for a user: for the subject, or without
-// one for whoever bears the user's name there.
+// one for whoever bears the user's name there. Tag is the digest of the subject.
 type UserLinked struct {
 	User     domain.UserID             `msgpack:"user,omitempty"`
 	Provider domain.IdentityProviderID `msgpack:"provider,omitempty"`
-	Subject  string                    `msgpack:"subject,omitempty"`
+	Subject  domain.Personal           `msgpack:"subject,omitempty"`
+	Tag      []byte                    `msgpack:"tag,omitempty"`
 }
+
+// AboutUser implements domain.AboutUser.
+func (e UserLinked) AboutUser() domain.UserID { return e.User }
 
 // UserUnlinked says that nobody vouches for the user any more.
 type UserUnlinked struct {
@@ -177,7 +181,8 @@ func (c LinkUser) Stream() domain.StreamID { return UserStream(c.User) }
 func (c LinkUser) Validate() error {
 	var k domain.Checker
 	k.Check(!c.Provider.IsZero(), "provider", "missing")
-	k.Check(len(c.Subject) <= SubjectMax, "subject", "over %d bytes", SubjectMax)
+	k.Check(len(c.Subject.Text) <= SubjectMax, "subject", "over %d bytes", SubjectMax)
+	k.Check((c.Subject.Text == "") == (len(c.Tag) == 0), "tag", "of another subject")
 	return k.Err("identity.LinkUser", "")
 }
 

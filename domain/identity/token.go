@@ -39,8 +39,11 @@ type TokenIssued struct {
 	Role    string               `msgpack:"role,omitempty"` // not more than this role may
 	Tenant  domain.TenantID      `msgpack:"tenant,omitempty"`
 	Expires time.Time            `msgpack:"expires,omitempty"`
-	Note    string               `msgpack:"note,omitempty"`
+	Note    domain.Personal      `msgpack:"note,omitempty"`
 }
+
+// AboutUser implements domain.AboutUser.
+func (t TokenIssued) AboutUser() domain.UserID { return t.Owner }
 
 // TokenRevoked says that a token opens nothing any more.
 type TokenRevoked struct {
@@ -126,7 +129,7 @@ func (t Token) issue(c IssueToken, now time.Time) ([]domain.Event, error) {
 	k.Check(len(c.Hash) == 32 && !bytes.Equal(c.Hash, make([]byte, 32)), "secret_sha256",
 		"no SHA-256")
 	k.Check(c.Life >= time.Second && c.Life <= TokenLifeMax, "ttl", "not from 1s to %s", TokenLifeMax)
-	k.Check(len(c.Note) <= TokenNoteMax, "note", "over %d bytes", TokenNoteMax)
+	k.Check(len(c.Note.Text) <= TokenNoteMax, "note", "over %d bytes", TokenNoteMax)
 	c.Scope().check(&k, "role")
 	if err := k.Err("identity.IssueToken", ""); err != nil {
 		return nil, err

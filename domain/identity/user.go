@@ -1,7 +1,9 @@
 package identity
 
 import (
+	"bytes"
 	"slices"
+	"strings"
 
 	"weft/domain"
 	"weft/domain/tenancy"
@@ -21,14 +23,39 @@ const (
 // BootstrapName is what the bearer of a node's own administrator token is called. No user bears it.
 const BootstrapName = "admin"
 
+// The kinds of digest (vault.Digest) that stand in the log for what must be found again without
+// being read: the name of a user, and who a user is to an identity provider.
+const (
+	NameDigest    = "user"
+	SubjectDigest = "subject"
+)
+
+// What stands for a name that nobody can read: of a user who was erased, and of one whose key is
+// not at hand. No user is called so.
+const (
+	erasedPrefix = "erased-"
+	sealedPrefix = "sealed-"
+	shortID      = 8
+)
+
+// ErasedName is what an erased user is called everywhere.
+func ErasedName(id domain.UserID) string { return erasedPrefix + id.String()[:shortID] }
+
+// SealedName is what a user is called where the key of the name is not at hand.
+func SealedName(id domain.UserID) string { return sealedPrefix + id.String()[:shortID] }
+
 // UserStream gives a user's stream.
 func UserStream(id domain.UserID) domain.StreamID { return domain.StreamOf(UserCategory, id.UUID) }
 
-// UserCreated is the first event of a user.
+// UserCreated is the first event of a user. Tag is the digest of the name.
 type UserCreated struct {
-	User domain.UserID `msgpack:"user,omitempty"`
-	Name string        `msgpack:"name,omitempty"`
+	User domain.UserID   `msgpack:"user,omitempty"`
+	Name domain.Personal `msgpack:"name,omitempty"`
+	Tag  []byte          `msgpack:"tag,omitempty"`
 }
+
+// AboutUser implements domain.AboutUser.
+func (e UserCreated) AboutUser() domain.UserID { return e.User }
 
 // UserDisabled says that the user may do nothing until it is enabled.
 type UserDisabled struct {
@@ -77,11 +104,13 @@ func (UserRoleRevoked) EventType() string { return "UserRoleRevoked" }
 // EventType implements domain.Event.
 func (UserDeleted) EventType() string { return "UserDeleted" }
 
-// CreateUser makes a user without any role. Its name is taken in the cluster's directory first.
+// CreateUser makes a user without any role. Its name is taken in the cluster's directory first, by
+// its digest.
 type CreateUser struct {
 	Cluster domain.ClusterID
 	User    domain.UserID
-	Name    string
+	Name    domain.Personal // in clear
+	Tag     []byte          // its digest
 }
 
 // EnableUser lets a user in again, or shuts it out.
@@ -112,17 +141,21 @@ func (c CreateUser) Stream() domain.StreamID { return UserStream(c.User) }
 // Validate implements domain.Validator.
 func (c CreateUser) Validate() error {
 	var k domain.Checker
-	k.Check(ValidUserName(c.Name), "name",
+	name := c.Name.Text
+	k.Check(ValidUserName(name), "name",
 		"%q is no user's name: 1 to %d of a-z, 0-9, '-', '.', '_' and '@', starting with a letter",
-		clip(c.Name), UserNameMax)
-	k.Check(c.Name != BootstrapName, "name", "the bearer of a node's own token is called so")
+		clip(name), UserNameMax)
+	k.Check(name != BootstrapName, "name", "the bearer of a node's own token is called so")
+	k.Check(!strings.HasPrefix(name, erasedPrefix) && !strings.HasPrefix(name, sealedPrefix), "name",
+		"users whose names nobody can read are called so")
+	k.Check(len(c.Tag) > 0, "tag", "missing")
 	return k.Err("identity.CreateUser", "")
 }
 
 // Before implements domain.Prelude.
 func (c CreateUser) Before() []domain.Command {
 	return []domain.Command{tenancy.TakeName{
-		Cluster: c.Cluster, Kind: "user", Name: c.Name, Object: c.User.UUID,
+		Cluster: c.Cluster, Kind: "user", Person: c.Name, Tag: c.Tag, Object: c.User.UUID,
 	}}
 }
 
@@ -167,14 +200,16 @@ func (c DeleteUser) After() []domain.Command {
 // User is a user folded.
 type User struct {
 	User     domain.UserID
-	Name     string
+	Name     domain.Personal
+	Tag      []byte // digest of the name; empty where the log holds the name in clear
 	Disabled bool
 	Deleted  bool
 	Grants   []Grant // in the order they were given
-	// Provider vouches for the user, zero for nobody; Subject is who it knows it as, empty for the
-	// user's name.
-	Provider domain.IdentityProviderID
-	Subject  string
+	// Provider vouches for the user, zero for nobody; Subject is who it knows it as, zero for the
+	// user's name, and SubjectTag its digest.
+	Provider   domain.IdentityProviderID
+	Subject    domain.Personal
+	SubjectTag []byte
 }
 
 // UserAggregate is the user for the executor.
@@ -186,7 +221,7 @@ func UserAggregate() domain.Aggregate[User] {
 func EvolveUser(u User, ev domain.Event) User {
 	switch ev := ev.(type) {
 	case *UserCreated:
-		u.User, u.Name = ev.User, ev.Name
+		u.User, u.Name, u.Tag = ev.User, ev.Name, ev.Tag
 	case *UserDisabled:
 		u.Disabled = true
 	case *UserEnabled:
@@ -198,9 +233,9 @@ func EvolveUser(u User, ev domain.Event) User {
 			return g == Grant{Role(ev.Role), ev.Tenant}
 		})
 	case *UserLinked:
-		u.Provider, u.Subject = ev.Provider, ev.Subject
+		u.Provider, u.Subject, u.SubjectTag = ev.Provider, ev.Subject, ev.Tag
 	case *UserUnlinked:
-		u.Provider, u.Subject = domain.IdentityProviderID{}, ""
+		u.Provider, u.Subject, u.SubjectTag = domain.IdentityProviderID{}, domain.Personal{}, nil
 	case *UserDeleted:
 		u.Deleted, u.Grants = true, nil
 	}
@@ -213,7 +248,7 @@ func DecideUser(u User, r domain.Request) ([]domain.Event, error) {
 		if !u.User.IsZero() {
 			return nil, domain.Errorf(domain.Exists, "user %s exists", c.User)
 		}
-		return []domain.Event{&UserCreated{c.User, c.Name}}, nil
+		return []domain.Event{&UserCreated{c.User, c.Name, c.Tag}}, nil
 	}
 	if _, ok := r.Command.(DeleteUser); ok && u.Deleted {
 		return nil, nil
@@ -233,10 +268,10 @@ func DecideUser(u User, r domain.Request) ([]domain.Event, error) {
 	case GrantRole:
 		return u.grant(c)
 	case LinkUser:
-		if c.Provider == u.Provider && c.Subject == u.Subject {
+		if c.Provider == u.Provider && u.known(c.Subject.Text, c.Tag) {
 			return nil, nil
 		}
-		return []domain.Event{&UserLinked{u.User, c.Provider, c.Subject}}, nil
+		return []domain.Event{&UserLinked{u.User, c.Provider, c.Subject, c.Tag}}, nil
 	case UnlinkUser:
 		if u.Provider.IsZero() {
 			return nil, nil
@@ -246,6 +281,29 @@ func DecideUser(u User, r domain.Request) ([]domain.Event, error) {
 		return []domain.Event{&UserDeleted{u.User}}, nil
 	}
 	return nil, domain.Errorf(domain.Internal, "user: unknown command %T", r.Command)
+}
+
+// Called tells whether a name, with this digest, is the user's.
+func (u User) Called(name string, tag []byte) bool {
+	return name != "" && (u.Name.Text == name || len(u.Tag) > 0 && bytes.Equal(u.Tag, tag))
+}
+
+// BySubject tells whether the provider knows the user by a subject, and not by name.
+func (u User) BySubject() bool { return u.Subject.Text != "" || len(u.SubjectTag) > 0 }
+
+// KnownAs tells whether a subject, with this digest, is the one that the provider knows the user
+// by.
+func (u User) KnownAs(subject string, tag []byte) bool {
+	return subject != "" &&
+		(u.Subject.Text == subject || len(u.SubjectTag) > 0 && bytes.Equal(u.SubjectTag, tag))
+}
+
+// known tells whether the user is linked by this subject, or by name where it is empty.
+func (u User) known(subject string, tag []byte) bool {
+	if subject == "" {
+		return !u.BySubject()
+	}
+	return u.KnownAs(subject, tag)
 }
 
 func (u User) grant(c GrantRole) ([]domain.Event, error) {

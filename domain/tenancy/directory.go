@@ -1,6 +1,7 @@
 package tenancy
 
 import (
+	"bytes"
 	"slices"
 
 	"weft/domain"
@@ -18,11 +19,13 @@ func DirectoryStream(id domain.ClusterID) domain.StreamID {
 	return domain.StreamOf(DirectoryCategory, id.UUID)
 }
 
-// NameTaken holds a name for an object that is about to be made.
+// NameTaken holds a name for an object that is about to be made. Of the name of a person there is a
+// keyed digest alone, which tells equal names and nothing more.
 type NameTaken struct {
 	Kind   string      `msgpack:"kind,omitempty"` // "tenant", "user"
-	Name   string      `msgpack:"name,omitempty"`
+	Name   string      `msgpack:"name,omitempty"` // of a user: in events from before there were tags
 	Object domain.UUID `msgpack:"object,omitempty"`
+	Tag    []byte      `msgpack:"tag,omitempty"`
 }
 
 // NameFreed gives the name of an object back.
@@ -42,6 +45,10 @@ type TakeName struct {
 	Kind    string
 	Name    string
 	Object  domain.UUID
+	// Person and Tag take the place of Name where it is a person's: the name in clear, which is
+	// compared with names that older events hold so, and its digest.
+	Person domain.Personal
+	Tag    []byte
 }
 
 // FreeName gives an object's name back. One that holds none is no error.
@@ -85,14 +92,28 @@ func EvolveDirectory(d Directory, ev domain.Event) Directory {
 	return d
 }
 
+// name is what the caller calls it.
+func (c TakeName) name() string {
+	if c.Name == "" {
+		return c.Person.Text
+	}
+	return c.Name
+}
+
+// holds tells whether a name that is taken is the one that is asked for.
+func (n NameTaken) holds(c TakeName) bool {
+	return n.Kind == c.Kind &&
+		(n.Name != "" && n.Name == c.name() || len(n.Tag) > 0 && bytes.Equal(n.Tag, c.Tag))
+}
+
 // DecideDirectory judges one command.
 func DecideDirectory(d Directory, r domain.Request) ([]domain.Event, error) {
 	switch c := r.Command.(type) {
 	case TakeName:
 		for _, n := range d.Names {
-			if n.Kind == c.Kind && n.Name == c.Name {
+			if n.holds(c) {
 				return nil, &domain.Error{
-					Kind: domain.Exists, Ref: c.Kind + "/" + c.Name, Msg: "the name is taken",
+					Kind: domain.Exists, Ref: c.Kind + "/" + c.name(), Msg: "the name is taken",
 					Remedy: "choose another name",
 				}
 			}
@@ -100,7 +121,7 @@ func DecideDirectory(d Directory, r domain.Request) ([]domain.Event, error) {
 		if len(d.Names) >= NamesMax {
 			return nil, domain.Errorf(domain.NoSpace, "the cluster holds %d names", len(d.Names))
 		}
-		return []domain.Event{&NameTaken{c.Kind, c.Name, c.Object}}, nil
+		return []domain.Event{&NameTaken{c.Kind, c.Name, c.Object, c.Tag}}, nil
 	case FreeName:
 		for _, n := range d.Names {
 			if n.Object == c.Object {

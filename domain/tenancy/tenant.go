@@ -145,7 +145,9 @@ func (c Create) Validate() error { return CheckName("tenancy.Create", "name", c.
 func (c Create) Before() []domain.Command {
 	var list []domain.Command
 	if !c.Cluster.IsZero() {
-		list = append(list, TakeName{c.Cluster, "tenant", c.Name, c.Tenant.UUID})
+		list = append(list, TakeName{
+			Cluster: c.Cluster, Kind: "tenant", Name: c.Name, Object: c.Tenant.UUID,
+		})
 	}
 	if !c.Parent.IsZero() {
 		list = append(list, Reserve{

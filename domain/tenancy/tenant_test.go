@@ -160,3 +160,49 @@ func TestTenantTree(t *testing.T) {
 		t.Errorf("the name is free again: %v", err)
 	}
 }
+
+// TestNamesOfPersons proves that a person's name is held once by its digest, also where an older
+// event holds it in clear, that no event has the name, and that it is free again once it is given
+// back.
+func TestNamesOfPersons(t *testing.T) {
+	tag := func(name string) []byte { return []byte("tag of " + name) }
+	take := func(name string, object byte) TakeName {
+		return TakeName{
+			Kind: "user", Person: domain.Personal{Text: name}, Tag: tag(name), Object: domain.UUID{object},
+		}
+	}
+	d := EvolveDirectory(Directory{}, &NameTaken{Kind: "user", Name: "old", Object: domain.UUID{1}})
+	do := func(c domain.Command) error {
+		evs, err := DecideDirectory(d, domain.Request{Command: c})
+		for _, ev := range evs {
+			if e, ok := ev.(*NameTaken); ok && e.Name != "" && e.Kind == "user" {
+				t.Errorf("the event holds the name: %+v", e)
+			}
+			d = EvolveDirectory(d, ev)
+		}
+		return err
+	}
+	if err := do(take("ann", 2)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ann", "old"} {
+		if err := do(take(name, 3)); !domain.IsKind(err, domain.Exists) {
+			t.Errorf("%s is taken twice: %v", name, err)
+		}
+	}
+	if err := do(take("bob", 3)); err != nil {
+		t.Error(err)
+	}
+	// Another kind of object may bear it, and one without a tag is not everybody's.
+	if err := do(TakeName{Kind: "idp", Name: "ann", Object: domain.UUID{4}}); err != nil {
+		t.Error(err)
+	}
+	for object, name := range map[byte]string{1: "old", 2: "ann"} {
+		if err := do(FreeName{Object: domain.UUID{object}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := do(take(name, object+10)); err != nil {
+			t.Errorf("%s is not free again: %v", name, err)
+		}
+	}
+}

@@ -33,12 +33,11 @@ func Catalog() *Registry {
 		&cluster.DeviceSuspended{}, &cluster.ScrubRequested{}, &cluster.ScrubPaused{},
 		&cluster.ScrubFinished{}, &cluster.DamageFound{},
 		&tenancy.TenantCreated{}, &tenancy.QuotaSet{}, &tenancy.Reserved{},
-		&tenancy.ReserveReleased{}, &tenancy.TenantDeleted{}, &tenancy.NameTaken{},
-		&tenancy.NameFreed{},
-		&identity.UserCreated{}, &identity.UserDisabled{}, &identity.UserEnabled{},
+		&tenancy.ReserveReleased{}, &tenancy.TenantDeleted{}, &tenancy.NameFreed{},
+		&identity.UserDisabled{}, &identity.UserEnabled{},
 		&identity.UserRoleGranted{}, &identity.UserRoleRevoked{}, &identity.UserDeleted{},
-		&identity.TokenIssued{}, &identity.TokenRevoked{}, &identity.CommandRefused{},
-		&identity.UserLinked{}, &identity.UserUnlinked{}, &identity.IdentityProviderConfigured{},
+		&identity.TokenRevoked{}, &identity.CommandRefused{},
+		&identity.UserUnlinked{}, &identity.IdentityProviderConfigured{},
 		&identity.IdentityProviderChanged{}, &identity.IdentityProviderRemoved{},
 		&outlet.OutletCreated{}, &outlet.OutletPaused{}, &outlet.OutletStuck{},
 		&outlet.OutletResumed{}, &outlet.OutletDeleted{},
@@ -57,5 +56,11 @@ func Catalog() *Registry {
 	} {
 		r.Register(ev, 1, true)
 	}
+	for _, ev := range []domain.Event{
+		&tenancy.NameTaken{}, &identity.UserCreated{}, &identity.UserLinked{}, &identity.TokenIssued{},
+	} {
+		r.Register(ev, 2, true)
+	}
+	older(r)
 	return r
 }

@@ -5,8 +5,11 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"weft/domain"
+	"weft/domain/identity"
+	"weft/domain/tenancy"
 	"weft/eventstore/memory"
 	"weft/eventstore/vault"
 )
@@ -161,5 +164,42 @@ func TestPersonalInCommands(t *testing.T) {
 	}
 	if of(keys, "hello") == of(vaultOf(t), "hello") {
 		t.Error("another cluster has the same bytes")
+	}
+}
+
+// TestOlderNamesAreRead proves that events from before there were keys give the text that they hold
+// in clear, each in its field.
+func TestOlderNamesAreRead(t *testing.T) {
+	r, text := Catalog(), domain.Personal{Text: "ann"}
+	for typ, x := range map[string]struct {
+		stored any
+		want   domain.Event
+	}{
+		"UserCreated": {
+			userCreated1{speaker, "ann"}, &identity.UserCreated{User: speaker, Name: text},
+		},
+		"UserLinked": {
+			userLinked1{User: speaker, Subject: "ann"},
+			&identity.UserLinked{User: speaker, Subject: text},
+		},
+		"TokenIssued": {
+			tokenIssued1{Owner: speaker, Role: "viewer", Note: "ann", Expires: time.Unix(5, 0)},
+			&identity.TokenIssued{
+				Owner: speaker, Role: "viewer", Note: text, Expires: time.Unix(5, 0).UTC(),
+			},
+		},
+		"NameTaken": {
+			&tenancy.NameTaken{Kind: "user", Name: "ann", Object: speaker.UUID},
+			&tenancy.NameTaken{Kind: "user", Name: "ann", Object: speaker.UUID},
+		},
+	} {
+		data, err := Marshal(x.stored)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := r.Decode(domain.Header{Type: typ, Schema: 1}, data)
+		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0].Event, x.want) {
+			t.Errorf("%s: %+v, %v, want %+v", typ, got, err, x.want)
+		}
 	}
 }

@@ -1,19 +1,23 @@
 // Package access is the view of who may do what: users with their roles, tokens, and which tenant
 // stands below which. Every node folds the same log, so every node answers alike.
 //
-// It also knows to which tenant a stream belongs, also after the object is gone: events are shown by
-// that. A stream it knows no tenant of is the cluster's.
+// It also knows to which tenant a stream belongs, also after the object is gone: events are shown
+// by that. A stream it knows no tenant of is the cluster's.
 //
-// It holds no secret, only hashes of secrets, and reads no clock: now is an argument.
+// It holds no secret, only hashes of secrets, and reads no clock: now is an argument. What the log
+// holds sealed of persons it holds sealed too, and opens it for whoever asks, with the keys of that
+// moment: a state of the past tells nothing that an erasure has taken away since.
 package access
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,10 +30,41 @@ import (
 	"weft/projections"
 )
 
-// Principal is somebody who proved who they are, with what they may do at that moment.
+// RevealWait bounds how long one call waits for keys; names whose keys it did not get stay sealed.
+const RevealWait = 2 * time.Second
+
+// actorPrefix begins how the log names a user; the id follows, which is no name.
+const actorPrefix = "user/"
+
+// Keys open what the log holds sealed of persons. vault.Vault has them.
+type Keys interface {
+	// Open gives the text that was sealed under a label; NotFound without a key.
+	Open(ctx context.Context, user domain.UserID, label string, box []byte) (string, error)
+	// Digest is the keyed hash that stands for a text of a kind.
+	Digest(kind, text string) []byte
+	// Forget removes a user's key from memory.
+	Forget(user domain.UserID)
+}
+
+// noKeys open nothing.
+type noKeys struct{}
+
+// Open implements Keys.
+func (noKeys) Open(context.Context, domain.UserID, string, []byte) (string, error) {
+	return "", domain.Errorf(domain.NotFound, "there are no keys")
+}
+
+// Digest implements Keys.
+func (noKeys) Digest(string, string) []byte { return nil }
+
+// Forget implements Keys.
+func (noKeys) Forget(domain.UserID) {}
+
+// Principal is somebody who proved who they are, with what they may do at that moment. The zero
+// Principal is nobody.
 type Principal struct {
-	User  domain.UserID // zero: the bearer of the node's own administrator token
-	Name  string
+	User  domain.UserID
+	Name  string               // of the bearer of the node's own administrator token, who is no user
 	Token domain.AccessTokenID // by which they came; zero: another way
 	// Provider vouched for them; zero: none did. Session is how long a token may live that is issued
 	// on its word.
@@ -39,15 +74,16 @@ type Principal struct {
 	Rights   identity.Rights
 }
 
-// Actor is how the log names the principal.
-func (p Principal) Actor() string { return "user/" + p.Name }
+// Known tells whether it is somebody.
+func (p Principal) Known() bool { return p.Name != "" || !p.User.IsZero() }
 
-// Key is what no other principal has, whatever names are used again: idempotency counts per key.
-func (p Principal) Key() string {
+// Actor is how the log names the principal: a user by id, which stays when the name goes, and which
+// no other principal has. Idempotency counts per actor.
+func (p Principal) Actor() string {
 	if p.User.IsZero() {
-		return p.Actor()
+		return actorPrefix + p.Name
 	}
-	return "user/" + p.User.String()
+	return actorPrefix + p.User.String()
 }
 
 // Bootstrap is the bearer of a node's own administrator token: it may do everything.
@@ -59,7 +95,8 @@ func Bootstrap() Principal {
 
 // View folds users, tokens and tenants.
 type View struct {
-	mu struct {
+	keys Keys
+	mu   struct {
 		sync.RWMutex
 		state
 	}
@@ -71,19 +108,24 @@ type state struct {
 	Vouch   map[domain.IdentityProviderID]identity.Provider // those that are not removed
 	Parents map[domain.TenantID]domain.TenantID             // of every tenant there is; zero: none
 	Owners  map[domain.StreamID]domain.TenantID             // also of what is deleted
+	Names   map[domain.UserID]domain.Personal               // also of users who are deleted
 }
 
 var _ projections.Keeper = (*View)(nil)
 
-// New makes an empty view.
-func New() *View {
-	v := &View{}
+// New makes an empty view. Without keys all that is sealed stays so.
+func New(keys Keys) *View {
+	if keys == nil {
+		keys = noKeys{}
+	}
+	v := &View{keys: keys}
 	v.mu.state = state{
 		map[domain.UserID]identity.User{},
 		map[domain.AccessTokenID]identity.Token{},
 		map[domain.IdentityProviderID]identity.Provider{},
 		map[domain.TenantID]domain.TenantID{},
 		map[domain.StreamID]domain.TenantID{},
+		map[domain.UserID]domain.Personal{},
 	}
 	return v
 }
@@ -92,7 +134,7 @@ func New() *View {
 func (*View) Name() string { return "access" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 3 }
+func (*View) Version() uint16 { return 4 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -123,6 +165,9 @@ func (v *View) user(ev domain.Event) {
 	}
 	u := identity.EvolveUser(v.mu.Users[id], ev)
 	v.mu.Users[id] = u
+	if made, ok := ev.(*identity.UserCreated); ok {
+		v.mu.Names[id] = made.Name
+	}
 	if u.Deleted {
 		delete(v.mu.Users, id)
 	}
@@ -191,10 +236,10 @@ func (v *View) Digest(w io.Writer) error {
 func (v *View) Clone() projections.View {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	c := &View{}
+	c := &View{keys: v.keys}
 	c.mu.state = state{
 		maps.Clone(v.mu.Users), maps.Clone(v.mu.Tokens), maps.Clone(v.mu.Vouch),
-		maps.Clone(v.mu.Parents), maps.Clone(v.mu.Owners),
+		maps.Clone(v.mu.Parents), maps.Clone(v.mu.Owners), maps.Clone(v.mu.Names),
 	}
 	return c
 }
@@ -211,7 +256,7 @@ func (v *View) Bearer(text string, now time.Time) (Principal, error) {
 	u, alive := v.mu.Users[t.Owner]
 	v.mu.RUnlock()
 	hash := sha256.Sum256(secret)
-	p := Principal{User: u.User, Name: u.Name, Token: id, Until: t.Expires}
+	p := Principal{User: u.User, Token: id, Until: t.Expires}
 	switch {
 	case subtle.ConstantTimeCompare(hash[:], t.Hash) != 1:
 		return Principal{}, denied("unknown token")
@@ -231,7 +276,7 @@ func (v *View) Bearer(text string, now time.Time) (Principal, error) {
 // Named tells who a user is whose name somebody trusted vouches for. Its errors are as Bearer's.
 func (v *View) Named(name string) (Principal, error) {
 	u, ok := v.User(name)
-	p := Principal{User: u.User, Name: u.Name}
+	p := Principal{User: u.User}
 	switch {
 	case !ok:
 		return Principal{}, denied("no such user")
@@ -247,18 +292,20 @@ func (v *View) Named(name string) (Principal, error) {
 func (v *View) Vouched(
 	by identity.Provider, subject, name string, until time.Time,
 ) (Principal, error) {
+	byName, bySubject := v.keys.Digest(identity.NameDigest, name),
+		v.keys.Digest(identity.SubjectDigest, subject)
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	if _, ok := v.mu.Vouch[by.Provider]; !ok {
 		return Principal{}, denied("the identity provider was removed")
 	}
 	for _, u := range v.mu.Users {
-		if u.Provider != by.Provider || u.Subject != "" && u.Subject != subject ||
-			u.Subject == "" && (name == "" || u.Name != name) {
+		if u.Provider != by.Provider || u.BySubject() && !u.KnownAs(subject, bySubject) ||
+			!u.BySubject() && !u.Called(name, byName) {
 			continue
 		}
 		p := Principal{
-			User: u.User, Name: u.Name, Provider: by.Provider, Session: by.Settings.Session, Until: until,
+			User: u.User, Provider: by.Provider, Session: by.Settings.Session, Until: until,
 		}
 		if u.Disabled {
 			return p, denied("disabled user")
@@ -333,38 +380,128 @@ func (v *View) Sees(p Principal, s domain.StreamID) bool {
 	return ok && v.May(p, identity.Read, owner)
 }
 
-// Users lists the users by name.
+// Users lists the users by name, the names in clear.
 func (v *View) Users() []identity.User {
 	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return slices.SortedFunc(maps.Values(v.mu.Users), func(a, b identity.User) int {
-		return cmp.Compare(a.Name, b.Name)
-	})
-}
-
-// User finds a user by name or id.
-func (v *View) User(ref string) (identity.User, bool) {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	for id, u := range v.mu.Users {
-		if u.Name == ref || id.String() == ref {
-			return u, true
-		}
+	list := slices.Collect(maps.Values(v.mu.Users))
+	v.mu.RUnlock()
+	ctx, cancel := context.WithTimeout(context.Background(), RevealWait)
+	defer cancel()
+	for i := range list {
+		list[i].Name = domain.Personal{Text: v.name(ctx, list[i].User, list[i].Name)}
 	}
-	return identity.User{}, false
+	slices.SortFunc(list, func(a, b identity.User) int {
+		return cmp.Or(cmp.Compare(a.Name.Text, b.Name.Text),
+			cmp.Compare(a.User.String(), b.User.String()))
+	})
+	return list
 }
 
-// Tokens lists the tokens by id.
+// User finds a user by name or id; the name is given in clear.
+func (v *View) User(ref string) (identity.User, bool) {
+	tag := v.keys.Digest(identity.NameDigest, ref)
+	find := func() (identity.User, bool) {
+		v.mu.RLock()
+		defer v.mu.RUnlock()
+		for id, u := range v.mu.Users {
+			if u.Called(ref, tag) || id.String() == ref {
+				return u, true
+			}
+		}
+		return identity.User{}, false
+	}
+	u, ok := find()
+	if ok {
+		ctx, cancel := context.WithTimeout(context.Background(), RevealWait)
+		defer cancel()
+		u.Name = domain.Personal{Text: v.name(ctx, u.User, u.Name)}
+	}
+	return u, ok
+}
+
+// Actor shows by whom an event is as the log names them: a user by the name, where it can be read.
+func (v *View) Actor(ctx context.Context, actor string) string {
+	id, err := domain.ParseUUID(strings.TrimPrefix(actor, actorPrefix))
+	if err != nil || !strings.HasPrefix(actor, actorPrefix) {
+		return actor
+	}
+	user := domain.UserID{UUID: id}
+	v.mu.RLock()
+	name, ok := v.mu.Names[user]
+	v.mu.RUnlock()
+	if !ok {
+		return actor
+	}
+	ctx, cancel := context.WithTimeout(ctx, RevealWait)
+	defer cancel()
+	return actorPrefix + v.name(ctx, user, name)
+}
+
+// name opens a user's name.
+func (v *View) name(ctx context.Context, user domain.UserID, p domain.Personal) string {
+	created := domain.SealLabel(identity.UserStream(user), identity.UserCreated{}.EventType(), "name")
+	if text := v.text(ctx, user, created, p); text != "" {
+		return text
+	}
+	return identity.SealedName(user)
+}
+
+// text opens personal text, empty where that cannot be done.
+func (v *View) text(
+	ctx context.Context, user domain.UserID, label string, p domain.Personal,
+) string {
+	if len(p.Box) == 0 {
+		return p.Text
+	}
+	text, err := v.keys.Open(ctx, user, label, p.Box)
+	if err != nil {
+		return ""
+	}
+	return text
+}
+
+// Reveal opens personal text of an event that stands in a stream, for whoever may read the event.
+// What cannot be opened is a name that says so.
+func (v *View) Reveal(
+	ctx context.Context, h *domain.Header, user domain.UserID, field string, p domain.Personal,
+) domain.Personal {
+	if p.Text == "" && len(p.Box) == 0 {
+		return p
+	}
+	ctx, cancel := context.WithTimeout(ctx, RevealWait)
+	defer cancel()
+	text := v.text(ctx, user, domain.SealLabel(h.Stream, h.Type, field), p)
+	if text == "" {
+		text = identity.SealedName(user)
+	}
+	return domain.Personal{Text: text}
+}
+
+// Tokens lists the tokens by id, their notes in clear.
 func (v *View) Tokens() []identity.Token {
 	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return slices.SortedFunc(maps.Values(v.mu.Tokens), func(a, b identity.Token) int {
+	list := slices.Collect(maps.Values(v.mu.Tokens))
+	v.mu.RUnlock()
+	ctx, cancel := context.WithTimeout(context.Background(), RevealWait)
+	defer cancel()
+	for i := range list {
+		list[i] = v.noted(ctx, list[i])
+	}
+	slices.SortFunc(list, func(a, b identity.Token) int {
 		return cmp.Compare(a.Token.String(), b.Token.String())
 	})
+	return list
 }
 
-// Again looks at a principal anew: Denied once its token is revoked or its time is over, or its user
-// is shut out. The bearer of a node's own token stays as it is.
+// noted opens a token's note.
+func (v *View) noted(ctx context.Context, t identity.Token) identity.Token {
+	issued := domain.SealLabel(identity.TokenStream(t.Token), t.EventType(), "note")
+	t.Note = domain.Personal{Text: v.text(ctx, t.Owner, issued, t.Note)}
+	return t
+}
+
+// Again looks at a principal anew: Denied once its token is revoked or its time is over, or its
+// user is shut out. The bearer of a node's own token stays as it is.
 func (v *View) Again(p Principal, now time.Time) (Principal, error) {
 	if p.User.IsZero() {
 		return p, nil
@@ -390,10 +527,12 @@ func (v *View) Again(p Principal, now time.Time) (Principal, error) {
 	return p, nil
 }
 
-// Token finds a token by id.
+// Token finds a token by id; its note is given in clear.
 func (v *View) Token(id domain.AccessTokenID) (identity.Token, bool) {
 	v.mu.RLock()
-	defer v.mu.RUnlock()
 	t, ok := v.mu.Tokens[id]
-	return t, ok
+	v.mu.RUnlock()
+	ctx, cancel := context.WithTimeout(context.Background(), RevealWait)
+	defer cancel()
+	return v.noted(ctx, t), ok
 }

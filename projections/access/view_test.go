@@ -3,6 +3,7 @@ package access
 import (
 	"bytes"
 	"crypto/sha256"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,9 @@ import (
 	"weft/domain/identity"
 	"weft/domain/intent"
 	"weft/domain/tenancy"
+	"weft/eventstore/codec"
+	"weft/eventstore/memory"
+	"weft/eventstore/vault"
 )
 
 var (
@@ -23,27 +27,57 @@ var (
 	noon   = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 )
 
+// fold lets a view see events as the log gives them back.
 func fold(t *testing.T, v *View, s domain.StreamID, list ...domain.Event) {
 	t.Helper()
+	c := codec.Catalog()
+	c.SealWith(v.keys.(*vault.Vault))
 	for _, ev := range list {
-		r := domain.Record{Header: domain.Header{Stream: s, Type: ev.EventType()}, Event: ev}
-		if err := v.Apply(r); err != nil {
+		schema, data, err := c.Encode(t.Context(), s, ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := domain.Header{Stream: s, Type: ev.EventType(), Schema: schema}
+		recs, err := c.Decode(h, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Apply(recs[0]); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
+// empty is a view with keys of its own.
+func empty(t *testing.T) *View {
+	t.Helper()
+	keys, err := vault.Open(t.Context(), &memory.Secrets{}, []byte("nodes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(keys)
+}
+
+func person(text string) domain.Personal { return domain.Personal{Text: text} }
+
+// created is the first event of a user, with the digest of the view's keys.
+func created(v *View, id domain.UserID, name string) *identity.UserCreated {
+	return &identity.UserCreated{
+		User: id, Name: person(name), Tag: v.keys.Digest(identity.NameDigest, name),
+	}
+}
+
 func world(t *testing.T) *View {
 	t.Helper()
-	v := New()
+	v := empty(t)
 	fold(t, v, tenancy.Stream(acme), &tenancy.TenantCreated{Tenant: acme})
 	fold(t, v, tenancy.Stream(below), &tenancy.TenantCreated{Tenant: below, Parent: acme})
 	fold(t, v, tenancy.Stream(other), &tenancy.TenantCreated{Tenant: other})
 	hash := sha256.Sum256(secret)
-	fold(t, v, identity.UserStream(ann), &identity.UserCreated{User: ann, Name: "ann"},
+	fold(t, v, identity.UserStream(ann), created(v, ann, "ann"),
 		&identity.UserRoleGranted{User: ann, Role: "tenant-admin", Tenant: acme})
 	fold(t, v, identity.TokenStream(token), &identity.TokenIssued{
-		Token: token, Owner: ann, Hash: hash[:], Role: "operator", Expires: noon,
+		Token: token, Owner: ann, Hash: hash[:], Role: "operator", Expires: noon, Note: person("deploy"),
 	})
 	fold(t, v, intent.AppStream(app), &intent.AppInstanceCreated{App: app, Tenant: below})
 	return v
@@ -56,7 +90,8 @@ func TestBearer(t *testing.T) {
 	text, before := identity.TokenText(token, secret), noon.Add(-1)
 	v := world(t)
 	p, err := v.Bearer(text, before)
-	if err != nil || p.Name != "ann" || p.Actor() != "user/ann" {
+	if err != nil || p.Actor() != "user/"+ann.String() ||
+		v.Actor(t.Context(), p.Actor()) != "user/ann" {
 		t.Fatal(p, err)
 	}
 	for _, x := range []struct {
@@ -77,7 +112,7 @@ func TestBearer(t *testing.T) {
 	wrong := identity.TokenText(token, bytes.Repeat([]byte{8}, identity.SecretSize))
 	nobody := identity.TokenText(domain.AccessTokenID{UUID: domain.UUID{50}}, secret)
 	for _, bad := range []string{"", "x", wrong, nobody} {
-		if p, err := v.Bearer(bad, before); !domain.IsKind(err, domain.Denied) || p.Name != "" {
+		if p, err := v.Bearer(bad, before); !domain.IsKind(err, domain.Denied) || p.Known() {
 			t.Errorf("%q: %v %v", bad, p, err)
 		}
 	}
@@ -112,8 +147,8 @@ func TestBearer(t *testing.T) {
 	}
 }
 
-// TestSees proves that streams are seen by those who may read their tenant, and those of none by who
-// may read the cluster; also when the tenant is gone.
+// TestSees proves that streams are seen by those who may read their tenant, and those of none by
+// who may read the cluster; also when the tenant is gone.
 func TestSees(t *testing.T) {
 	v := world(t)
 	p, err := v.Named("ann")
@@ -161,7 +196,7 @@ func TestCloneIsApart(t *testing.T) {
 // TestVouched proves that a provider is believed about the users that are linked to it alone, by
 // subject or by name, and that what ends that is felt by who is under way (U8).
 func TestVouched(t *testing.T) {
-	v := New()
+	v := empty(t)
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	ids := []domain.IdentityProviderID{{UUID: domain.UUID{1}}, {UUID: domain.UUID{2}}}
 	for i, id := range ids {
@@ -173,7 +208,7 @@ func TestVouched(t *testing.T) {
 	user := domain.UserID{UUID: domain.UUID{7}}
 	s := identity.UserStream(user)
 	say := func(ev domain.Event) { fold(t, v, s, ev) }
-	say(&identity.UserCreated{User: user, Name: "ann"})
+	say(created(v, user, "ann"))
 	say(&identity.UserRoleGranted{User: user, Role: "viewer"})
 	ask := func(provider, subject, name string) bool {
 		p, ok := v.Provider(provider)
@@ -203,7 +238,10 @@ func TestVouched(t *testing.T) {
 	if !again(now) || again(now.Add(time.Minute)) {
 		t.Error("its time")
 	}
-	say(&identity.UserLinked{User: user, Provider: ids[0], Subject: "s"})
+	say(&identity.UserLinked{
+		User: user, Provider: ids[0], Subject: person("s"),
+		Tag: v.keys.Digest(identity.SubjectDigest, "s"),
+	})
 	if !ask("a", "s", "other") || ask("a", "t", "ann") || ask("b", "s", "ann") || !again(now) {
 		t.Error("by subject")
 	}
@@ -226,5 +264,70 @@ func TestVouched(t *testing.T) {
 	}
 	if _, err := v.Vouched(p, "s", "ann", now); err == nil {
 		t.Error("a removed provider is believed")
+	}
+}
+
+// TestNamesAreOpenedWhenRead proves that the view holds no name, subject or note in clear, and
+// gives them to whoever reads it, with the keys of that moment: also of a user who was deleted, and
+// sealed where the key is gone.
+func TestNamesAreOpenedWhenRead(t *testing.T) {
+	v := world(t)
+	var state bytes.Buffer
+	if err := v.Digest(&state); err != nil || strings.Contains(state.String(), `"ann"`) ||
+		strings.Contains(state.String(), "deploy") {
+		t.Errorf("%v: the view holds %s", err, &state)
+	}
+	for _, ref := range []string{"ann", ann.String()} {
+		if u, ok := v.User(ref); !ok || u.User != ann || u.Name.Text != "ann" {
+			t.Errorf("%s: %+v", ref, u)
+		}
+	}
+	if u, ok := v.User("bob"); ok {
+		t.Errorf("bob is %+v", u)
+	}
+	if l := v.Users(); len(l) != 1 || l[0].Name.Text != "ann" {
+		t.Errorf("%+v", l)
+	}
+	tok, _ := v.Token(token)
+	if l := v.Tokens(); len(l) != 1 || l[0].Note.Text != "deploy" || tok.Note.Text != "deploy" {
+		t.Errorf("%+v", l)
+	}
+	actor := "user/" + ann.String()
+	for given, want := range map[string]string{
+		actor: "user/ann", "user/admin": "user/admin", "node/" + ann.String(): "node/" + ann.String(),
+		"user/" + other.String(): "user/" + other.String(), "": "", ann.String(): ann.String(),
+	} {
+		if got := v.Actor(t.Context(), given); got != want {
+			t.Errorf("%s is shown as %s", given, got)
+		}
+	}
+	fold(t, v, identity.UserStream(ann), &identity.UserDeleted{User: ann})
+	if got := v.Actor(t.Context(), actor); got != "user/ann" {
+		t.Errorf("who was deleted is shown as %s", got)
+	}
+	v.keys.Forget(ann)
+	v.keys = noKeys{}
+	if got := v.Actor(t.Context(), actor); got != "user/"+identity.SealedName(ann) {
+		t.Errorf("without a key: %s", got)
+	}
+}
+
+// TestClearNamesOfOlderLogs proves that a user whom the log names in clear, as it did before there
+// were keys, is found and shown like any other.
+func TestClearNamesOfOlderLogs(t *testing.T) {
+	v := empty(t)
+	r := domain.Record{Header: domain.Header{Stream: identity.UserStream(ann), Type: "UserCreated"}}
+	r.Event = &identity.UserCreated{User: ann, Name: person("ann")}
+	if err := v.Apply(r); err != nil {
+		t.Fatal(err)
+	}
+	if u, ok := v.User("ann"); !ok || u.Name.Text != "ann" {
+		t.Errorf("%+v", u)
+	}
+	if got := v.Actor(t.Context(), "user/"+ann.String()); got != "user/ann" {
+		t.Errorf("shown as %s", got)
+	}
+	if _, ok := v.User(""); ok {
+		t.Error("no name is somebody's")
 	}
 }
