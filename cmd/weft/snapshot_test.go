@@ -97,7 +97,7 @@ func TestSnapshotAPI(t *testing.T) {
 		{"GET", "/v1/snapshots/" + id + "/allocated?limit=5000", "", 422, "invalid"},
 		{"GET", "/v1/snapshots/" + id + "/changes", "", 422, "invalid"},
 		{"GET", "/v1/snapshots/" + id + "/changes?since=shop/v2@a", "", 422, "invalid"},
-		{"PATCH", "/v1/apps/shop/volumes/v1", `{"size":4194304}`, 422, "unsupported"},
+		{"PATCH", "/v1/apps/shop/volumes/v1", `{"size":4194304}`, 422, "invalid"},
 	} {
 		a := c.do(x.method, x.path, x.body)
 		if a.code != x.code || a.text("kind") != x.kind {
