@@ -218,7 +218,9 @@ func TestSeededDamage(t *testing.T) {
 
 // forge changes a leaf of the checkpoint and puts every checksum on the way to the anchor right, so
 // that only what it means is wrong.
-func forge(t *testing.T, dev *mem.Device, change func(l *segment.Leaf) bool) {
+func forge(t *testing.T, dev *mem.Device, change func(l *segment.Leaf) bool,
+	root ...func(*segment.Root),
+) {
 	t.Helper()
 	r := check(t, dev)
 	put := func(p segment.Piece, b []byte) segment.Piece {
@@ -249,6 +251,9 @@ func forge(t *testing.T, dev *mem.Device, change func(l *segment.Leaf) bool) {
 	if !done {
 		t.Fatal("no leaf to change")
 	}
+	for _, f := range root {
+		f(r.Root)
+	}
 	whole := r.Root.Encode()
 	list, err := segment.DecodePieces(get(r.Anchor.Root))
 	if err != nil {
@@ -277,6 +282,31 @@ func spoilTo(t *testing.T, dev backends.Device, off int64, with []byte) {
 	copy(b[off-start:], with)
 	if err := dev.WriteAt(b, start, true); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLeafOfNobody proves that a leaf which the root names for a branch that is gone is no problem,
+// whoever wrote its image, and that the same leaf under a branch that is there is one.
+func TestLeafOfNobody(t *testing.T) {
+	for branch, sound := range map[uint32]bool{1 << 30: true, 0: false} {
+		dev := image(t, true)
+		forge(t, dev, func(*segment.Leaf) bool { return true }, func(r *segment.Root) {
+			last := &r.Leaves[len(r.Leaves)-1]
+			if branch == 0 {
+				branch = r.Branches[len(r.Branches)-1].ID
+				if branch == last.Branch {
+					branch = r.Branches[0].ID
+				}
+			}
+			last.Branch = branch
+		})
+		d := check(t, dev)
+		named := slices.ContainsFunc(d.Problems, func(p fsck.Problem) bool {
+			return strings.Contains(p.Detail, "is named")
+		})
+		if named == sound {
+			t.Errorf("branch %d: %+v", branch, d.Problems)
+		}
 	}
 }
 
