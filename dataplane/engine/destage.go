@@ -2,7 +2,9 @@ package engine
 
 import (
 	"slices"
+	"time"
 
+	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
 	"weft/domain"
@@ -19,6 +21,9 @@ type batch struct {
 
 	group  []sent // chunks that no flush has made durable yet, in the order of each lane
 	faults uint64 // of the engine, when the group began
+	turn   bool   // the group has its turn on the device
+	asked  bool   // somebody waits for the batch whatever the fill
+	rested time.Duration
 }
 
 // sent is a chunk that a lane writes for the destager, who tells its outcome.
@@ -108,13 +113,15 @@ func (n *nvram) one() (more bool, err error) {
 	if !n.pick() {
 		return false, nil
 	}
+	n.batch.rested = 0
 	began := n.clock.Now()
 	if err := n.write(); err != nil {
 		return false, err
 	}
+	took := max(n.clock.Now()-began-n.batch.rested, 0) // where writers wait it does not rest
 	size := int64(len(n.batch.slots)) * int64(n.share.SlotBlocks()) * segment.BlockSize
 	n.pace.Lock()
-	n.pace.state = n.pace.state.Destaged(size, n.clock.Now()-began)
+	n.pace.state = n.pace.state.Destaged(size, took)
 	n.pace.Unlock()
 	return true, nil
 }
@@ -127,6 +134,7 @@ func (n *nvram) pick() bool {
 	bytes := tier.Batch(n.fill(), int64(len(n.slots))*slot)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	b.asked = false
 	for _, sl := range n.mu.queue {
 		if !sl.Sealed {
 			continue
@@ -136,9 +144,13 @@ func (n *nvram) pick() bool {
 			break
 		}
 		b.slots = append(b.slots, sl)
+		b.asked = b.asked || wanted
 	}
 	return len(b.slots) > 0
 }
+
+// urgent tells whether somebody waits for the batch, or writers are slowed down.
+func (n *nvram) urgent() bool { return n.batch.asked || n.fill() > tier.FillSlow }
 
 // write brings the batch to the device and frees its slots. An error leaves the engine out of
 // service and the journal as it is, for the next Open.
@@ -218,6 +230,10 @@ func (n *nvram) sync() error {
 	}
 	clear(b.group)
 	b.group = b.group[:0]
+	if b.turn {
+		b.turn = false
+		e.sched.End(qos.Destage)
+	}
 	if failed == nil && e.failed.Load() {
 		failed = domain.Errorf(domain.Unavailable, "device failed")
 	}
@@ -477,6 +493,8 @@ func (n *nvram) handOver(l *lane) error {
 	}
 	if len(b.group) == 0 {
 		b.faults = n.e.faults.Load()
+		b.rested += n.e.sched.Begin(qos.Destage, n.urgent)
+		b.turn = true
 	}
 	c := b.out
 	if err := n.send(l, c); err != nil {

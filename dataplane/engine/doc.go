@@ -80,6 +80,7 @@
 //
 // Engine.control before lane.seal before lane.mu, those by number and all of them for a change of
 // the tree, before Engine.mu; nvram.mu behind lane.mu; space.mu is a leaf lock. A batch is destaged
-// under nvram.turn, before all of them. No call into the device is made
-// with lane.mu or space.mu held. Appended callbacks run without any lock.
+// under nvram.turn, before all of them. The cleaner and the destager may rest for hosts
+// (qos.Scheduler.Begin) under maintenance.ckpt and nvram.turn, not under a lane's mutex. No call
+// into the device is made with lane.mu or space.mu held. Appended callbacks run without any lock.
 package engine

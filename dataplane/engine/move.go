@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"weft/backends"
+	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
 	"weft/domain"
@@ -144,6 +145,7 @@ type cleaner struct {
 	limit  int    // most payload of the gathering chunk
 	lends  bool   // the device takes what is written from the window's memory
 	flight *flight
+	short  bool // of free segments: it does not give way to hosts
 }
 
 // flight is a chunk of the cleaner that is being written.
@@ -167,8 +169,11 @@ func (e *Engine) newCleaner() *cleaner {
 		w.reset()
 	}
 	_, can := e.dev.(backends.VectorWriter)
-	return &cleaner{e: e, lends: can}
+	return &cleaner{e: e, lends: can, short: e.space.short()}
 }
+
+// urgent tells whether hosts will have to wait for what is cleaned.
+func (c *cleaner) urgent() bool { return c.short || c.e.space.waiting.Load() > 0 }
 
 // settle waits for what is being read, whose buffer will be used again, and gives up what is not
 // written.
@@ -524,6 +529,7 @@ func (c *cleaner) flush() error {
 		done: make(chan error, 1),
 	}
 	c.c, c.moves, c.flight = nil, nil, f
+	e.sched.Begin(qos.Clean, c.urgent)
 	go func() { f.done <- out.send(e.dev, img, off, false) }()
 	if c.flying != nil {
 		c.flying.step(e.dev)
@@ -540,6 +546,7 @@ func (c *cleaner) land() error {
 	}
 	c.flight = nil
 	err := <-f.done
+	c.e.sched.End(qos.Clean)
 	for moves := f.moves; err == nil && len(moves) > 0; {
 		moves = c.e.swap(moves, f.c.crcs, f.base)
 	}

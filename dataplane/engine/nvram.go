@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weft/dataplane/journal"
+	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
 	"weft/domain"
@@ -217,8 +218,11 @@ func (n *nvram) take(lane uint8) *nvSlot {
 	n.mu.next++
 	n.mu.queue = append(n.mu.queue, sl)
 	n.used.Add(1)
-	if n.fill() >= tier.FillStart {
+	if fill := n.fill(); fill >= tier.FillStart {
 		n.kick()
+		if fill > tier.FillSlow {
+			n.e.sched.Rouse(qos.Destage)
+		}
 	}
 	return sl
 }

@@ -196,7 +196,10 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 	if m.limit == 0 {
 		m.limit = min(16<<30, max(e.space.capacity/8, 1<<20))
 	}
-	e.space.hurry = m.kick
+	e.space.hurry = func() {
+		m.kick()
+		e.sched.Rouse(qos.Clean)
+	}
 	if err := e.recover(); err != nil {
 		return nil, err
 	}

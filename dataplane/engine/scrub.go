@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weft/backends"
+	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
 	"weft/domain"
@@ -458,7 +459,10 @@ func (p *scrubPass) burst(f *family, l *lane, ext uint32, blocks []scrubBlock) (
 		n++
 	}
 	size := end - first.Off()
-	if err := p.e.dev.ReadAt(p.buf[:size], first.Off()); err != nil {
+	p.e.sched.Begin(qos.Scrub, nil)
+	err := p.e.dev.ReadAt(p.buf[:size], first.Off())
+	p.e.sched.End(qos.Scrub)
+	if err != nil {
 		if n == 1 {
 			p.judge(f, l, ext, blocks[0], "it cannot be read: "+err.Error())
 			return 1, segment.BlockSize, nil

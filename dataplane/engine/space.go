@@ -213,6 +213,10 @@ func (s *space) low() bool {
 	return len(s.mu.free) <= s.lowWater+s.needed()-(s.lowWater-s.reserveUser)*3/4
 }
 
+// short tells whether more than half of what lies between the cleaner's start and the hosts'
+// reserve is used up, what died counted as free: then cleaning comes before what hosts ask for.
+func (s *space) short() bool { return s.owed() > (s.lowWater-s.reserveUser)/2 }
+
 // dead counts the sealed segments that hold nothing any more; mu is held.
 func (s *space) dead() int {
 	n := 0
