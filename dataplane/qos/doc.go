@@ -26,10 +26,10 @@
 //	    room, else after a rest in proportion to how long its last turn took
 //
 // How much is enough is a window of requests that follows the time they take: while that is above
-// what the medium should take it shrinks, else it grows as long as somebody waits. A window by
-// throughput or by the ratio to the shortest time seen cannot tell a group commit, which gets
-// better with depth, from a queue, which does not. A volume that has its device for itself is not
-// held back: there is nobody to share with, and every hop costs.
+// what the medium should take, and above twice what it takes with few under way, it shrinks, else
+// it grows as long as somebody waits. A window by throughput or by the shortest time seen cannot
+// tell a group commit, which gets better with depth, from a queue, which does not. A volume that
+// has its device for itself is not held back: there is nobody to share with, and every hop costs.
 //
 // What waits holds no goroutine: one goroutine of a timer runs it, since the goroutine on which a
 // request completes may be one that others' I/O waits for.

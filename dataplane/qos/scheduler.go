@@ -22,11 +22,10 @@ const (
 // Scheduler shares one device between the volumes on it and its own work. Any number of goroutines
 // may use it. It holds no goroutine and needs no end.
 type Scheduler struct {
-	clock  Clock
-	target time.Duration
+	clock Clock
 
 	flight  atomic.Int64 // requests of hosts under way, and waitBit
-	window  atomic.Int64
+	window  atomic.Int64 // mu.window.size
 	resting atomic.Int32 // classes that wait
 	owner   atomic.Pointer[Flow]
 	mixed   atomic.Bool               // another flow than the one before came since mu.shared was set
@@ -36,6 +35,7 @@ type Scheduler struct {
 	mu struct {
 		sync.Mutex
 		round   round
+		window  window
 		shared  time.Time // when the device was last known to be shared
 		probed  time.Time // when the probe began
 		timer   Timer
@@ -55,13 +55,12 @@ type Flow struct {
 	delayed int64
 }
 
-// NewScheduler makes the scheduler of a device; rotational ones are given longer to answer. Devices
-// differ by far more than the two targets within a class, and need not: a window that is too small
-// is one of windowMin requests still.
+// NewScheduler makes the scheduler of a device; rotational ones are given longer to answer.
 func NewScheduler(clock Clock, rotational bool) *Scheduler {
-	s := &Scheduler{clock: clock, target: targetFlash}
+	s := &Scheduler{clock: clock}
+	s.mu.window = window{target: targetFlash, size: windowFirst}
 	if rotational {
-		s.target = targetDisk
+		s.mu.window.target = targetDisk
 	}
 	s.window.Store(windowFirst)
 	for c := range s.wake {
@@ -177,8 +176,9 @@ func (f *Flow) Done(io *domain.IO) {
 func (s *Scheduler) measured() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	took := s.clock.Now().Sub(s.mu.probed)
-	s.window.Store(resize(s.window.Load(), took, s.target, !s.mu.round.empty()))
+	now := s.clock.Now()
+	s.mu.window.after(now, now.Sub(s.mu.probed), !s.mu.round.empty())
+	s.window.Store(s.mu.window.size)
 	s.probe.Store(nil)
 }
 

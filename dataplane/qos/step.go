@@ -70,6 +70,7 @@ type line struct {
 	weight     int64
 	iops, rate pace // of its reservation; they count whatever was served, by right or by share
 	deficit    int64
+	served     int64 // the last of its requests, as the round counts them
 	queue      fifo
 }
 
@@ -115,6 +116,7 @@ type round struct {
 	lines   []*line
 	at      int   // whose turn it is
 	granted bool  // it has its quantum of this turn
+	served  int64 // requests
 	surplus int64 // cost that went by reservation, less reservedParts times what shares got of it
 }
 
@@ -151,6 +153,8 @@ func (r *round) next(now time.Time) (*Flow, *domain.IO) {
 	}
 	l := r.lines[i]
 	io := l.queue.pop()
+	r.served++
+	l.served = r.served
 	l.iops.charge(now, 1)
 	l.rate.charge(now, float64(transfer(io))/unitBytes)
 	l.deficit = max(l.deficit-cost(io), -debtMax)
@@ -161,11 +165,14 @@ func (r *round) next(now time.Time) (*Flow, *domain.IO) {
 	return l.owner, io
 }
 
-// reserved gives the line that is the longest below its reserved rate, -1 where none is (Q2).
+// reserved gives the line that is the longest below its reserved rate, of those alike the
+// one whose last request is the longest ago; -1 where none is (Q2).
 func (r *round) reserved(now time.Time) int {
 	best, since := -1, time.Time{}
 	for i, l := range r.lines {
-		if at, owed := l.overdue(now); owed && (best < 0 || at.Before(since)) {
+		at, owed := l.overdue(now)
+		if owed && (best < 0 || at.Before(since) ||
+			at.Equal(since) && l.served < r.lines[best].served) {
 			best, since = i, at
 		}
 	}
@@ -213,22 +220,49 @@ func (r *round) remove(i int) {
 	}
 }
 
-// The window of requests that are under way at once while volumes share a device.
+// Limits of a window.
 const (
 	windowMin   = 8 // fewer and no medium is kept busy
 	windowFirst = 64
 	windowMax   = 256
+	// baseFor is how long a base holds, and baseOf how many requests it is the mean of.
+	baseFor = 10 * time.Second
+	baseOf  = 4
+	// baseTimes its base is what a request may take where that is more than the medium's target.
+	baseTimes = 2
 )
 
-// resize gives the window after a request that took so long; more tells that somebody waits.
-func resize(window int64, took, target time.Duration, more bool) int64 {
+// window is how many requests may be under way at once while volumes share a device. It follows
+// what they take, beyond the target of the medium in relation to the base: what one takes with
+// windowMin under way, for which the window is small for a few requests now and then. Without that
+// a device whose flush alone takes longer than the target would get no depth for a group commit.
+type window struct {
+	target time.Duration
+	size   int64
+	base   time.Duration
+	since  time.Time     // when the base was taken
+	back   int64         // the size before the base is taken anew; 0: it is not
+	taken  int           // requests of the new base so far
+	sum    time.Duration // that they took
+}
+
+// after fits the window to a request that began while it held and took so long; more tells that
+// somebody waits.
+func (w *window) after(now time.Time, took time.Duration, more bool) {
 	switch {
-	case took > target:
-		return max(window-max(window/8, 1), windowMin)
+	case w.back > 0:
+		w.sum += took
+		if w.taken++; w.taken == baseOf {
+			w.base, w.since = w.sum/baseOf, now
+			w.size, w.back = w.back, 0
+		}
+	case more && now.Sub(w.since) > baseFor:
+		w.back, w.size, w.sum, w.taken = w.size, windowMin, 0, 0
+	case took > max(w.target, baseTimes*w.base):
+		w.size = max(w.size-max(w.size/8, 1), windowMin)
 	case more:
-		return min(window+1, windowMax)
+		w.size = min(w.size+1, windowMax)
 	}
-	return window
 }
 
 // Class is a kind of a device's own work, the more urgent ones first.
