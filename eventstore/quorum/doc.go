@@ -34,6 +34,8 @@
 //	Q6  a record leaves memory after this node's disk, and the database after the disks of all voters
 //	    and of three nodes where there are so many, were proved to hold it; the keys and the mark of
 //	    what is gone change in one transaction
+//	Q7  what a recovery gave up is no history: a mirror that holds it ends and is made anew, and a
+//	    member that was given up is never started again with its files
 //
 // Damage costs a node of several nothing but work. A reader that meets it in a file of the archive
 // waits while the file is copied from another node, or made anew of what the database holds. A
@@ -48,5 +50,6 @@
 //
 // Where most voters are lost for good, nothing is acknowledged any more, and no member can change
 // that by itself. Recovery then makes one survivor the only voter, by an operator's word. It keeps
-// all that stands in that member's consensus log, and raises the timeline.
+// all that stands in that member's consensus log, raises the timeline, and leaves marks in the
+// database: where the old history ends, and which members do not belong to the log any more.
 package quorum

@@ -211,10 +211,16 @@ func start(cfg *Config, initial string, joining bool) (e *embed.Etcd, err error)
 	return e, nil
 }
 
-// errRemoved: the cluster went on without this member.
-var errRemoved = errors.New("the member was removed from the cluster")
+// removedError says that the cluster went on without the member of this node.
+type removedError struct{ member uint64 }
 
-// ready waits until a member may write. The error is of kind Unavailable, or errRemoved.
+// Error implements error.
+func (e *removedError) Error() string {
+	return fmt.Sprintf("the member %x was removed from the cluster", e.member)
+}
+
+// ready waits until a member may write. The error is of kind Unavailable, around a removedError
+// where there is no member any more.
 func ready(ctx context.Context, cfg *Config, e *embed.Etcd) error {
 	var err error
 	select {
@@ -222,15 +228,15 @@ func ready(ctx context.Context, cfg *Config, e *embed.Etcd) error {
 		return nil
 	case err = <-e.Err():
 	case <-e.Server.StopNotify():
-		err = errRemoved
+		err = &removedError{uint64(e.Server.MemberID())}
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
 	if domain.IsKind(err, domain.Denied) {
 		return err
 	}
-	if e.Server.IsIDRemoved(uint64(e.Server.MemberID())) {
-		err = errRemoved
+	if id := uint64(e.Server.MemberID()); e.Server.IsIDRemoved(id) {
+		err = &removedError{id}
 	}
 	return &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Ref: cfg.Dir, Err: err}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"weft/domain"
@@ -21,6 +22,9 @@ const (
 	forwardWait = 2 * time.Second
 	// forwardConns is how many forwarded appends are on their way to one node at a time.
 	forwardConns = 64
+	// timelineHeader says in a forwarded append how far its sender's history has come: one of a
+	// history that a recovery gave up must not be judged by the one that followed.
+	timelineHeader = "Weft-Timeline"
 )
 
 // verdict is the answer to a forwarded append.
@@ -57,6 +61,11 @@ func (s *Store) serveAppend(w http.ResponseWriter, r *http.Request) {
 	id, e, ev, err := eventstore.DecodeAppend(b)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	of, err := strconv.ParseUint(r.Header.Get(timelineHeader), 10, 16)
+	if err == nil && domain.Timeline(of) < s.mirror.Head().Position.Timeline() {
+		http.Error(w, "the log was recovered since", http.StatusConflict) // its sender looks, and repeats
 		return
 	}
 	a, err := s.seq.append(r.Context(), id, e, ev)
@@ -148,6 +157,8 @@ func (s *Store) post(ctx context.Context, to string, body []byte) (verdict, erro
 	if err != nil {
 		return v, err
 	}
+	of := s.mirror.Head().Position.Timeline()
+	req.Header.Set(timelineHeader, strconv.Itoa(int(of)))
 	res, err := s.http.Do(req)
 	if err != nil {
 		return v, err

@@ -19,6 +19,7 @@ type intake struct {
 	mu     sync.Mutex
 	mirror *eventstore.Mirror
 	sealed eventstore.Head // of which behind knows that the mirror holds the same
+	marks  int             // how many marks of recoveries the mirror is known to have passed rightly
 }
 
 // errGap says that records between the mirror and what came are missing here, not in the log.
@@ -94,6 +95,10 @@ func (s *Store) watch(ctx context.Context) {
 			err = s.hear(way, client, rev+1)
 		}
 		leave()
+		if errors.Is(err, eventstore.ErrTimelineChanged) {
+			s.supersede(err)
+			return
+		}
 		if errors.Is(err, eventstore.ErrCorrupt) {
 			if damage++; damage >= damageMax && s.readsOwn() && s.distrust(err) {
 				damage = 0

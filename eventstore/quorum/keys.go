@@ -32,11 +32,18 @@ func (k keys) tail() string                  { return k.root + "tail" }
 func (k keys) head(s domain.StreamID) string { return k.root + "head/" + string(s) }
 func (k keys) leader() string                { return k.root + "leader/reconciler" }
 func (k keys) node(n domain.NodeID) string   { return k.root + "node/" + n.String() }
+func (k keys) recoveries() string            { return k.root + "recovered/" }
 func (k keys) logEnd() string                { return k.root + "log0" } // '0' follows '/'
 func (k keys) heads() (from, to string)      { return k.root + "head/", k.root + "head0" }
 func (k keys) stream(key string) domain.StreamID {
 	return domain.StreamID(strings.TrimPrefix(key, k.root+"head/"))
 }
+
+func (k keys) recovered(t domain.Timeline) string {
+	return fmt.Sprintf("%s%04x", k.recoveries(), uint16(t))
+}
+
+func (k keys) lost(member uint64) string { return fmt.Sprintf("%slost/%016x", k.root, member) }
 
 func (k keys) log(p domain.Position) string {
 	return fmt.Sprintf("%slog/%016x", k.root, uint64(p))

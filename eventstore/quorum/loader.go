@@ -81,13 +81,15 @@ func (l loader) tail(ctx context.Context) (eventstore.Head, error) {
 // ends are the two ends of what the database holds: the record before its first and its last.
 type ends struct {
 	sealed, tail eventstore.Head
-	revision     int64 // of the database when it was read
+	marks        []mark // of recoveries, by their timelines
+	revision     int64  // of the database when it was read
 }
 
 // ends gives both ends as they were at one revision, so that nothing lies between an archive that
 // reaches to sealed and what the database is asked for.
 func (l loader) ends(ctx context.Context) (ends, error) {
-	res, err := l.read(ctx, nil, clientv3.OpGet(l.keys.tail()), clientv3.OpGet(l.keys.sealed()))
+	res, err := l.read(ctx, nil, clientv3.OpGet(l.keys.tail()), clientv3.OpGet(l.keys.sealed()),
+		clientv3.OpGet(l.keys.recoveries(), clientv3.WithPrefix()))
 	if err != nil {
 		return ends{}, err
 	}
@@ -103,7 +105,8 @@ func (l loader) ends(ctx context.Context) (ends, error) {
 			return e, &eventstore.CorruptError{What: what[i]}
 		}
 	}
-	return e, nil
+	e.marks, err = l.keys.marks(res.Responses[2].GetResponseRange().GetKvs())
+	return e, err
 }
 
 // read reads keys at one revision, if a condition holds there. etcd's client repeats a Get and no
@@ -129,7 +132,8 @@ func (l loader) fill(ctx context.Context, m *eventstore.Mirror) error {
 // into brings a mirror up to the tail and gives the database's revision at which that was the tail:
 // a watch from the next one on misses nothing. The first damage is a CorruptError that names its
 // position; the mirror then holds what lies before it. Where the database no longer holds what the
-// mirror needs next, the error is an archivedError.
+// mirror needs next, the error is an archivedError; where the mirror holds what a recovery gave up,
+// a TimelineError.
 func (l loader) into(ctx context.Context, in *intake) (int64, error) {
 	at := in.mirror.Head() // before the tail is read: the mirror may grow meanwhile
 	both, err := l.ends(ctx)
@@ -146,6 +150,9 @@ func (l loader) into(ctx context.Context, in *intake) (int64, error) {
 	}
 	if err != nil {
 		return 0, unavailable(ctx, "", err)
+	}
+	if err := l.continues(ctx, in, &both); err != nil {
+		return 0, err
 	}
 	if err := in.behind(both.sealed); err != nil {
 		return 0, err

@@ -220,7 +220,14 @@ func (s *Store) Follow(ctx context.Context) error {
 	}
 	at := slices.IndexFunc(members, func(m Member) bool { return m.URL == s.cfg.Net.URL })
 	if l := s.local(); l != nil && (at < 0 || members[at].ID != l.id()) {
-		if err := s.drop(l); err != nil {
+		err := s.leftBehind(ctx, l.id())
+		if errors.Is(err, eventstore.ErrTimelineChanged) {
+			s.supersede(err)
+		}
+		if err == nil {
+			err = s.drop(l)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -350,6 +357,11 @@ func (s *Store) point(ctx context.Context, members []Member) {
 	remote := s.remote()
 	if len(voters) > 0 && !slices.Equal(remote.Endpoints(), voters) {
 		remote.SetEndpoints(voters...)
+		// A watch that etcd's client takes up again at a survivor, from a revision that the lost ones
+		// had come to and the survivor has not, would be silent. So whoever reads begins anew.
+		if s.client.now() == remote {
+			s.client.set(remote)
+		}
 	}
 	if s.client.now() != remote {
 		return // this node votes, so it knows by itself

@@ -121,13 +121,15 @@ func (r *Recovery) Force(ctx context.Context) error {
 	return err
 }
 
-// Raise lets the events to come bear a higher timeline. It becomes durable with the next append,
+// Raise lets the events to come bear a higher timeline, and marks in the log which history ends
+// here and which members do not belong to it any more. It becomes durable with the next append,
 // which the caller makes at once. The error is of kind Invalid for a timeline that is not above
 // that of the log.
 func (r *Recovery) Raise(ctx context.Context, to domain.Timeline) error {
 	k, floor := r.Log.keys, encodeTail(r.Kept)
-	var ops []clientv3.Op
+	ops := []clientv3.Op{clientv3.OpPut(k.recovered(to), floor)}
 	for _, m := range r.Others {
+		ops = append(ops, clientv3.OpPut(k.lost(m.ID), floor))
 		if m.Started { // its archive is no copy to count on any more
 			ops = append(ops, clientv3.OpDelete(k.holder(m.Name)))
 		}

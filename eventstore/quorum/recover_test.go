@@ -1,17 +1,21 @@
 package quorum
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"weft/domain"
 	"weft/eventstore"
+	"weft/eventstore/storetest"
 )
 
 // recovered makes a closed node the only voter of its log, and records that with one event.
@@ -49,6 +53,24 @@ func recovered(t testing.TB, p *peer) *Recovery {
 	return r
 }
 
+// turnedAway opens a voter that was given up, which must say so and leave its files alone.
+func turnedAway(t testing.TB, p *peer) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s, err := Open(ctx, p.cfg)
+	if err == nil {
+		_ = s.Close()
+	}
+	if !errors.Is(err, eventstore.ErrTimelineChanged) || !domain.IsKind(err, domain.Stale) ||
+		!strings.Contains(err.Error(), "recovered without this node") {
+		t.Errorf("%s, which was given up: %v", p.cfg.Name, err)
+	}
+	if _, err := os.Stat(filepath.Join(p.cfg.Dir, memberDir, "wal")); err != nil {
+		t.Errorf("what %s alone may know is gone: %v", p.cfg.Name, err)
+	}
+}
+
 // files lists what stands in a folder, and when it was written.
 func files(t testing.TB, dir string) map[string]string {
 	t.Helper()
@@ -68,8 +90,8 @@ func files(t testing.TB, dir string) map[string]string {
 }
 
 // Of three voters two are lost. The third becomes the only one with every event, writes go on in a
-// higher timeline, a client that was there follows, and with empty folders the lost ones vote
-// again. Looking first changes nothing.
+// higher timeline, a client that was there follows, the lost ones are not let in with their old
+// log, and with empty folders they vote again. Looking first changes nothing.
 func TestRecover(t *testing.T) {
 	t.Parallel()
 	nodes := three(t)
@@ -124,6 +146,9 @@ func TestRecover(t *testing.T) {
 	}
 	until(t, "the client follows", func() bool { return client.mirror.Head() == a.mirror.Head() })
 	for _, p := range lost {
+		turnedAway(t, p)
+	}
+	for _, p := range lost {
 		if err := os.RemoveAll(p.cfg.Dir); err != nil {
 			t.Fatal(err)
 		}
@@ -131,6 +156,11 @@ func TestRecover(t *testing.T) {
 	}
 	grow(t, a, lost...)
 	same(t, append(nodes[:], client), nil)
+	select {
+	case <-client.Superseded():
+		t.Error("a client that held nothing more was made anew")
+	default:
+	}
 }
 
 // Entries that reached the survivor's consensus log and were acknowledged, but not marked committed
@@ -187,6 +217,105 @@ func TestRecoverKeepsUncommittedTail(t *testing.T) {
 	}
 }
 
+// Clients know more than the survivor, in memory and in their archives. One that runs notices,
+// shows nothing more, and is made anew; one that was away finds out when it starts. Both hold the
+// log as it was recovered then, and keep what they had aside.
+func TestClientsAheadOfRecovery(t *testing.T) {
+	t.Parallel()
+	a := newPeerSmall(t, "a")
+	b, c := newPeerSmall(t, "b", a.cfg.Net.URL), newPeerSmall(t, "c", a.cfg.Net.URL)
+	grow(t, a, b, c)
+	runs := newPeerSmall(t, "runs", a.cfg.Net.URL, b.cfg.Net.URL)
+	away := newPeerSmall(t, "away", a.cfg.Net.URL, b.cfg.Net.URL)
+	appendTo(t, a.Store, 7)
+	a.close()
+	appendTo(t, b.Store, 20)
+	for _, p := range []*peer{runs, away} {
+		if _, err := p.Head(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		archived(t, p.Store, 18)
+	}
+	for _, p := range []*peer{away, b, c} {
+		p.close()
+	}
+	if r := recovered(t, a); r.Kept.Position.N() >= 18 {
+		t.Fatalf("the survivor has %s, so nothing is shown", r.Kept.Position)
+	}
+	a.open()
+	add(t, a.Store, "s-new", eventstore.NoStream(), "new", 5)
+	body := eventstore.EncodeAppend("s-8", eventstore.NoStream(), storetest.Propose("old", 1))
+	for timeline, want := range map[string]int{"0": http.StatusConflict, "1": http.StatusOK} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.cfg.Net.URL+appendPath,
+			bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(timelineHeader, timeline)
+		res, err := a.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("an append from timeline %s: %s", timeline, res.Status)
+		}
+	}
+	until(t, "the client that runs notices", func() bool {
+		select {
+		case <-runs.Superseded():
+			return true
+		default:
+			return false
+		}
+	})
+	if _, err := runs.Append(t.Context(), "s-9", eventstore.NoStream(),
+		storetest.Propose("too late", 1)...); err == nil {
+		t.Error("it still writes")
+	}
+	for _, p := range []*peer{runs, away} {
+		p.close()
+		p.open()
+		sameLog(t, a.Store, p.Store)
+		if _, err := os.Stat(filepath.Join(p.cfg.Dir, "archive"+lostSuffix)); err != nil {
+			t.Errorf("%s: what it knew: %v", p.cfg.Name, err)
+		}
+		archived(t, p.Store, 6)
+	}
+	turnedAway(t, b)
+	same(t, []*peer{a, runs, away}, nil)
+}
+
+// A voter that was given up though it runs ends when it meets the recovered one, and is not wiped
+// as one is that lost its vote in order.
+func TestRunningVoterIsLeftBehind(t *testing.T) {
+	t.Parallel()
+	nodes := three(t)
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	appendTo(t, a.Store, 5)
+	id := a.local().id()
+	for _, p := range nodes[1:] { // plain connections would let the copy reach it
+		p.wall.keepOut(id)
+	}
+	a.close()
+	c.close()
+	recovered(t, a)
+	for _, p := range nodes[1:] {
+		p.wall.keepOut()
+	}
+	a.open()
+	until(t, "it notices", func() bool {
+		select {
+		case <-b.Superseded():
+			return true
+		default:
+			return false
+		}
+	})
+	b.close()
+	turnedAway(t, b)
+}
+
 // A node without a vote, one that votes alone, and one that runs are no survivors.
 func TestRecoverRefuses(t *testing.T) {
 	t.Parallel()
@@ -218,4 +347,50 @@ func TestRecoverRefuses(t *testing.T) {
 	})
 	learner.close()
 	try("a learner", learner, domain.Invalid)
+}
+
+// A mirror goes on only where it holds nothing but what a recovery left: not behind the floor, not
+// another record before it, and a mark that is damaged is damage.
+func TestMirrorMeetsMarks(t *testing.T) {
+	s, other := open(t, t.TempDir()), open(t, t.TempDir())
+	appendTo(t, s, 10)
+	add(t, other, "s-other", eventstore.NoStream(), "other", 5)
+	l := loader{keys: s.keys, kv: s.client}
+	into := func(from *Store, n int) error {
+		t.Helper()
+		m := &eventstore.Mirror{}
+		if err := m.Extend(from.mirror.Hot(n)...); err != nil {
+			t.Fatal(err)
+		}
+		return l.fill(t.Context(), m)
+	}
+	for _, c := range []struct {
+		floor   uint64
+		of      *Store
+		records int
+		lost    bool
+	}{
+		{10, s, 0, false},
+		{10, s, 5, false},
+		{10, s, 10, false},
+		{10, other, 5, true},
+		{4, s, 3, false},
+		{4, s, 4, false},
+		{4, s, 5, true},
+		{4, s, 10, true},
+		{4, other, 5, true},
+		{5, other, 5, true},
+	} {
+		floor, _ := s.mirror.HeadAt(c.floor)
+		put(t, s, s.keys.recovered(1), encodeTail(floor))
+		err := into(c.of, c.records)
+		var lost *eventstore.TimelineError
+		if errors.As(err, &lost) != c.lost || !c.lost && err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	put(t, s, s.keys.recovered(1), "rotten")
+	if err := into(s, 5); !errors.Is(err, eventstore.ErrCorrupt) {
+		t.Errorf("a damaged mark: %v", err)
+	}
 }

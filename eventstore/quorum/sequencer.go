@@ -51,6 +51,8 @@ type sequencer struct {
 	// distrust tells whether the log goes on although the database that was read is damaged: others
 	// are asked from now on. Nil: it does not.
 	distrust func(error) bool
+	// behind hears that a recovery gave up part of what the mirror holds, which has ended. Nil: none.
+	behind func(error)
 }
 
 // The states of a call. A caller that leaves while it waits is sure that nothing happened.
@@ -326,6 +328,12 @@ func (q *sequencer) catchUp() error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, eventstore.ErrTimelineChanged):
+		q.mirror.End(err)
+		if q.behind != nil {
+			q.behind(err)
+		}
+		return err
 	case errors.Is(err, eventstore.ErrCorrupt):
 		if !q.goesOn(err) {
 			q.mirror.End(err)

@@ -40,6 +40,9 @@ type Store struct {
 	failed time.Duration // by bootTime
 	loads  int           // how often damage was met while the log was loaded
 	turn   sync.Mutex    // held while Follow changes what this node is; never inside mu
+	// gone is closed once, by over, when part of what this node knows is no history any more.
+	gone chan struct{}
+	over sync.Once
 	// promoted hears of every promotion; tests measure with it.
 	promoted func()
 	mu       struct {
@@ -65,8 +68,8 @@ var _ eventstore.Store = (*Store)(nil)
 //
 // Errors: Locked when another process holds the folder, Corrupt when etcd's files are broken,
 // Invalid for a bad configuration or the folder of another cluster, Unsupported for a log of a
-// newer format, Denied and Unavailable. A log whose records are damaged opens degraded, see the
-// package comment.
+// newer format, Denied and Unavailable, Stale for a voter that a recovery of the log left behind. A
+// log whose records are damaged opens degraded, see the package comment.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
@@ -74,7 +77,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, &domain.Error{Op: "quorum.Open", Kind: domain.Denied, Ref: cfg.Dir, Err: err}
 	}
-	s := &Store{cfg: cfg, keys: keysOf(cfg.ClusterID), client: newConn(nil)}
+	s := &Store{cfg: cfg, keys: keysOf(cfg.ClusterID), client: newConn(nil), gone: make(chan struct{})}
 	s.mirror = &eventstore.Mirror{}
 	s.life, s.end = context.WithCancel(context.Background())
 	err := s.openPast()
@@ -87,9 +90,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.seq = newSequencer(s.keys, s.client, s.mirror)
 	s.seq.admit = s.admit
-	s.seq.distrust = s.distrust
+	s.seq.distrust, s.seq.behind = s.distrust, s.supersede
 	if err := patiently(ctx, s.load); err != nil {
 		s.stop()
+		if errors.Is(err, eventstore.ErrTimelineChanged) && !cfg.forced {
+			return s.anew(ctx, err)
+		}
 		return nil, domain.Wrap(err, "quorum.Open", cfg.Dir)
 	}
 	go s.seq.run()
@@ -125,7 +131,12 @@ func (s *Store) begin(ctx context.Context) error {
 	if domain.IsKind(err, domain.Corrupt) && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
 		return s.forsake(ctx, err)
 	}
-	if errors.Is(err, errRemoved) && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
+	var gone *removedError
+	if errors.As(err, &gone) && s.cfg.Net != nil && len(s.cfg.Net.Seeds) > 0 {
+		err := patiently(ctx, func(ctx context.Context) error { return s.leftBehind(ctx, gone.member) })
+		if err != nil {
+			return err
+		}
 		s.cfg.Logger.Warn("this node lost its vote while it was away; it goes on as a client")
 		if err := s.wipe(); err != nil {
 			return err
