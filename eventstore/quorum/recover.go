@@ -55,8 +55,10 @@ type Recovery struct {
 	Term, Index uint64
 	// Committed is the last entry that was marked committed.
 	Committed uint64
-	// Kept is the end of the event log that is kept. Force sets it.
-	Kept eventstore.Head
+	// Kept is the end of the event log that is kept, and Salvaged is how many records of it came from
+	// the node's own archive, because the database did not reach so far. Force sets them.
+	Kept     eventstore.Head
+	Salvaged uint64
 	// Log is the log of the copy, from Force to Commit. Its owner appends to it between Raise and
 	// Commit what is to be recorded of the recovery.
 	Log *Store
@@ -100,8 +102,8 @@ func NewRecovery(ctx context.Context, cfg Config) (*Recovery, error) {
 	return r, nil
 }
 
-// Force makes the copy a cluster of one voter with every entry of its consensus log, and verifies
-// the whole log.
+// Force makes the copy a cluster of one voter with every entry of its consensus log, takes up what
+// the node's archive holds beyond it, and verifies the whole log.
 //
 // Errors: a CorruptError for a log that is not sound, and those of Open.
 func (r *Recovery) Force(ctx context.Context) error {
@@ -117,6 +119,7 @@ func (r *Recovery) Force(ctx context.Context) error {
 	if err := r.Log.Verify(ctx, nil); err != nil {
 		return err
 	}
+	r.Salvaged = r.Log.salvaged
 	r.Kept, err = r.Log.Head(ctx)
 	return err
 }

@@ -128,7 +128,7 @@ func TestRecover(t *testing.T) {
 
 	r := recovered(t, a)
 	if r.Kept != old || r.Kept != look.Kept || r.Term != look.Term || r.Index != look.Index ||
-		r.Term == 0 || r.Index < r.Committed {
+		r.Term == 0 || r.Index < r.Committed || r.Salvaged != 0 {
 		t.Errorf("%+v, first %+v, the log ended at %s", r, look, old.Position)
 	}
 	for _, m := range members {
@@ -314,6 +314,48 @@ func TestRunningVoterIsLeftBehind(t *testing.T) {
 	})
 	b.close()
 	turnedAway(t, b)
+}
+
+// What the node's own archive holds beyond its database is taken up, at the old positions.
+func TestRecoverSalvages(t *testing.T) {
+	t.Parallel()
+	a := newPeerSmall(t, "a")
+	b := newPeerSmall(t, "b", a.cfg.Net.URL)
+	if err := a.AddLearner(t.Context(), b.cfg.Net.URL); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a learner", func() bool { return b.local() != nil })
+	appendTo(t, a.Store, 7)
+	a.close()
+	member := filepath.Join(a.cfg.Dir, memberDir)
+	saved := filepath.Join(t.TempDir(), memberDir)
+	if err := copyFiles(t.Context(), member, saved); err != nil {
+		t.Fatal(err)
+	}
+	a.open()
+	appendTo(t, a.Store, 200)
+	want := archived(t, a.Store, 198)
+	a.close()
+	b.close()
+	if err := os.RemoveAll(member); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyFiles(t.Context(), saved, member); err != nil {
+		t.Fatal(err)
+	}
+	r := recovered(t, a)
+	if r.Kept != want || r.Salvaged != want.Position.N()-7 {
+		t.Errorf("kept up to %s with %d from the archive, which ends at %s", r.Kept.Position, r.Salvaged,
+			want.Position)
+	}
+	a.open()
+	if err := a.Verify(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	if n := a.mirror.StreamHead("s-1").Revision; n != domain.Revision((198-2)/5) {
+		t.Errorf("stream s-1 ends at %d", n)
+	}
+	add(t, a.Store, "s-1", eventstore.At(domain.Revision((198-2)/5)), "goes on", 1)
 }
 
 // A node without a vote, one that votes alone, and one that runs are no survivors.

@@ -40,6 +40,8 @@ type Store struct {
 	failed time.Duration // by bootTime
 	loads  int           // how often damage was met while the log was loaded
 	turn   sync.Mutex    // held while Follow changes what this node is; never inside mu
+	// salvaged is how many records a recovery took from the archive.
+	salvaged uint64
 	// gone is closed once, by over, when part of what this node knows is no history any more.
 	gone chan struct{}
 	over sync.Once
@@ -91,7 +93,14 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.seq = newSequencer(s.keys, s.client, s.mirror)
 	s.seq.admit = s.admit
 	s.seq.distrust, s.seq.behind = s.distrust, s.supersede
-	if err := patiently(ctx, s.load); err != nil {
+	err = nil
+	if cfg.forced {
+		err = patiently(ctx, s.salvage)
+	}
+	if err == nil {
+		err = patiently(ctx, s.load)
+	}
+	if err != nil {
 		s.stop()
 		if errors.Is(err, eventstore.ErrTimelineChanged) && !cfg.forced {
 			return s.anew(ctx, err)
