@@ -266,7 +266,7 @@ type Node struct {
 	Incarnation uint64 `json:"incarnation"`
 	Leader      bool   `json:"leader"`
 	Devices     int    `json:"devices"`
-	State       string `json:"state"` // "ready", "down", "drained", "removed"
+	State       string `json:"state"` // "ready", "down", "lost", "drained", "removed"
 	Vote        string `json:"vote,omitempty"`
 	Peer        string `json:"peer,omitempty"`
 	API         string `json:"api,omitempty"`

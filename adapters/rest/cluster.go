@@ -25,7 +25,7 @@ type Node struct {
 	Incarnation uint64 `json:"incarnation" doc:"how often it was started"`
 	Leader      bool   `json:"leader" doc:"runs the reconciler"`
 	Devices     int    `json:"devices"`
-	State       string `json:"state" enum:"ready,down,drained,removed"`
+	State       string `json:"state" enum:"ready,down,lost,drained,removed"`
 	Vote        string `json:"vote,omitempty" doc:"on the event log: voter, learner, or none"`
 	Peer        string `json:"peer,omitempty" doc:"where other nodes reach it"`
 	API         string `json:"api,omitempty" doc:"where its API answers"`
@@ -121,7 +121,10 @@ func (s *Server) health(context.Context, *struct{}) (*Got[Health], error) {
 		}
 	}
 	for _, n := range v.Topology.Nodes() {
-		if n.Down && !n.Removed {
+		switch {
+		case n.Lost && !n.Removed:
+			h.Status, h.Reason = "degraded", "node "+n.Name+" was lost, and the log recovered without it"
+		case n.Down && !n.Removed:
 			h.Status, h.Reason = "degraded", "node "+n.Name+" is down"
 		}
 	}

@@ -166,6 +166,8 @@ func nodeDoc(v Views, n topology.Node) Node {
 	switch {
 	case n.Removed:
 		d.State = "removed"
+	case n.Lost:
+		d.State = "lost"
 	case n.Down:
 		d.State = "down"
 	case n.Drained:

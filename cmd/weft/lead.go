@@ -306,6 +306,9 @@ func (e *electorate) candidates() ([]cluster.Candidate, map[string]domain.NodeID
 		if n.Down {
 			c.DownFor = time.Since(e.down[id])
 		}
+		if n.Lost { // the operator's word is enough
+			c.Down, c.DownFor = true, max(c.DownFor, e.o.VoterGrace)
+		}
 		list = append(list, c)
 	}
 	return list, byURL

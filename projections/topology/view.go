@@ -22,6 +22,8 @@ type Node struct {
 	Since    domain.Position
 	Endpoint cluster.NodeEndpointChanged
 	Removed  bool
+	// Lost says that a recovery of the log gave the node up as a voter, and it was not back since.
+	Lost     bool
 	Location cluster.Location
 	Vote     string // "voter", "learner", or empty for a client of the log
 	Member   uint64 // of the log while it has or learns to vote
@@ -77,7 +79,7 @@ func New() *View {
 func (*View) Name() string { return "topology" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 4 }
+func (*View) Version() uint16 { return 5 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -96,9 +98,11 @@ func (v *View) Apply(r domain.Record) error {
 	case *cluster.NodeJoined:
 		n := policy.Node{Node: ev.Node, Number: ev.Number, Name: ev.Name, Incarnation: ev.Incarnation}
 		s.Nodes[id] = Node{Node: n, Since: r.Position}
+	case *cluster.LogRecovered:
+		s.lose(ev.Lost)
 	case *cluster.NodeRestarted:
 		n := s.Nodes[id]
-		n.Incarnation, n.Since = ev.Incarnation, r.Position
+		n.Incarnation, n.Since, n.Lost = ev.Incarnation, r.Position, false
 		s.Nodes[id] = n
 	case *cluster.SoftwareVersionChanged:
 		n := s.Nodes[id]
@@ -166,7 +170,7 @@ func (n Node) after(ev domain.Event) Node {
 	case *cluster.NodeDown:
 		n.Down = true
 	case *cluster.NodeReturned:
-		n.Down = false
+		n.Down, n.Lost = false, false
 	case *cluster.NodeDrainRequested:
 		n.Drained = true
 	case *cluster.NodeUncordoned:
@@ -184,6 +188,17 @@ func (s *state) vote(id domain.NodeID, member uint64, vote string) {
 	if n, ok := s.Nodes[key]; ok {
 		n.Vote, n.Member = vote, member
 		s.Nodes[key] = n
+	}
+}
+
+// lose marks the nodes whose members a recovery gave up.
+func (s *state) lose(members []cluster.LostMember) {
+	for _, m := range members {
+		key := string(cluster.NodeStream(m.Node))
+		if n, ok := s.Nodes[key]; ok && !m.Node.IsZero() {
+			n.Lost = true
+			s.Nodes[key] = n
+		}
 	}
 }
 

@@ -98,3 +98,40 @@ func TestHealth(t *testing.T) {
 		t.Errorf("the second pass: %+v", d)
 	}
 }
+
+// TestLost proves that the nodes which a recovery gave up show as lost until they are back, and no
+// other does.
+func TestLost(t *testing.T) {
+	v := New()
+	node := func(n byte) domain.NodeID { return domain.NodeID{UUID: domain.UUID{n}} }
+	tell := func(n byte, ev domain.Event) {
+		t.Helper()
+		rec := domain.Record{Event: ev}
+		rec.Stream = cluster.NodeStream(node(n))
+		if err := v.Apply(rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := func() (list []byte) {
+		for n := range byte(4) {
+			if x, _ := v.Node(node(n)); x.Lost {
+				list = append(list, n)
+			}
+		}
+		return list
+	}
+	for n := range byte(4) {
+		tell(n, &cluster.NodeJoined{Node: node(n)})
+	}
+	tell(9, &cluster.LogRecovered{Lost: []cluster.LostMember{
+		{Node: node(1)}, {Node: node(2)}, {Member: 7}, {Node: node(8)},
+	}})
+	if got := lost(); string(got) != "\x01\x02" {
+		t.Errorf("lost: %v", got)
+	}
+	tell(1, &cluster.NodeRestarted{Incarnation: 2})
+	tell(2, &cluster.NodeReturned{Incarnation: 1})
+	if got := lost(); len(got) > 0 {
+		t.Errorf("back, and lost: %v", got)
+	}
+}
