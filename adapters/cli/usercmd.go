@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"weft/adapters/client"
+	"weft/domain"
 )
 
 func (t *tool) userCommand() *cobra.Command {
@@ -29,7 +31,7 @@ every start, so that you can get back in.`,
 	}
 	cmd.AddCommand(t.userCreate(), t.plainList(userKind()), t.userSwitch("disable", "disabled"),
 		t.userSwitch("enable", "enabled"), t.userRole("grant"), t.userRole("revoke"), t.userLink(),
-		t.userUnlink(), t.userDelete())
+		t.userUnlink(), t.userDelete(), t.userErase())
 	return cmd
 }
 
@@ -155,7 +157,8 @@ func (t *tool) userDelete() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "delete NAME", Short: "Delete a user and void their tokens", Args: cobra.ExactArgs(1),
 		Long: `Delete a user for good. Their tokens open nothing any more, and a later user of the same
-name has nothing of theirs. What they did stays in the log.`,
+name has nothing of theirs. What they did stays in the log, and so does the name, sealed:
+weft user erase ends that.`,
 		Example:           "  weft user delete ann",
 		ValidArgsFunction: t.names(userKind()),
 	}
@@ -168,4 +171,65 @@ name has nothing of theirs. What they did stays in the log.`,
 		return tell(cmd, form.value, outcome{"user/" + args[0], "deleted", "", r.Value})
 	})
 	return cmd
+}
+
+func (t *tool) userErase() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "erase NAME|ID", Short: "Make a user's name unreadable everywhere, for ever",
+		Args: cobra.ExactArgs(1),
+		Long: `Destroy the key under which the event log holds what it knows of a user in words: the
+name, the subject at an identity provider, the notes on tokens. From then on nobody reads
+them in any copy of the log, also not in backups and outlets; what showed the name shows
+erased-1a2b3c4d, for the past as well. The user is shut out, roles and tokens are void, and
+the name may be given to somebody else. What the user did stays, under an id.
+
+It cannot be undone. A user who was deleted is erased by the id. Events from before names
+were sealed hold the name in clear, and stay; the answer says so. Keep no longer than you
+may what is outside of the log: copies of the nodes' disks, which hold keys, and the files
+of refused requests. README says what remains where, and for how long.`,
+		Example:           "  weft user erase ann@example.org --yes",
+		ValidArgsFunction: t.names(userKind()),
+	}
+	yes := cmd.Flags().Bool("yes", false, "do not ask")
+	form := changeOutput(cmd)
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		if !*yes && !(terminal(cmd.InOrStdin()) && terminal(cmd.ErrOrStderr())) {
+			return &domain.Error{
+				Kind: domain.Invalid, Ref: "user/" + args[0], Msg: "an erasure cannot be undone",
+				Remedy: "say --yes",
+			}
+		}
+		if err := confirm(cmd, *yes, "user/"+args[0]); err != nil {
+			return err
+		}
+		ref, err := userID(cmd.Context(), c, args[0])
+		if err != nil {
+			return err
+		}
+		r, err := c.EraseUser(cmd.Context(), ref)
+		if err != nil {
+			return err
+		}
+		note := ""
+		if r.Value.Clear {
+			note = "events from before names were sealed hold the name in clear, and so do their backups"
+		}
+		return tell(cmd, form.value, outcome{"user/" + r.Value.Name, "erased", note, r.Value})
+	})
+	return cmd
+}
+
+// userID finds a user's id by name, so that a repeated request means the same user although the
+// name is gone. What is no user's name is given back.
+func userID(ctx context.Context, c *client.Client, ref string) (string, error) {
+	l, err := c.Users(ctx, client.At{})
+	if err != nil {
+		return "", err
+	}
+	for _, u := range l.Value.Items {
+		if u.Name == ref {
+			return u.ID, nil
+		}
+	}
+	return ref, nil
 }

@@ -39,7 +39,7 @@ type Grant struct {
 type User struct {
 	ID    string  `json:"id"`
 	Name  string  `json:"name"`
-	State string  `json:"state"` // "enabled", "disabled"
+	State string  `json:"state"` // "enabled", "disabled", "erased"
 	Roles []Grant `json:"roles"`
 	IDP   string  `json:"idp,omitempty"` // the identity provider that vouches for the user
 }
@@ -145,6 +145,21 @@ func (c *Client) RevokeRole(ctx context.Context, name string, g Grant) (Reply[Us
 // DeleteUser deletes a user and voids its tokens.
 func (c *Client) DeleteUser(ctx context.Context, name string) (Reply[Gone], error) {
 	return change[Gone](ctx, c, "DELETE", "/v1/users/"+seg(name), nil, Change{})
+}
+
+// ErasedUser is a user of whom the log holds nothing in words any more.
+type ErasedUser struct {
+	ID    string `json:"id"`
+	Name  string `json:"name"` // what stands in the place of the name everywhere
+	State string `json:"state"`
+	// Clear says that events from before names were sealed hold the name for ever.
+	Clear bool `json:"clear,omitempty"`
+}
+
+// EraseUser destroys the key of what the log holds of a user in words. By id it may be repeated,
+// and takes users who were deleted, too.
+func (c *Client) EraseUser(ctx context.Context, ref string) (Reply[ErasedUser], error) {
+	return change[ErasedUser](ctx, c, "POST", "/v1/users/"+seg(ref)+"/erase", nil, Change{})
 }
 
 // AccessTokens lists the caller's tokens; an administrator's call lists all.

@@ -131,6 +131,8 @@ type Backend interface {
 		string, Result, error)
 	// Digest is the keyed hash that stands in the log for a text about a person.
 	Digest(kind, text string) []byte
+	// DestroyKey destroys the key of a user who is erased, for good. Again is no error.
+	DestroyKey(ctx context.Context, user domain.UserID) error
 	PutSecret(name, user, pass, ownUser, ownPass string) error
 	// Published gives the position up to which an outlet has published, and how many events that it
 	// selects are behind it, at most 10,000.

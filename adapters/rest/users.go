@@ -13,7 +13,7 @@ import (
 type UserDoc struct {
 	ID    string     `json:"id"`
 	Name  string     `json:"name"`
-	State string     `json:"state" enum:"enabled,disabled"`
+	State string     `json:"state" enum:"enabled,disabled,erased"`
 	Roles []GrantDoc `json:"roles"`
 	IDP   string     `json:"idp,omitempty" doc:"the identity provider that vouches for the user"`
 }
@@ -60,6 +60,8 @@ func (s *Server) userRoutes() {
 		func(ctx context.Context, in *GrantIn) (*Changed[UserDoc], error) {
 			return s.grant(ctx, in, true)
 		})
+	register(s, administerCluster, "POST", "/v1/users/{name}/erase", "erase-user",
+		"Destroy the key of what the log holds of a user in words; it cannot be undone", 200, s.eraseUser)
 	register(s, administerCluster, "DELETE", "/v1/users/{name}", "delete-user",
 		"Delete a user and void its tokens", 200, s.deleteUser)
 }
@@ -104,7 +106,10 @@ func (s *Server) whoami(ctx context.Context, _ *struct{}) (*Got[Who], error) {
 // themselves.
 func (s *Server) userDoc(p access.Principal, u identity.User) (UserDoc, bool) {
 	d := UserDoc{ID: u.User.String(), Name: u.Name.Text, State: "enabled", Roles: []GrantDoc{}}
-	if u.Disabled {
+	switch {
+	case u.Erased:
+		d.State = "erased"
+	case u.Disabled:
 		d.State = "disabled"
 	}
 	all := p.Rights.May(identity.AdministerCluster, nil) || p.User == u.User
@@ -226,4 +231,51 @@ func (s *Server) deleteUser(ctx context.Context, in *NamedChange) (*Changed[Gone
 		return nil, err
 	}
 	return &Changed[Gone]{Position: res.Position.String(), Body: Gone{u.Name.Text, "deleted"}}, nil
+}
+
+// ErasedUser is a user of whom the log holds nothing in words any more.
+type ErasedUser struct {
+	ID    string `json:"id"`
+	Name  string `json:"name" doc:"what stands in the place of the name everywhere"`
+	State string `json:"state" enum:"erased"`
+	Clear bool   `json:"clear,omitempty" doc:"events from before names were sealed hold it for ever"`
+}
+
+// eraseUser records the erasure, which shuts the user out, and then destroys the key. When it fails
+// between the two, the node that leads goes on.
+func (s *Server) eraseUser(ctx context.Context, in *NamedChange) (*Changed[ErasedUser], error) {
+	user, err := s.erasable(ctx, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.command(ctx, in.Change, commandID(ctx, in.Change), identity.EraseUser{
+		Cluster: s.cluster(), User: user,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.b.DestroyKey(ctx, user); err != nil {
+		return nil, &domain.Error{
+			Kind: domain.KindOf(err), Ref: "user/" + identity.ErasedName(user), Err: err,
+			Msg:    "the erasure is recorded and the key not destroyed yet",
+			Remedy: "repeat it by the id " + user.String() + "; the node that leads tries it, too",
+		}
+	}
+	_, inClear := s.b.Now().Access.Erased(user)
+	return &Changed[ErasedUser]{Position: res.Position.String(), Body: ErasedUser{
+		ID: user.String(), Name: identity.ErasedName(user), State: "erased", Clear: inClear,
+	}}, nil
+}
+
+// erasable finds a user by name or id, also one who was deleted by id.
+func (s *Server) erasable(ctx context.Context, ref string) (domain.UserID, error) {
+	u, err := s.user(ctx, ref)
+	if err == nil {
+		return u.User, nil
+	}
+	id, bad := domain.ParseUUID(ref)
+	if bad == nil && s.b.Now().Access.Was(domain.UserID{UUID: id}) {
+		return domain.UserID{UUID: id}, nil
+	}
+	return domain.UserID{}, err
 }

@@ -8,7 +8,8 @@ import (
 )
 
 // TestEveryNodeKnowsTheUser proves that a token issued through one node opens the others alike, and
-// that a user shut out through any of them is shut out of all, once they have the log so far.
+// that a user shut out or erased through any of them is so on all, once they have the log so far.
+// Each opens the name with the keys that they share.
 func TestEveryNodeKnowsTheUser(t *testing.T) {
 	a := newMachine(t, "a", "--api", ownAddr("127.0.0.1:0"), "--peer", ownAddr("127.0.0.1:0"))
 	a.start()
@@ -44,6 +45,19 @@ func TestEveryNodeKnowsTheUser(t *testing.T) {
 			t.Errorf("%s does not know ann: %v", m.name, err)
 		}
 	}
+	called := func(m *machine, name string, p domain.Position) {
+		t.Helper()
+		if _, err := m.api.Tenants(ctx, client.At{Min: p}); err != nil {
+			t.Fatal(err)
+		}
+		l, err := m.api.Users(ctx, client.At{})
+		if err != nil || len(l.Value.Items) != 1 || l.Value.Items[0].Name != name {
+			t.Errorf("%s shows %+v, %v, want %s", m.name, l.Value.Items, err, name)
+		}
+	}
+	for _, m := range nodes {
+		called(m, "ann", tok.Position)
+	}
 	off, err := nodes[1].api.EnableUser(ctx, "ann", false)
 	if err != nil {
 		t.Fatal(err)
@@ -52,5 +66,12 @@ func TestEveryNodeKnowsTheUser(t *testing.T) {
 		if err := sees(m, off.Position); !domain.IsKind(err, domain.Denied) {
 			t.Errorf("%s lets ann in: %v", m.name, err)
 		}
+	}
+	gone, err := nodes[1].api.EraseUser(ctx, "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range nodes {
+		called(m, gone.Value.Name, gone.Position)
 	}
 }

@@ -151,10 +151,7 @@ func (b *backend) event(ctx context.Context, r eventstore.Recorded) (rest.Event,
 		if rec.Event == nil {
 			continue
 		}
-		data, err := eventJSON(b.codec.Show(rec.Event,
-			func(u domain.UserID, field string, p domain.Personal) domain.Personal {
-				return b.views.access.Reveal(ctx, &r.Header, u, field, p)
-			}))
+		data, err := eventJSON(b.shown(ctx, &r.Header, rec.Event))
 		if err != nil {
 			return rest.Event{}, err
 		}

@@ -14,6 +14,7 @@ import (
 	"weft/eventstore"
 	"weft/eventstore/codec"
 	"weft/eventstore/quorum"
+	"weft/eventstore/vault"
 	"weft/projections"
 	"weft/projections/reconciler"
 )
@@ -33,6 +34,7 @@ const (
 type leading struct {
 	o     Options
 	codec *codec.Registry
+	vault *vault.Vault
 	store *quorum.Store
 	exec  *eventstore.Executor
 	run   *projections.Runner
@@ -48,11 +50,11 @@ type leading struct {
 
 // startLeading runs until the node closes.
 func startLeading(
-	o Options, s *quorum.Store, c *codec.Registry, x *eventstore.Executor, r *projections.Runner,
-	v *views, to *dispatcher, d *dataDir, p *peerPort, log *slog.Logger,
+	o Options, s *quorum.Store, c *codec.Registry, k *vault.Vault, x *eventstore.Executor,
+	r *projections.Runner, v *views, to *dispatcher, d *dataDir, p *peerPort, log *slog.Logger,
 ) (*leading, func()) {
 	l := &leading{
-		o: o, codec: c, store: s, exec: x, run: r, views: v, dir: d, log: log, peer: p, to: to,
+		o: o, codec: c, vault: k, store: s, exec: x, run: r, views: v, dir: d, log: log, peer: p, to: to,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -167,6 +169,10 @@ func (l *leading) lead(ctx context.Context) error {
 	work.Go(func() {
 		a := &archivist{leading: l}
 		l.repeat(term, "the archive of the log", a.keep)
+	})
+	work.Go(func() {
+		e := &eraser{leading: l}
+		l.repeat(term, "the keys of erased users", e.step)
 	})
 	err := loop.Run(term)
 	if ctx.Err() != nil {

@@ -113,7 +113,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		refused: mainRefusals,
 		idps:    verifier,
 	}
-	mainLeading, cleanup9 := startLeading(o, store, registry, executor, runner, mainViews, mainDispatcher, d, mainPeerPort, log)
+	mainLeading, cleanup9 := startLeading(o, store, registry, vault, executor, runner, mainViews, mainDispatcher, d, mainPeerPort, log)
 	mainApi, cleanup10, err := startAPI(o, mainBackend, log)
 	if err != nil {
 		cleanup9()

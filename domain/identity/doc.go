@@ -21,6 +21,7 @@
 //	U13 What the log holds of a person in words, that is the name, the subject at a provider and the
 //	    notes on tokens, is sealed under the user's key; actors are named by id. Equal names are
 //	    found by a keyed digest.
+//	U14 An erased user has no rights and no name, and does not come back; the name may be another's.
 //
 // The package reads no clock and draws no chance: both come in through commands and arguments.
 package identity

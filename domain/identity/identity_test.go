@@ -2,12 +2,14 @@ package identity
 
 import (
 	"bytes"
+	"reflect"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"weft/domain"
+	"weft/domain/tenancy"
 )
 
 // TestRoleTable proves the whole of who may do what: each role with each verb, granted for the
@@ -193,5 +195,70 @@ func TestTokenLife(t *testing.T) {
 		if _, _, err := ParseToken(bad); err == nil {
 			t.Errorf("%q is read as a token", bad)
 		}
+	}
+}
+
+// TestErase proves that an erased user keeps nothing but the id, does nothing any more, gives the
+// name back and stays erased, deleted or not; and that the event says whether older ones hold the
+// name in clear (U14).
+func TestErase(t *testing.T) {
+	id := domain.UserID{UUID: domain.UUID{7}}
+	for name, x := range map[string]struct {
+		before []domain.Event
+		clear  bool
+	}{
+		"sealed": {[]domain.Event{
+			&UserCreated{User: id, Name: domain.Personal{Box: []byte{1}}, Tag: []byte{2}},
+			&UserRoleGranted{User: id, Role: "admin"},
+			&UserLinked{User: id, Provider: domain.IdentityProviderID{UUID: domain.UUID{1}}},
+		}, false},
+		"older": {[]domain.Event{&UserCreated{User: id, Name: domain.Personal{Text: "ann"}}}, true},
+		"older link": {[]domain.Event{
+			&UserCreated{User: id}, &UserLinked{User: id, Subject: domain.Personal{Text: "s"}},
+		}, true},
+		"deleted": {[]domain.Event{&UserCreated{User: id}, &UserDeleted{User: id}}, false},
+	} {
+		var u User
+		for _, ev := range x.before {
+			u = EvolveUser(u, ev)
+		}
+		c, deleted := EraseUser{User: id}, u.Deleted
+		evs, err := DecideUser(u, domain.Request{Command: c})
+		if err != nil || len(evs) != 1 || *evs[0].(*UserErased) != (UserErased{id, x.clear}) {
+			t.Errorf("%s: %v, %v", name, evs, err)
+			continue
+		}
+		u = EvolveUser(u, evs[0])
+		want := User{User: id, Deleted: deleted, Disabled: true, Erased: true}
+		if !reflect.DeepEqual(u, want) {
+			t.Errorf("%s: what is left is %+v", name, u)
+		}
+		if evs, err := DecideUser(u, domain.Request{Command: c}); len(evs) != 0 || err != nil {
+			t.Errorf("%s: erased twice: %v, %v", name, evs, err)
+		}
+		kind := domain.Conflict
+		if deleted {
+			kind = domain.NotFound
+		}
+		for _, c := range []domain.Command{
+			EnableUser{User: id},
+			GrantRole{User: id, Grant: Grant{Role: Admin}},
+			UnlinkUser{id},
+			LinkUser{UserLinked{User: id}},
+		} {
+			if evs, err := DecideUser(u, domain.Request{Command: c}); !domain.IsKind(err, kind) {
+				t.Errorf("%s: %T: %v, %v", name, c, evs, err)
+			}
+		}
+		if _, err := DecideUser(u, domain.Request{Command: DeleteUser{User: id}}); err != nil {
+			t.Errorf("%s: cannot be deleted: %v", name, err)
+		}
+	}
+	if _, err := DecideUser(User{}, domain.Request{Command: EraseUser{User: id}}); !domain.IsKind(err,
+		domain.NotFound) {
+		t.Errorf("somebody who never was: %v", err)
+	}
+	if l := (EraseUser{User: id}).After(); len(l) != 1 || l[0].(tenancy.FreeName).Object != id.UUID {
+		t.Errorf("the name is not given back: %v", l)
 	}
 }

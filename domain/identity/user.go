@@ -86,6 +86,17 @@ type UserDeleted struct {
 	User domain.UserID `msgpack:"user,omitempty"`
 }
 
+// UserErased says that the key of what the log holds of a user in words is destroyed, for good: the
+// user is shut out, and nothing gives the name back. Clear says that events from before there were
+// keys hold it in clear, which nothing takes out of the log.
+type UserErased struct {
+	User  domain.UserID `msgpack:"user,omitempty"`
+	Clear bool          `msgpack:"clear,omitempty"`
+}
+
+// EventType implements domain.Event.
+func (UserErased) EventType() string { return "UserErased" }
+
 // EventType implements domain.Event.
 func (UserCreated) EventType() string { return "UserCreated" }
 
@@ -130,6 +141,24 @@ type GrantRole struct {
 type DeleteUser struct {
 	Cluster domain.ClusterID
 	User    domain.UserID
+}
+
+// EraseUser gives up what the log holds of a user in words, also of one who was deleted. Again is
+// no error. The key is destroyed by whoever runs the command, once it is recorded.
+type EraseUser struct {
+	Cluster domain.ClusterID
+	User    domain.UserID
+}
+
+// CommandType implements domain.Command.
+func (EraseUser) CommandType() string { return "EraseUser" }
+
+// Stream implements domain.Command.
+func (c EraseUser) Stream() domain.StreamID { return UserStream(c.User) }
+
+// After implements domain.Postlude.
+func (c EraseUser) After() []domain.Command {
+	return []domain.Command{tenancy.FreeName{Cluster: c.Cluster, Object: c.User.UUID}}
 }
 
 // CommandType implements domain.Command.
@@ -204,6 +233,7 @@ type User struct {
 	Tag      []byte // digest of the name; empty where the log holds the name in clear
 	Disabled bool
 	Deleted  bool
+	Erased   bool
 	Grants   []Grant // in the order they were given
 	// Provider vouches for the user, zero for nobody; Subject is who it knows it as, zero for the
 	// user's name, and SubjectTag its digest.
@@ -238,6 +268,8 @@ func EvolveUser(u User, ev domain.Event) User {
 		u.Provider, u.Subject, u.SubjectTag = domain.IdentityProviderID{}, domain.Personal{}, nil
 	case *UserDeleted:
 		u.Deleted, u.Grants = true, nil
+	case *UserErased: // what is left is that there was somebody
+		u = User{User: ev.User, Deleted: u.Deleted, Disabled: true, Erased: true}
 	}
 	return u
 }
@@ -253,8 +285,14 @@ func DecideUser(u User, r domain.Request) ([]domain.Event, error) {
 	if _, ok := r.Command.(DeleteUser); ok && u.Deleted {
 		return nil, nil
 	}
+	if _, ok := r.Command.(EraseUser); ok && !u.User.IsZero() {
+		return u.erase(), nil
+	}
 	if u.User.IsZero() || u.Deleted {
 		return nil, domain.Errorf(domain.NotFound, "no such user")
+	}
+	if _, ok := r.Command.(DeleteUser); u.Erased && !ok {
+		return nil, domain.Errorf(domain.Conflict, "the user was erased and does not come back")
 	}
 	switch c := r.Command.(type) {
 	case EnableUser:
@@ -304,6 +342,13 @@ func (u User) known(subject string, tag []byte) bool {
 		return !u.BySubject()
 	}
 	return u.KnownAs(subject, tag)
+}
+
+func (u User) erase() []domain.Event {
+	if u.Erased {
+		return nil
+	}
+	return []domain.Event{&UserErased{u.User, u.Name.Text != "" || u.Subject.Text != ""}}
 }
 
 func (u User) grant(c GrantRole) ([]domain.Event, error) {

@@ -34,7 +34,7 @@ func Catalog() *Registry {
 		&cluster.ScrubFinished{}, &cluster.DamageFound{},
 		&tenancy.TenantCreated{}, &tenancy.QuotaSet{}, &tenancy.Reserved{},
 		&tenancy.ReserveReleased{}, &tenancy.TenantDeleted{}, &tenancy.NameFreed{},
-		&identity.UserDisabled{}, &identity.UserEnabled{},
+		&identity.UserDisabled{}, &identity.UserEnabled{}, &identity.UserErased{},
 		&identity.UserRoleGranted{}, &identity.UserRoleRevoked{}, &identity.UserDeleted{},
 		&identity.TokenRevoked{}, &identity.CommandRefused{},
 		&identity.UserUnlinked{}, &identity.IdentityProviderConfigured{},

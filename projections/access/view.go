@@ -109,6 +109,8 @@ type state struct {
 	Parents map[domain.TenantID]domain.TenantID             // of every tenant there is; zero: none
 	Owners  map[domain.StreamID]domain.TenantID             // also of what is deleted
 	Names   map[domain.UserID]domain.Personal               // also of users who are deleted
+	// Erased are the users whose keys are destroyed; true: older events hold the name in clear.
+	Erased map[domain.UserID]bool
 }
 
 var _ projections.Keeper = (*View)(nil)
@@ -126,6 +128,7 @@ func New(keys Keys) *View {
 		map[domain.TenantID]domain.TenantID{},
 		map[domain.StreamID]domain.TenantID{},
 		map[domain.UserID]domain.Personal{},
+		map[domain.UserID]bool{},
 	}
 	return v
 }
@@ -134,7 +137,7 @@ func New(keys Keys) *View {
 func (*View) Name() string { return "access" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 4 }
+func (*View) Version() uint16 { return 5 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -148,6 +151,9 @@ func (v *View) Apply(r domain.Record) error {
 	case identity.TokenCategory:
 		if ev, ok := r.Event.(*identity.TokenIssued); ok {
 			v.mu.Tokens[ev.Token] = identity.Token{TokenIssued: *ev}
+			if _, gone := v.mu.Erased[ev.Owner]; gone { // by a request that was under way
+				v.void(ev.Token)
+			}
 		}
 		if ev, ok := r.Event.(*identity.TokenRevoked); ok {
 			v.mu.Tokens[ev.Token] = identity.EvolveToken(v.mu.Tokens[ev.Token], ev)
@@ -163,6 +169,12 @@ func (v *View) user(ev domain.Event) {
 	if !ok {
 		return
 	}
+	if gone, ok := ev.(*identity.UserErased); ok {
+		v.erase(gone)
+		if _, living := v.mu.Users[id]; !living {
+			return
+		}
+	}
 	u := identity.EvolveUser(v.mu.Users[id], ev)
 	v.mu.Users[id] = u
 	if made, ok := ev.(*identity.UserCreated); ok {
@@ -171,6 +183,25 @@ func (v *View) user(ev domain.Event) {
 	if u.Deleted {
 		delete(v.mu.Users, id)
 	}
+}
+
+// erase forgets what the view holds of a user in words, and voids their tokens.
+func (v *View) erase(ev *identity.UserErased) {
+	v.mu.Erased[ev.User] = ev.Clear
+	v.mu.Names[ev.User] = domain.Personal{}
+	for id, t := range v.mu.Tokens {
+		if t.Owner == ev.User {
+			v.void(id)
+		}
+	}
+	v.keys.Forget(ev.User)
+}
+
+// void ends a token whose owner is erased. It runs under the mutex.
+func (v *View) void(id domain.AccessTokenID) {
+	t := v.mu.Tokens[id]
+	t.Revoked, t.Note = true, domain.Personal{}
+	v.mu.Tokens[id] = t
 }
 
 func (v *View) provider(ev domain.Event) {
@@ -202,6 +233,8 @@ func userOf(ev domain.Event) (domain.UserID, bool) {
 	case *identity.UserUnlinked:
 		return ev.User, true
 	case *identity.UserDeleted:
+		return ev.User, true
+	case *identity.UserErased:
 		return ev.User, true
 	}
 	return domain.UserID{}, false
@@ -240,6 +273,7 @@ func (v *View) Clone() projections.View {
 	c.mu.state = state{
 		maps.Clone(v.mu.Users), maps.Clone(v.mu.Tokens), maps.Clone(v.mu.Vouch),
 		maps.Clone(v.mu.Parents), maps.Clone(v.mu.Owners), maps.Clone(v.mu.Names),
+		maps.Clone(v.mu.Erased),
 	}
 	return c
 }
@@ -404,7 +438,7 @@ func (v *View) User(ref string) (identity.User, bool) {
 		v.mu.RLock()
 		defer v.mu.RUnlock()
 		for id, u := range v.mu.Users {
-			if u.Called(ref, tag) || id.String() == ref {
+			if u.Called(ref, tag) || id.String() == ref || u.Erased && identity.ErasedName(id) == ref {
 				return u, true
 			}
 		}
@@ -437,8 +471,34 @@ func (v *View) Actor(ctx context.Context, actor string) string {
 	return actorPrefix + v.name(ctx, user, name)
 }
 
+// Erased tells whether a user was erased, and whether older events hold the name in clear.
+func (v *View) Erased(user domain.UserID) (erased, inClear bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	inClear, erased = v.mu.Erased[user]
+	return erased, inClear
+}
+
+// ErasedUsers lists the users who were erased.
+func (v *View) ErasedUsers() []domain.UserID {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return slices.Collect(maps.Keys(v.mu.Erased))
+}
+
+// Was tells whether there is or ever was such a user.
+func (v *View) Was(user domain.UserID) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	_, ok := v.mu.Names[user]
+	return ok
+}
+
 // name opens a user's name.
 func (v *View) name(ctx context.Context, user domain.UserID, p domain.Personal) string {
+	if gone, _ := v.Erased(user); gone {
+		return identity.ErasedName(user)
+	}
 	created := domain.SealLabel(identity.UserStream(user), identity.UserCreated{}.EventType(), "name")
 	if text := v.text(ctx, user, created, p); text != "" {
 		return text
@@ -461,12 +521,16 @@ func (v *View) text(
 }
 
 // Reveal opens personal text of an event that stands in a stream, for whoever may read the event.
-// What cannot be opened is a name that says so.
+// What cannot be opened is a name that says so; so is whatever an event says of an erased user,
+// also in clear.
 func (v *View) Reveal(
 	ctx context.Context, h *domain.Header, user domain.UserID, field string, p domain.Personal,
 ) domain.Personal {
 	if p.Text == "" && len(p.Box) == 0 {
 		return p
+	}
+	if gone, _ := v.Erased(user); gone {
+		return domain.Personal{Text: identity.ErasedName(user)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, RevealWait)
 	defer cancel()

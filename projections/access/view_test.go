@@ -331,3 +331,96 @@ func TestClearNamesOfOlderLogs(t *testing.T) {
 		t.Error("no name is somebody's")
 	}
 }
+
+// TestErased proves that an erased user is shown by a name that says so, in the present and in a
+// state of the past, opens nothing by any token, whenever it was issued, and keeps no word in the
+// view; and that an event which holds the name in clear is shown without it (U14).
+func TestErased(t *testing.T) {
+	v, text := world(t), identity.TokenText(token, secret)
+	past, _ := v.Clone().(*View)
+	p, err := v.Bearer(text, noon.Add(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	box := v.mu.Names[ann]
+	older := identity.TokenIssued{Token: domain.AccessTokenID{UUID: domain.UUID{8}}, Owner: ann}
+	fold(t, v, identity.TokenStream(older.Token), &older)
+	late := identity.TokenIssued{
+		Token: domain.AccessTokenID{UUID: domain.UUID{9}}, Owner: ann, Note: person("late"),
+	}
+	schema, data, err := func() (uint16, []byte, error) {
+		c := codec.Catalog()
+		c.SealWith(v.keys.(*vault.Vault))
+		return c.Encode(t.Context(), identity.TokenStream(late.Token), late)
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fold(t, v, identity.UserStream(ann), &identity.UserErased{User: ann})
+	recs, err := codec.Catalog().Decode(domain.Header{
+		Type: "TokenIssued", Schema: schema, Stream: identity.TokenStream(late.Token),
+	}, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Apply(recs[0]); err != nil {
+		t.Fatal(err)
+	}
+	name := identity.ErasedName(ann)
+	for _, ref := range []string{name, ann.String()} {
+		if u, ok := v.User(ref); !ok || u.Name.Text != name || !u.Erased || len(u.Grants) > 0 {
+			t.Errorf("%s: %+v", ref, u)
+		}
+	}
+	if u, ok := v.User("ann"); ok {
+		t.Errorf("ann is %+v", u)
+	}
+	if got := v.Actor(t.Context(), "user/"+ann.String()); got != "user/"+name {
+		t.Errorf("shown as %s", got)
+	}
+	h := &domain.Header{Type: "UserCreated", Stream: identity.UserStream(ann)}
+	for _, said := range []domain.Personal{person("ann"), box} {
+		if got := v.Reveal(t.Context(), h, ann, "name", said); got.Text != name {
+			t.Errorf("an event of the past shows %q", got.Text)
+		}
+	}
+	if _, err := v.Bearer(text, noon.Add(-1)); !domain.IsKind(err, domain.Denied) {
+		t.Errorf("the token opens: %v", err)
+	}
+	if _, err := v.Again(p, noon.Add(-1)); !domain.IsKind(err, domain.Denied) {
+		t.Errorf("who was inside stays: %v", err)
+	}
+	for _, x := range v.Tokens() {
+		if !x.Revoked || x.Note.Text != "" {
+			t.Errorf("%+v", x)
+		}
+	}
+	for _, x := range v.mu.Tokens {
+		if len(x.Note.Box) > 0 || x.Note.Text != "" {
+			t.Errorf("the view keeps %+v", x.Note)
+		}
+	}
+	if p := v.mu.Names[ann]; p.Text != "" || len(p.Box) > 0 {
+		t.Errorf("the view keeps the name: %+v", p)
+	}
+	if gone, inClear := v.Erased(ann); !gone || inClear || !v.Was(ann) {
+		t.Error("nobody was erased")
+	}
+	// The past has no keys of its own.
+	if err := v.keys.(*vault.Vault).Destroy(t.Context(), ann); err != nil {
+		t.Fatal(err)
+	}
+	if u, _ := past.User(ann.String()); u.Name.Text != identity.SealedName(ann) {
+		t.Errorf("the past tells %q", u.Name.Text)
+	}
+	// One who was deleted before does not come back into the list.
+	w := world(t)
+	fold(t, w, identity.UserStream(ann), &identity.UserDeleted{User: ann},
+		&identity.UserErased{User: ann, Clear: true})
+	if l := w.Users(); len(l) != 0 {
+		t.Errorf("%+v", l)
+	}
+	if got := w.Actor(t.Context(), "user/"+ann.String()); got != "user/"+name {
+		t.Errorf("shown as %s", got)
+	}
+}
