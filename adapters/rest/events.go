@@ -253,8 +253,9 @@ func (s *Server) listAudit(ctx context.Context, in *EventsIn) (*Got[List[AuditDo
 	defer cancel()
 	for _, h := range v.Audit.Entries(in.filter(), in.Limit, keep) {
 		out.Body.Items = append(out.Body.Items, AuditDoc{
-			Position: h.Position.String(), Type: h.Type, Stream: string(h.Stream), Source: h.Source,
-			Actor: v.Access.Actor(named, h.Actor), Request: h.RequestID,
+			Position: h.Position.String(), Type: h.Type, Stream: string(h.Stream),
+			Source: v.Access.Source(named, h.Actor, h.RequestID, h.Source),
+			Actor:  v.Access.Actor(named, h.Actor), Request: h.RequestID,
 			Created: h.Created.Format("2006-01-02T15:04:05.000Z07:00"),
 		})
 	}

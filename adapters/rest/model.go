@@ -395,7 +395,8 @@ type EventDoc struct {
 func (s *Server) eventDoc(ctx context.Context, e *Event) EventDoc {
 	d := EventDoc{
 		Position: e.Position.String(), Stream: string(e.Stream), Revision: int64(e.Revision),
-		Type: e.Type, ID: e.ID.String(), Created: e.Created, Source: e.Source,
+		Type: e.Type, ID: e.ID.String(), Created: e.Created,
+		Source:  s.b.Now().Access.Source(ctx, e.Actor, e.RequestID, e.Source),
 		Actor:   s.b.Now().Access.Actor(ctx, e.Actor),
 		Command: e.Command.String(), Request: e.RequestID, Hash: hexOf(e.Hash[:]), Data: e.Data,
 	}

@@ -61,7 +61,11 @@ func (s *Server) nodeRoutes() {
 func (s *Server) joinToken(ctx context.Context, b TokenBody) (
 	*Changed[JoinToken], error,
 ) {
-	r := domain.Request{Caller: callerOf(ctx)}
+	caller, err := s.caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := domain.Request{Caller: caller}
 	ttl := time.Duration(b.TTLSeconds) * time.Second
 	token, res, err := s.b.JoinToken(ctx, r, ttl, b.Uses)
 	if err != nil {

@@ -93,7 +93,11 @@ func (s *Server) tenant(name string) (desired.Tenant, error) {
 func (s *Server) command(ctx context.Context, ch Change, id domain.CommandID,
 	c domain.Command,
 ) (Result, error) {
-	r := domain.Request{Command: c, ID: id, Caller: callerOf(ctx)}
+	caller, err := s.caller(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	r := domain.Request{Command: c, ID: id, Caller: caller}
 	r.Caller.Tenant = attemptOf(ctx).Tenant // where the guard let the caller in
 	if ch.IfMatch != "" {
 		rev, err := parseETag(ch.IfMatch)
@@ -110,6 +114,17 @@ func (s *Server) command(ctx context.Context, ch Change, id domain.CommandID,
 		return res, err
 	}
 	return res, s.b.Wait(ctx, res.Position)
+}
+
+// caller says who calls as the log is to hold it: a user's address is sealed, as the name is.
+func (s *Server) caller(ctx context.Context) (domain.Caller, error) {
+	c, p := callerOf(ctx), principalOf(ctx)
+	if p.User.IsZero() {
+		return c, nil
+	}
+	var err error
+	c.Source, err = s.b.SealSource(ctx, p.User, c.RequestID, c.Source)
+	return c, err
 }
 
 // stale is the answer to an If-Match that does not hold.

@@ -7,11 +7,23 @@ import (
 	"weft/domain"
 	"weft/domain/identity"
 	"weft/domain/tenancy"
+	"weft/projections/access"
 )
 
 // DestroyKey implements rest.Backend.
 func (b *backend) DestroyKey(ctx context.Context, user domain.UserID) error {
 	return b.vault.Destroy(ctx, user)
+}
+
+// SealSource implements rest.Backend.
+func (b *backend) SealSource(
+	ctx context.Context, user domain.UserID, request, source string,
+) (string, error) {
+	box, err := b.vault.Seal(ctx, user, access.SourceLabel(request), source)
+	if err != nil {
+		return "", err
+	}
+	return access.SealedSource(box), nil
 }
 
 // eraser destroys the keys of users whom the log says are erased, where whoever recorded that did
@@ -48,6 +60,12 @@ func (b *backend) shown(ctx context.Context, h *domain.Header, ev domain.Event) 
 			out.Name = identity.ErasedName(domain.UserID{UUID: n.Object})
 			return &out
 		}
+	}
+	if r, ok := ev.(*identity.CommandRefused); ok {
+		out := *r
+		out.Source = b.views.access.Source(ctx, r.Who, r.Request, r.Source)
+		out.Who = b.views.access.Actor(ctx, r.Who)
+		return &out
 	}
 	return b.codec.Show(ev, func(u domain.UserID, field string, p domain.Personal) domain.Personal {
 		return b.views.access.Reveal(ctx, h, u, field, p)

@@ -258,3 +258,69 @@ func TestLeaderDestroysKeys(t *testing.T) {
 	}
 	c.must("POST", "/v1/users/"+user.User.String()+"/erase", "")
 }
+
+// TestAddressesAreSealed proves that no event holds the address that a user called from, neither
+// around its payload nor in what it says of a refused attempt; that who reads the event sees it;
+// and that an erasure takes it away.
+func TestAddressesAreSealed(t *testing.T) {
+	n, down := startNode(t, t.TempDir())
+	defer down()
+	c := &tester{t, "http://" + n.api.addr, n.dir.fresh, newHTTP(t)}
+	c.person()
+	user, _ := n.backend.views.access.User(personName)
+	actor, seen, refused := "user/"+user.User.String(), 0, 0
+	until(t, "the refused attempt is told", func(ctx context.Context) bool {
+		seen, refused = 0, 0
+		for r, err := range n.backend.store.ReadAll(ctx, 0, eventstore.Forward, domain.Filter{},
+			eventstore.NoLimit) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			by, told := r.Actor == actor, strings.Contains(string(r.Data), actor)
+			if told {
+				refused++
+			}
+			if by {
+				seen++
+			}
+			if (by || told) && (strings.Contains(r.Source, "127.0.0.1") ||
+				strings.Contains(string(r.Data), "127.0.0.1")) {
+				t.Fatalf("%s holds the address", r.Type)
+			}
+		}
+		return refused > 0
+	})
+	if seen == 0 {
+		t.Error("the user did nothing")
+	}
+	sources := func(types string) (list []string) {
+		items, _ := c.must("GET", "/v1/events?limit=1000&types="+types, "").body["items"].([]any)
+		for _, x := range items {
+			m, _ := x.(map[string]any)
+			text, _ := m["source"].(string)
+			if data, ok := m["data"].(map[string]any); ok && types == "CommandRefused" {
+				text = fmt.Sprint(data["source"], " ", data["who"])
+			}
+			list = append(list, text)
+		}
+		return list
+	}
+	for _, types := range []string{"TemplateCreated", "CommandRefused"} {
+		got := sources(types)
+		if len(got) != 1 || !strings.HasPrefix(got[0], "127.0.0.1:") {
+			t.Errorf("%s: who reads it sees %q", types, got)
+		}
+	}
+	if text := string(c.raw("/v1/audit?types=TemplateCreated")); !strings.Contains(text,
+		"127.0.0.1:") {
+		t.Errorf("the audit shows %s", text)
+	}
+	c.must("POST", "/v1/users/"+personName+"/erase", "")
+	name := identity.ErasedName(user.User)
+	if got := sources("TemplateCreated"); len(got) != 1 || got[0] != name {
+		t.Errorf("after the erasure: %q", got)
+	}
+	if got := sources("CommandRefused"); len(got) != 1 || got[0] != name+" user/"+name {
+		t.Errorf("after the erasure: %q", got)
+	}
+}

@@ -19,6 +19,8 @@ import (
 	"weft/domain"
 	"weft/domain/identity"
 	"weft/eventstore"
+	"weft/eventstore/vault"
+	"weft/projections/access"
 )
 
 // Limits of the file of refused attempts.
@@ -38,6 +40,7 @@ type refusals struct {
 	log   *slog.Logger
 	told  chan identity.CommandRefused
 	actor string
+	keys  *vault.Vault
 
 	mu struct {
 		sync.Mutex
@@ -48,9 +51,12 @@ type refusals struct {
 }
 
 // openRefusals opens the newest file and begins to tell the log. Closing waits for the last one.
-func openRefusals(d *dataDir, x *eventstore.Executor, log *slog.Logger) (*refusals, func(), error) {
+func openRefusals(d *dataDir, x *eventstore.Executor, k *vault.Vault, log *slog.Logger) (
+	*refusals, func(), error,
+) {
 	r := &refusals{
-		dir: d.file("audit"), max: refusalFileMax, log: log,
+		keys: k,
+		dir:  d.file("audit"), max: refusalFileMax, log: log,
 		told:  make(chan identity.CommandRefused, refusalQueue),
 		actor: "node/" + d.id.Node.String(),
 	}
@@ -86,9 +92,12 @@ func (r *refusals) tell(ctx context.Context, x *eventstore.Executor) {
 			r.mu.Unlock()
 		case ev := <-r.told:
 			within, cancel := context.WithTimeout(ctx, waitMax)
+			caller := domain.Caller{Actor: r.actor, RequestID: ev.Request}
+			if ev.Source = r.sealed(within, ev); strings.HasPrefix(ev.Who, "address/") {
+				caller.Source = ev.Source
+			}
 			_, err := x.Do(within, domain.Request{
-				Command: identity.RecordRefusal{CommandRefused: ev},
-				Caller:  domain.Caller{Actor: r.actor, Source: ev.Source, RequestID: ev.Request},
+				Command: identity.RecordRefusal{CommandRefused: ev}, Caller: caller,
 			})
 			cancel()
 			if err != nil && ctx.Err() == nil {
@@ -96,6 +105,21 @@ func (r *refusals) tell(ctx context.Context, x *eventstore.Executor) {
 			}
 		}
 	}
+}
+
+// sealed gives what the log holds in the place of the address that an attempt came from: a user's
+// is sealed, and left out where that cannot be.
+func (r *refusals) sealed(ctx context.Context, ev identity.CommandRefused) string {
+	id, err := domain.ParseUUID(strings.TrimPrefix(ev.Who, "user/"))
+	if err != nil {
+		return ev.Source
+	}
+	label := access.SourceLabel(ev.Request)
+	box, err := r.keys.Seal(ctx, domain.UserID{UUID: id}, label, ev.Source)
+	if err != nil {
+		return ""
+	}
+	return access.SealedSource(box)
 }
 
 // queue hands events over; what finds no room is left to the file.

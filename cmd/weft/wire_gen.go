@@ -85,7 +85,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		return nil, nil, err
 	}
 	mainDispatcher := newDispatcher(d, agent, mainPeerPort, mainViews)
-	mainRefusals, cleanup8, err := openRefusals(d, executor, log)
+	mainRefusals, cleanup8, err := openRefusals(d, executor, vault, log)
 	if err != nil {
 		cleanup7()
 		cleanup6()

@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"io"
 	"maps"
 	"slices"
@@ -539,6 +540,41 @@ func (v *View) Reveal(
 		text = identity.SealedName(user)
 	}
 	return domain.Personal{Text: text}
+}
+
+// sourcePrefix begins an address that is sealed; the box follows in base64.
+const sourcePrefix = "sealed:"
+
+// SourceLabel is the label of the address that a request came from.
+func SourceLabel(request string) string { return "source\x00" + request }
+
+// SealedSource writes the box of an address as the header of an event holds it.
+func SealedSource(box []byte) string {
+	return sourcePrefix + base64.RawURLEncoding.EncodeToString(box)
+}
+
+// Source shows from where an actor's request came: an address that is sealed is opened, as a name
+// is.
+func (v *View) Source(ctx context.Context, actor, request, source string) string {
+	text, sealed := strings.CutPrefix(source, sourcePrefix)
+	id, err := domain.ParseUUID(strings.TrimPrefix(actor, actorPrefix))
+	if !sealed || err != nil {
+		return source
+	}
+	user := domain.UserID{UUID: id}
+	if gone, _ := v.Erased(user); gone {
+		return identity.ErasedName(user)
+	}
+	ctx, cancel := context.WithTimeout(ctx, RevealWait)
+	defer cancel()
+	box, err := base64.RawURLEncoding.DecodeString(text)
+	if err == nil {
+		text = v.text(ctx, user, SourceLabel(request), domain.Personal{Box: box})
+	}
+	if err != nil || text == "" {
+		return identity.SealedName(user)
+	}
+	return text
 }
 
 // Tokens lists the tokens by id, their notes in clear.
