@@ -142,6 +142,9 @@ func (*View) Version() uint16 { return 5 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
+	if gone, ok := r.Event.(*identity.UserErased); ok {
+		defer v.keys.Forget(gone.User) // once the view's own lock is free
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch r.Stream.Category() {
@@ -195,7 +198,6 @@ func (v *View) erase(ev *identity.UserErased) {
 			v.void(id)
 		}
 	}
-	v.keys.Forget(ev.User)
 }
 
 // void ends a token whose owner is erased. It runs under the mutex.

@@ -332,6 +332,22 @@ func TestClearNamesOfOlderLogs(t *testing.T) {
 	}
 }
 
+// forgotten notes whose key is forgotten, and reads the view meanwhile, which must not wait.
+type forgotten struct {
+	Keys
+	by *View
+	of domain.UserID
+}
+
+// Forget implements Keys.
+func (f *forgotten) Forget(user domain.UserID) {
+	if f.by.mu.TryRLock() {
+		f.of = user
+		f.by.mu.RUnlock()
+	}
+	f.Keys.Forget(user)
+}
+
 // TestErased proves that an erased user is shown by a name that says so, in the present and in a
 // state of the past, opens nothing by any token, whenever it was issued, and keeps no word in the
 // view; and that an event which holds the name in clear is shown without it (U14).
@@ -356,7 +372,14 @@ func TestErased(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fold(t, v, identity.UserStream(ann), &identity.UserErased{User: ann})
+	keys := &forgotten{Keys: v.keys, by: v}
+	v.keys = keys
+	gone := domain.Record{Event: &identity.UserErased{User: ann}}
+	gone.Stream = identity.UserStream(ann)
+	if err := v.Apply(gone); err != nil || keys.of != ann {
+		t.Errorf("%v; the key of %v is forgotten", err, keys.of)
+	}
+	v.keys = keys.Keys
 	recs, err := codec.Catalog().Decode(domain.Header{
 		Type: "TokenIssued", Schema: schema, Stream: identity.TokenStream(late.Token),
 	}, data)
@@ -403,7 +426,7 @@ func TestErased(t *testing.T) {
 	if p := v.mu.Names[ann]; p.Text != "" || len(p.Box) > 0 {
 		t.Errorf("the view keeps the name: %+v", p)
 	}
-	if gone, inClear := v.Erased(ann); !gone || inClear || !v.Was(ann) {
+	if erased, inClear := v.Erased(ann); !erased || inClear || !v.Was(ann) {
 		t.Error("nobody was erased")
 	}
 	// The past has no keys of its own.
