@@ -32,6 +32,7 @@ type Programs struct {
 	SignIn func(ctx context.Context, p client.Provider,
 		show func(address, code, complete string)) (string, error)
 	BackupPrograms
+	RecoverPrograms
 	InspectPrograms
 	// Version is this build's.
 	Version string
@@ -91,7 +92,8 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 		&cobra.Group{ID: groupWho, Title: "Say who may do it:"},
 		&cobra.Group{ID: groupSee, Title: "See what is:"},
 	)
-	add(root, groupRun, t.serveCommand(), t.demoCommand(), t.restoreCommand())
+	add(root, groupRun, t.serveCommand(), t.demoCommand(), t.restoreCommand(),
+		t.recoverCommand())
 	add(root, groupState, t.templateCommand(), t.appCommand(), t.volumeCommand(), t.snapshotCommand(),
 		t.applyCommand(), t.deleteCommand(), t.secretCommand())
 	add(root, groupWho, t.tenantCommand(), t.userCommand(), t.tokenCommand(), t.providerCommand(),

@@ -15,6 +15,7 @@
 //	front.go     the NBD and iSCSI portals
 //	reservations.go  what cluster software fences by, over restarts
 //	api.go       what the API stands on
+//	recover.go   weft recover: a log that lost most of its voters
 //	damage.go    what is said and done about a damaged event log
 package main
 
@@ -44,6 +45,7 @@ func run() int {
 		Serve: serve, Demo: demo, NewToken: newAdminToken, SignIn: signIn, VerifyLog: verifyLog,
 		Version:         version(),
 		InspectPrograms: cli.InspectPrograms{CheckDevice: checkDevice, InspectJournal: inspectJournal},
+		RecoverPrograms: cli.RecoverPrograms{Recover: recoverLog},
 		BackupPrograms: cli.BackupPrograms{
 			Backup: backup, VerifyBackup: verifyBackup, Restore: restore,
 		},

@@ -24,18 +24,31 @@ import (
 // with one place for each of two cores, two reads would stop everything else for that long.
 const schedulers = 16
 
-// serve is `weft serve`.
+// serve is `weft serve`. A node whose log was recovered without part of what it knows is taken down
+// and brought up again: everything it shows was folded from a history that is none any more.
 func serve(ctx context.Context, o cli.ServeOptions) error {
 	r, err := up(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer r.down()
+	defer func() { r.down() }()
 	if err := r.announce(o); err != nil {
 		return err
 	}
-	<-ctx.Done()
-	return nil
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.backend.store.Superseded():
+		}
+		r.down()
+		r.down = func() {}
+		again, err := up(ctx, o)
+		if err != nil {
+			return err
+		}
+		r = again
+	}
 }
 
 // running is a node that is up.
