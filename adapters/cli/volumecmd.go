@@ -405,8 +405,9 @@ func reasons(v client.Volume, d client.Decision) string {
 		fmt.Fprintf(&b, "  %d excluded: %s\n", r.Count, oneLine(r.Why))
 	}
 	for _, c := range d.Candidates {
-		fmt.Fprintf(&b, "  device %s: score %d of 1000%s\n", c.Device, c.Score,
-			map[bool]string{true: ", suspect"}[c.Score < 0])
+		fmt.Fprintf(&b, "  device %s: score %d of 1000%s%s\n", c.Device, c.Score,
+			map[bool]string{true: ", suspect"}[c.Suspect],
+			map[bool]string{true: ", no room for its minima"}[c.Crowded])
 	}
 	for _, r := range d.Remedies {
 		fmt.Fprintf(&b, "what would help: %s\n", oneLine(r))

@@ -384,8 +384,10 @@ type DecisionReject struct {
 
 // DecisionScore is a candidate; higher is better, 1000 is empty.
 type DecisionScore struct {
-	Device string `json:"device"`
-	Score  int64  `json:"score"`
+	Device  string `json:"device"`
+	Score   int64  `json:"score"`
+	Suspect bool   `json:"suspect,omitempty"`
+	Crowded bool   `json:"crowded,omitempty"` // no room for the volume's minima
 }
 
 // Event is a stored event.

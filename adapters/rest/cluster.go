@@ -91,10 +91,12 @@ type DecisionReject struct {
 	Count int64  `json:"count"`
 }
 
-// DecisionScore is a candidate; higher is better, 1000 is empty, negative suspect.
+// DecisionScore is a candidate; higher is better, 1000 is empty.
 type DecisionScore struct {
-	Device string `json:"device"`
-	Score  int64  `json:"score"`
+	Device  string `json:"device"`
+	Score   int64  `json:"score"`
+	Suspect bool   `json:"suspect,omitempty" doc:"it was slow or erred"`
+	Crowded bool   `json:"crowded,omitempty" doc:"it had no room for the volume's minima"`
 }
 
 func (s *Server) clusterRoutes() {

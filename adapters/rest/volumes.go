@@ -109,7 +109,9 @@ func (s *Server) why(ctx context.Context, in *VolumeIn) (*Got[Decision], error) 
 			out.Rejects = append(out.Rejects, DecisionReject(r))
 		}
 		for _, c := range p.Candidates {
-			out.Candidates = append(out.Candidates, DecisionScore{c.Device.String(), c.Score})
+			out.Candidates = append(out.Candidates, DecisionScore{
+				c.Device.String(), c.Score, c.Suspect(), c.Crowded,
+			})
 		}
 	case dec.Impossible != nil:
 		p := dec.Impossible

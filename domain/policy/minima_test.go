@@ -87,3 +87,23 @@ func TestMinima(t *testing.T) {
 		past.Devices[0].Class = "flash"
 	}
 }
+
+// TestCrowdedOrSuspect proves that a decision tells the two reasons for a negative score apart, at
+// the ends of what they leave of it.
+func TestCrowdedOrSuspect(t *testing.T) {
+	for _, fill := range []int64{0, 1000} {
+		for i := range 4 {
+			c := Candidate{Score: 1000 - fill, Crowded: i&1 > 0}
+			if c.Crowded {
+				c.Score -= crowdedScore
+			}
+			suspect := i&2 > 0
+			if suspect {
+				c.Score -= suspectScore
+			}
+			if c.Suspect() != suspect {
+				t.Errorf("%+v is suspect: %t", c, c.Suspect())
+			}
+		}
+	}
+}

@@ -122,6 +122,16 @@ type Candidate struct {
 	Device domain.DeviceID `msgpack:"device,omitempty"`
 	// Score is in thousandths; negative: suspect, or without room for the volume's minima.
 	Score int64 `msgpack:"score,omitempty"`
+	// Crowded devices have no room for the volume's minima.
+	Crowded bool `msgpack:"crowded,omitempty"`
+}
+
+// Suspect tells whether the device was slow or erred.
+func (c Candidate) Suspect() bool {
+	if c.Crowded {
+		return c.Score < -crowdedScore
+	}
+	return c.Score < 0
 }
 
 // Reject counts the devices that one constraint excluded.
@@ -329,11 +339,12 @@ func (p *planner) place(w *Wish) {
 			if d.Suspect {
 				score -= suspectScore
 			}
-			if m := minimum(w); m != (minima{}) &&
-				p.reserved[d.Device].plus(m).crowded(d.Class) != "" {
+			m := minimum(w)
+			crowded := m != (minima{}) && p.reserved[d.Device].plus(m).crowded(d.Class) != ""
+			if crowded {
 				score -= crowdedScore
 			}
-			pl.Candidates = append(pl.Candidates, Candidate{d.Device, score})
+			pl.Candidates = append(pl.Candidates, Candidate{d.Device, score, crowded})
 		}
 	}
 	pl.Rejects = rejects
