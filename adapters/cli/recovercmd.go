@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -54,7 +55,7 @@ type LostVoter struct {
 // Named tells whether a word of the operator means this member: a node's name or id, the member's
 // id, or the address.
 func (v LostVoter) Named(word string) bool {
-	return word == v.Node || word == v.ID || word == v.Member || word == v.URL
+	return word != "" && slices.Contains([]string{v.Node, v.ID, v.Member, v.URL}, word)
 }
 
 // recoverCommand is `weft recover`.
