@@ -26,14 +26,15 @@ type ahead struct {
 	busy    bool   // a window is being fetched
 }
 
-// note enters a read and tells whether it goes on with a stream. It may begin to fetch a window.
+// note enters a read and tells whether it goes on with a stream. It may begin to fetch a window. A
+// read that would not ask the cache ends a stream: what is fetched for it would be read twice.
 func (a *ahead) note(v *Volume, block uint64, count int) bool {
 	if v.e.cfg.Reads == nil {
 		return false
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if block != a.next {
+	if block != a.next || count > streamBlocks {
 		a.next, a.length, a.fetched = block+uint64(count), count, 0
 		return false
 	}
@@ -66,22 +67,18 @@ func (v *Volume) blocks() uint64 { return uint64(v.end.Load()) / segment.BlockSi
 func (v *Volume) fetch(block uint64, count int) {
 	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer rd.release()
-	rd.again = false
+	rd.again, rd.had = false, 0
 	if rd.lookup(v, block, count, nil) != nil {
 		return
 	}
 	buf := v.e.aheads.buffer()
 	defer v.e.aheads.put(buf)
 	for i := 0; i < count; {
-		n := 1
 		if rd.loc[i].Kind() != segment.Flash || v.e.nv.holds(rd.loc[i]) {
-			i += n
+			i++
 			continue
 		}
-		for i+n < count && rd.loc[i+n].Kind() == segment.Flash &&
-			rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {
-			n++
-		}
+		n := rd.together(i)
 		p := buf[:n*segment.BlockSize]
 		if v.e.dev.ReadAt(p, rd.loc[i].Off()) != nil {
 			return

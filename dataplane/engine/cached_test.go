@@ -6,22 +6,29 @@ import (
 	"testing"
 
 	"weft/backends"
+	"weft/backends/mem"
 	"weft/dataplane/cache"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
 
-// TestCachedReads proves that what was read twice is served without the device, also to a clone,
-// that what was written since is what is read, and that large reads go past the cache.
-func TestCachedReads(t *testing.T) {
-	dev := newMem(t, 64<<20, 1<<20, 1)
-	reads := cache.New(1 << 20)
-	e := open(t, dev, func(c *Config) { c.Reads = reads })
-	defer e.Abandon()
+// cachedVolume makes a volume of 16 MiB on a device whose reads a cache of so many bytes keeps.
+func cachedVolume(t *testing.T, bytes int64) (*mem.Device, *Engine, *Volume) {
+	t.Helper()
+	dev := newMem(t, 96<<20, 1<<20, 1)
+	e := open(t, dev, func(c *Config) { c.Reads = cache.New(bytes) })
 	v, err := e.Create(background, testVolume, 16*domain.MiB, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return dev, e, v
+}
+
+// TestCachedReads proves that what was read twice is served without the device, also to a clone,
+// that what was written since is what is read, and that large reads go past the cache.
+func TestCachedReads(t *testing.T) {
+	dev, e, v := cachedVolume(t, 1<<20)
+	defer e.Abandon()
 	if err := put(v, data(0, 64, 7)); err != nil {
 		t.Fatal(err)
 	}
@@ -62,14 +69,9 @@ func TestCachedReads(t *testing.T) {
 
 // TestCachedRot proves that a block of the cache which is not what was written is not returned.
 func TestCachedRot(t *testing.T) {
-	dev := newMem(t, 64<<20, 1<<20, 1)
-	reads := cache.New(1 << 20)
-	e := open(t, dev, func(c *Config) { c.Reads = reads })
+	_, e, v := cachedVolume(t, 1<<20)
 	defer e.Abandon()
-	v, err := e.Create(background, testVolume, 16*domain.MiB, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	reads := e.cfg.Reads
 	if err := put(v, data(0, 1, 7)); err != nil {
 		t.Fatal(err)
 	}
@@ -95,13 +97,8 @@ func TestCachedRot(t *testing.T) {
 // asked for, in few reads of the device, that bytes written meanwhile are the ones that are read,
 // and that reads by chance fetch nothing.
 func TestReadAhead(t *testing.T) {
-	dev := newMem(t, 96<<20, 1<<20, 1)
-	e := open(t, dev, func(c *Config) { c.Reads = cache.New(8 << 20) })
+	dev, e, v := cachedVolume(t, 8<<20)
 	defer e.Abandon()
-	v, err := e.Create(background, testVolume, 16*domain.MiB, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
 	const blocks = 4096
 	for b := uint64(0); b < blocks; b += 64 {
 		if err := put(v, data(b, 64, 1+b)); err != nil {
@@ -134,6 +131,29 @@ func TestReadAhead(t *testing.T) {
 	}
 	if n := dev.Stats().Reads - before; n != 500 {
 		t.Errorf("%d reads of the device for 500 by chance", n)
+	}
+}
+
+// TestLargeStream proves that a stream whose reads go past the cache has nothing fetched for it: each
+// byte would be read twice.
+func TestLargeStream(t *testing.T) {
+	dev, e, v := cachedVolume(t, 8<<20)
+	defer e.Abandon()
+	const blocks, each = 1024, 2 * streamBlocks
+	for b := uint64(0); b < blocks; b += 64 {
+		if err := put(v, data(b, 64, 1+b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, buf := dev.Stats().ReadBytes, backends.AlignedBuffer(each*segment.BlockSize)
+	for b := uint64(0); b < blocks; b += each {
+		if err := v.Read(b, each, buf); err != nil {
+			t.Fatal(err)
+		}
+		fetched(&v.ahead)
+	}
+	if n := dev.Stats().ReadBytes - before; n != blocks*segment.BlockSize {
+		t.Errorf("%d bytes of the device for %d", n, blocks*segment.BlockSize)
 	}
 }
 

@@ -118,8 +118,8 @@ func (e *Engine) Resize(ctx context.Context, id domain.VolumeID, size domain.Byt
 	}
 	if size < v.Size() {
 		v.end.Store(int64(size))
+		defer func() { v.end.Store(v.size.Load()) }() // whatever came of it
 		if err := e.truncate(ctx, v, size); err != nil {
-			v.end.Store(v.size.Load())
 			return err
 		}
 	}

@@ -158,10 +158,7 @@ func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 			}
 		case rd.had>>i&1 != 0:
 		case kind == segment.Flash:
-			for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash && rd.had>>(i+n)&1 == 0 &&
-				rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {
-				n++
-			}
+			n = rd.together(i)
 			rd.pieces = append(rd.pieces, backends.Read{
 				P: dst[i*segment.BlockSize : (i+n)*segment.BlockSize], Off: rd.loc[i].Off(), To: rd,
 			})
@@ -174,6 +171,17 @@ func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 		i += n
 	}
 	return -1
+}
+
+// together gives how many blocks from one on, which stands on the device, stand there side by side
+// and are to be read from there.
+func (rd *reader) together(i int) int {
+	n := 1
+	for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash && rd.had>>(i+n)&1 == 0 &&
+		rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {
+		n++
+	}
+	return n
 }
 
 // recall fetches what the cache has, verified as if it came from the device.
