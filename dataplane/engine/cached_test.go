@@ -134,8 +134,8 @@ func TestReadAhead(t *testing.T) {
 	}
 }
 
-// TestLargeStream proves that a stream whose reads go past the cache has nothing fetched for it: each
-// byte would be read twice.
+// TestLargeStream proves that a stream whose reads go past the cache has nothing fetched for it:
+// each byte would be read twice.
 func TestLargeStream(t *testing.T) {
 	dev, e, v := cachedVolume(t, 8<<20)
 	defer e.Abandon()

@@ -160,8 +160,11 @@ func (s *saga) grows(e *Engine, lo, hi int) error {
 			return err
 		}
 		r, err := v.Allocated(int64(end), int64(v.Size()), 0)
-		if err != nil || len(r.List) > 0 {
-			return fmt.Errorf("it grew from %s and has %+v there: %v", end, r.List, err)
+		if err != nil {
+			return err
+		}
+		if len(r.List) > 0 {
+			return fmt.Errorf("it grew from %s and has %+v there", end, r.List)
 		}
 	}
 	return nil

@@ -412,6 +412,15 @@ func TestDriverPassesOnce(t *testing.T) {
 	if err != nil || s.Count != 64 || len(d.seen) != 64 {
 		t.Errorf("%+v, %d places, %v", s, len(d.seen), err)
 	}
+	again := newDriver(d, load{RW: "write", Block: mib, Depth: 4})
+	for range 2 {
+		if _, err := again.run(t.Context(), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	if again.hist.total != 128 {
+		t.Errorf("%d requests of two runs", again.hist.total)
+	}
 	s, err = drive(t.Context(), d, row("4k-randwrite-qd32"), 20*time.Millisecond)
 	if err != nil || s.Count == 0 || s.IOPS == 0 || s.P99 < s.P50 {
 		t.Errorf("%+v, %v", s, err)

@@ -62,7 +62,8 @@ func newDriver(d disk, l load) *driver {
 }
 
 // run submits until the time is over, or with none given until the whole disk was passed once, and
-// waits for what is under way. It gives the time taken, and the first error of a request.
+// waits for what is under way. It gives the time taken, and the first error of a request. It may be
+// called again, and counts on.
 func (v *driver) run(ctx context.Context, d time.Duration) (time.Duration, error) {
 	begin := time.Now()
 	total := v.size / int64(v.load.Block)
@@ -81,8 +82,13 @@ func (v *driver) run(ctx context.Context, d time.Duration) (time.Duration, error
 		s.io.More = len(v.free) > 0
 		v.disk.Submit(&s.io)
 	}
-	for range v.load.Depth {
-		v.note(<-v.free)
+	ended := make([]*slot, v.load.Depth)
+	for i := range ended {
+		ended[i] = <-v.free
+		v.note(ended[i])
+	}
+	for _, s := range ended {
+		v.free <- s
 	}
 	if v.err == nil {
 		v.err = ctx.Err()

@@ -80,6 +80,24 @@ func TestFillTargets(t *testing.T) {
 	}
 }
 
+// TestFillMeasures ages a small device, uniform and skewed, and measures it: as full as it was asked
+// for, and every byte accounted for.
+func TestFillMeasures(t *testing.T) {
+	b := fillBench{
+		dir: t.TempDir(), device: 256 * mib, depth: 8, runtime: 20 * time.Millisecond, log: io.Discard,
+	}
+	for _, c := range []fillCase{{20, 0, 0}, {50, zipfExponent, 0}} {
+		r, err := b.measure(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.live > float64(c.percent)/100 || r.live < float64(c.percent-5)/100 || r.written < 1 ||
+			r.iops == 0 || r.p50 > r.p99 || r.p99 > r.longest {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 // TestFillAccounts proves that only what was written while it was measured counts.
 func TestFillAccounts(t *testing.T) {
 	var r fillRow
