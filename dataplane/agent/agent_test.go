@@ -111,6 +111,18 @@ func order(n byte, token uint64, k command.Kind) command.Order {
 
 func (f *fixture) obey(o command.Order) error { return f.agent.Obey(context.Background(), o).Err }
 
+// exported builds an agent that serves a volume.
+func exported(t *testing.T) *fixture {
+	t.Helper()
+	f := build(t)
+	for i, k := range []command.Kind{command.CreateVolume, command.ExportVolume} {
+		if err := f.obey(order(byte(i+1), 1, k)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
 // TestObeyTwice proves that every order may be repeated, with the same id and with another (A1).
 func TestObeyTwice(t *testing.T) {
 	f := build(t)
@@ -183,12 +195,7 @@ func TestStaleToken(t *testing.T) {
 
 // TestRestartServesNothing proves that a new agent exports only what it is told (A3).
 func TestRestartServesNothing(t *testing.T) {
-	f := build(t)
-	for i, k := range []command.Kind{command.CreateVolume, command.ExportVolume} {
-		if err := f.obey(order(byte(i+1), 1, k)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	f := exported(t)
 	f.restart(t)
 	if n := len(f.agent.Served()); n != 0 {
 		t.Errorf("%d exports survived", n)
@@ -243,12 +250,7 @@ func TestRefusals(t *testing.T) {
 // new disk, that limits alone make another export, and that they are lifted before the volume goes:
 // what a limit holds back would hold up the front's end.
 func TestLimits(t *testing.T) {
-	f := build(t)
-	for i, k := range []command.Kind{command.CreateVolume, command.ExportVolume} {
-		if err := f.obey(order(byte(i+1), 1, k)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	f := exported(t)
 	disk := f.front.list[0].Disk
 	o := order(9, 1, command.ExportVolume)
 	o.Export.IOPSMax, o.Export.BPSMax = 1, 4096
@@ -284,12 +286,7 @@ func TestLimits(t *testing.T) {
 // TestShare proves that what an export reserves, its weight and its burst reach its disk and change
 // there without a new disk, and that each of them makes another export.
 func TestShare(t *testing.T) {
-	f := build(t)
-	for i, k := range []command.Kind{command.CreateVolume, command.ExportVolume} {
-		if err := f.obey(order(byte(i+1), 1, k)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	f := exported(t)
 	disk := f.front.list[0].Disk
 	o := order(9, 1, command.ExportVolume)
 	seen := map[string]bool{string((command.Export{}).Digest()): true}
@@ -345,12 +342,7 @@ func (c completions) Complete(io *domain.IO) { c <- io }
 // TestReexportKeepsDisk proves that a new way to a volume leaves its disk, and with it the
 // connections of the other protocols, in place.
 func TestReexportKeepsDisk(t *testing.T) {
-	f := build(t)
-	for i, k := range []command.Kind{command.CreateVolume, command.ExportVolume} {
-		if err := f.obey(order(byte(i+1), 1, k)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	f := exported(t)
 	before := f.front.list[0].Disk
 	o := order(9, 1, command.ExportVolume)
 	o.Export.Target = "iqn.x"

@@ -57,18 +57,27 @@ func TestCursors(t *testing.T) {
 	if err := c.Store(ctx, "big", make([]byte, cursorMax+1)); !domain.IsKind(err, domain.TooLarge) {
 		t.Errorf("over the limit: %v", err)
 	}
-	key := s.keys.cursor("psub/a::g")
-	r, err := s.client.Get(ctx, key)
+	noFlippedBit(t, s, s.keys.cursor("psub/a::g"), func() ([]byte, error) {
+		return c.Load(ctx, "psub/a::g")
+	}, clientv3.WithIgnoreLease())
+}
+
+// noFlippedBit flips each bit of what stands under a key, which must then be told to be corrupt.
+func noFlippedBit(
+	t *testing.T, s *Store, key string, load func() ([]byte, error), how ...clientv3.OpOption,
+) {
+	t.Helper()
+	r, err := s.client.Get(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for bit := range len(r.Kvs[0].Value) * 8 {
 		bad := bytes.Clone(r.Kvs[0].Value)
 		bad[bit/8] ^= 1 << (bit % 8)
-		if _, err := s.client.Put(ctx, key, string(bad), clientv3.WithIgnoreLease()); err != nil {
+		if _, err := s.client.Put(t.Context(), key, string(bad), how...); err != nil {
 			t.Fatal(err)
 		}
-		if b, err := c.Load(ctx, "psub/a::g"); !domain.IsKind(err, domain.Corrupt) {
+		if b, err := load(); !domain.IsKind(err, domain.Corrupt) {
 			t.Fatalf("bit %d: %q, %v", bit, b, err)
 		}
 	}

@@ -1,7 +1,6 @@
 package quorum
 
 import (
-	"bytes"
 	"testing"
 
 	"weft/domain"
@@ -34,19 +33,5 @@ func TestSecrets(t *testing.T) {
 	if !domain.IsKind(err, domain.TooLarge) {
 		t.Errorf("over the limit: %v", err)
 	}
-	key := s.keys.secret("a")
-	r, err := s.client.Get(ctx, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for bit := range len(r.Kvs[0].Value) * 8 {
-		bad := bytes.Clone(r.Kvs[0].Value)
-		bad[bit/8] ^= 1 << (bit % 8)
-		if _, err := s.client.Put(ctx, key, string(bad)); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := c.Load(ctx, "a"); !domain.IsKind(err, domain.Corrupt) {
-			t.Fatalf("bit %d: %q, %v", bit, b, err)
-		}
-	}
+	noFlippedBit(t, s, s.keys.secret("a"), func() ([]byte, error) { return c.Load(ctx, "a") })
 }
