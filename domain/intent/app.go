@@ -312,6 +312,16 @@ func (c ResizeVolume) Undo() []domain.Command {
 	}}
 }
 
+// After implements domain.Postlude: a tenant holds what is wished for, whenever it comes true.
+func (c ResizeVolume) After() []domain.Command {
+	if c.Size >= c.From {
+		return nil
+	}
+	return []domain.Command{
+		tenancy.Lower{Tenant: c.Tenant, Object: c.Volume.UUID, By: c.From - c.Size},
+	}
+}
+
 // Validate implements domain.Validator.
 func (c ResizeVolume) Validate() error {
 	var chk domain.Checker
@@ -394,9 +404,8 @@ func EvolveApp(s App, ev domain.Event) App {
 				s.Volumes[i].Size = ev.To
 			}
 		}
-		s.Shrinks = s.shrinksBut(ev.Volume)
-		if ev.To < ev.From {
-			s.Shrinks = append(s.Shrinks, *ev)
+		if ev.To < ev.From { // it stays: what is there may be larger than a wish that grows again
+			s.Shrinks = append(s.shrinksBut(ev.Volume), *ev)
 		}
 	case *VolumeSpecRemoved:
 		s.Volumes = slices.DeleteFunc(slices.Clone(s.Volumes), func(v VolumeSpec) bool {

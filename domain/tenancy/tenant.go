@@ -119,11 +119,11 @@ type Release struct {
 	Why    string
 }
 
-// Lower gives back what an object holds beyond an amount, since it has become smaller.
+// Lower gives back a part of what an object holds, since it is to become smaller.
 type Lower struct {
 	Tenant domain.TenantID
 	Object domain.UUID
-	Bytes  domain.Bytes // it needs from now on
+	By     domain.Bytes
 }
 
 // CommandType implements domain.Command.
@@ -293,23 +293,24 @@ func Decide(s State, r domain.Request) ([]domain.Event, error) {
 }
 
 // lower replaces all reservations of an object by one of a smaller amount. What it holds by name
-// keeps its name.
+// keeps its name. One that holds nothing was released meanwhile.
 func (s State) lower(c Lower, id domain.CommandID) []domain.Event {
-	now := Reserved{Command: id, Object: c.Object, Bytes: c.Bytes}
-	sum := domain.Bytes(0)
+	now, held := Reserved{Command: id, Object: c.Object, Bytes: -c.By}, false
 	for _, h := range s.Held {
 		if h.Object != c.Object {
 			continue
 		}
-		sum += h.Bytes
+		held = true
+		now.Bytes += h.Bytes
 		now.Volumes += h.Volumes
 		if now.Kind == "" {
 			now.Kind, now.Name = h.Kind, h.Name
 		}
 	}
-	if sum <= c.Bytes {
+	if !held || c.By <= 0 {
 		return nil
 	}
+	now.Bytes = max(now.Bytes, 0)
 	return []domain.Event{&ReserveReleased{Object: c.Object, Why: "became smaller"}, &now}
 }
 

@@ -56,7 +56,7 @@ func TestReserve(t *testing.T) {
 }
 
 // TestLower proves that what an object holds in several parts becomes one of the smaller amount,
-// under its name, and that nothing is lowered to more than it is.
+// under its name, and that one which holds nothing is left alone.
 func TestLower(t *testing.T) {
 	object, other := domain.UUID{1}, domain.UUID{2}
 	var s State
@@ -74,12 +74,12 @@ func TestLower(t *testing.T) {
 	do(Reserve{Kind: "volume", Name: "d", Object: object, Bytes: 4 * domain.GiB, Volumes: 1})
 	do(Reserve{Object: other, Bytes: domain.GiB, Volumes: 1})
 	do(Reserve{Object: object, Bytes: 4 * domain.GiB})
-	if do(Lower{Object: object, Bytes: 9 * domain.GiB}) != 0 || do(Lower{Object: domain.UUID{3}}) != 0 {
+	if do(Lower{Object: object}) != 0 || do(Lower{Object: domain.UUID{3}, By: domain.GiB}) != 0 {
 		t.Error("something changed")
 	}
-	for range 2 {
-		do(Lower{Object: object, Bytes: 3 * domain.GiB})
-		if s.Bytes != 4*domain.GiB || s.Count != 2 || len(s.Held) != 2 {
+	for _, left := range []domain.Bytes{4 * domain.GiB, domain.GiB, domain.GiB} {
+		do(Lower{Object: object, By: 5 * domain.GiB})
+		if s.Bytes != left || s.Count != 2 || len(s.Held) != 2 {
 			t.Errorf("%s, %d volumes, %+v", s.Bytes, s.Count, s.Held)
 		}
 	}

@@ -297,11 +297,6 @@ func (r *Reconciler) step(ctx context.Context, s *policy.Step) error {
 	if out.Err != nil {
 		return r.refused(ctx, s, out.Err)
 	}
-	if o.Kind == command.ResizeVolume {
-		if err := r.lower(ctx, o); err != nil {
-			return err
-		}
-	}
 	fact, err := r.fact(s, out)
 	if err != nil {
 		return err
@@ -311,20 +306,6 @@ func (r *Reconciler) step(ctx context.Context, s *policy.Step) error {
 		return err
 	}
 	return r.release(ctx, o)
-}
-
-// lower gives back what a volume's tenant holds for it beyond its new size, before the size is
-// recorded: if this node ends between the two, the order is sent again.
-func (r *Reconciler) lower(ctx context.Context, o command.Order) error {
-	for _, v := range r.cfg.Views.Observed().Volumes {
-		if v.Volume == o.Volume && !v.Tenant.IsZero() && o.Size < v.Size {
-			_, err := r.do(ctx, "lower/"+o.ID.String(), tenancy.Lower{
-				Tenant: v.Tenant, Object: v.Volume.UUID, Bytes: o.Size,
-			}, r.token)
-			return err
-		}
-	}
-	return nil
 }
 
 // fact gives what is so once an order was obeyed.

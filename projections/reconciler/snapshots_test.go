@@ -234,6 +234,50 @@ func TestShrink(t *testing.T) {
 	}
 }
 
+// TestShrinkChanged proves that a wish to become smaller which hosts hold up is followed when it is
+// changed: to a size that is smaller still than what is there, and back to that; and that the tenant
+// holds what is wished for all the time.
+func TestShrinkChanged(t *testing.T) {
+	h := build(t)
+	h.obeyed = answers
+	h.do(shop(8 * domain.GiB))
+	h.settle()
+	used, wish := true, 8*domain.GiB
+	h.fail = func(o command.Order) error {
+		if o.Kind == command.UnexportVolume && used {
+			return domain.Errorf(domain.Conflict, "2 connections of hosts use it")
+		}
+		return nil
+	}
+	change := func(to domain.Bytes) {
+		h.do(intent.ResizeVolume{
+			App: app, Tenant: tenant, Volume: vol(0), From: wish, Size: to, Shrink: to < wish,
+		})
+		wish = to
+		h.now = h.now.Add(RetryMax)
+		h.settle()
+		if held := h.held(); held != wish {
+			t.Errorf("the tenant holds %s, not %s", held, wish)
+		}
+	}
+	there := func(want domain.Bytes) {
+		t.Helper()
+		if v, _ := h.facts.Volume(vol(0)); v.Size != want || v.Online.Node != node {
+			t.Errorf("%s, not %s: %+v", v.Size, want, v)
+		}
+	}
+	change(2 * domain.GiB)
+	change(8 * domain.GiB)
+	there(8 * domain.GiB)
+	change(2 * domain.GiB)
+	change(4 * domain.GiB)
+	there(8 * domain.GiB)
+	used = false
+	h.now = h.now.Add(RetryMax)
+	h.settle()
+	there(4 * domain.GiB)
+}
+
 // keeper is a model of the engines' snapshots, which the schedule asks for.
 type keeper struct{ have []command.Space }
 

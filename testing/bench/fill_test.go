@@ -80,8 +80,8 @@ func TestFillTargets(t *testing.T) {
 	}
 }
 
-// TestFillMeasures ages a small device, uniform and skewed, and measures it: as full as it was asked
-// for, and every byte accounted for.
+// TestFillMeasures ages a small device, uniform and skewed, and measures it: as full as it was
+// asked for, and every byte accounted for.
 func TestFillMeasures(t *testing.T) {
 	b := fillBench{
 		dir: t.TempDir(), device: 256 * mib, depth: 8, runtime: 20 * time.Millisecond, log: io.Discard,
