@@ -373,8 +373,8 @@ func (l *lane) exchange(b *branch, block uint64, from, to segment.Loc) {
 }
 
 // exchangeNear is exchange that looks in a leaf first, which the mutex was not let go since it was
-// found; it gives the leaf for the next block. near may be nil. A place in the journal stands in one
-// leaf, so where near names it, near is the leaf.
+// found; it gives the leaf for the next block. near may be nil. A place in the journal stands in
+// one leaf, so where near names it, near is the leaf.
 func (l *lane) exchangeNear(near *leaf, b *branch, block uint64, from, to segment.Loc) *leaf {
 	lf, i := near, int(block%segment.LeafBlocks)
 	if lf == nil || lf.own.get(i) != from {

@@ -16,7 +16,8 @@ type Reader interface {
 }
 
 // Problem is one thing that is wrong, in a part such as "superblock", "anchor", "root", "index",
-// "log", "header", "chunk", "entry" or "block". A damaged block names its volume, block and version.
+// "log", "header", "chunk", "entry" or "block". A damaged block names its volume, block and
+// version.
 type Problem struct {
 	Part     string            `json:"part"`
 	Off      int64             `json:"offset,omitempty"`

@@ -235,8 +235,8 @@ func TestShrink(t *testing.T) {
 }
 
 // TestShrinkChanged proves that a wish to become smaller which hosts hold up is followed when it is
-// changed: to a size that is smaller still than what is there, and back to that; and that the tenant
-// holds what is wished for all the time.
+// changed: to a size that is smaller still than what is there, and back to that; and that the
+// tenant holds what is wished for all the time.
 func TestShrinkChanged(t *testing.T) {
 	h := build(t)
 	h.obeyed = answers

@@ -105,8 +105,8 @@ func (s *server) parameters() ([]string, *path, error) {
 // program is the emulator.
 const program = "qemu-system-x86_64"
 
-// kvm tells whether guests run by the processor itself here. A device that is there does not say so:
-// a guest that is never started does.
+// kvm tells whether guests run by the processor itself here. A device that is there does not say
+// so: a guest that is never started does.
 func kvm(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -124,7 +124,8 @@ func (o options) boot(
 	if kvm(ctx) {
 		accel, cpu = "kvm", "host"
 	}
-	qemu := exec.CommandContext(ctx, program, "-machine", "q35", "-accel", accel, "-cpu", cpu, "-smp", "2", "-m", fmt.Sprint(o.memory), "-nodefaults", "-no-reboot",
+	qemu := exec.CommandContext(ctx, program, "-machine", "q35", "-accel", accel, "-cpu", cpu,
+		"-smp", "2", "-m", fmt.Sprint(o.memory), "-nodefaults", "-no-reboot",
 		"-display", "none", "-serial", "stdio", "-monitor", "none",
 		"-kernel", img.kernel, "-initrd", img.root,
 		"-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off random.trust_cpu=on "+
