@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -351,6 +353,55 @@ func TestReadingPassesWhoIsGone(t *testing.T) {
 			t.Fatalf("reading %d: %v, %v", i, both.tail, err)
 		}
 	}
+}
+
+// The node that is a member no more may be all that is connected: it refuses within a fraction of a
+// millisecond, while the others still shake hands. Reading waits for them.
+func TestReadingWaitsForWhoConnectsLate(t *testing.T) {
+	const refusals = readTries - 2 // the last two go to one and the other
+	a := newPeer(t, "a")
+	appendTo(t, a.Store, 3)
+	var asked atomic.Int32
+	enough := make(chan struct{})
+	var proto http.Protocols
+	proto.SetUnencryptedHTTP2(true)
+	gone := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) == refusals {
+			close(enough)
+		}
+		http.Error(w, "no member", http.StatusServiceUnavailable)
+	}))
+	gone.Config.Protocols = &proto
+	gone.Start()
+	defer gone.Close()
+	late, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: a.cfg.Net.Port, Protocols: &proto}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		<-enough
+		_ = srv.Serve(late)
+	})
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: []string{"http://" + late.Addr().String(), gone.URL}, Logger: zap.NewNop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := loader{keys: a.keys, kv: newConn(client)}
+	began := time.Now()
+	both, err := l.ends(t.Context())
+	if err != nil || both.tail.Position != 3 || asked.Load() < refusals {
+		t.Fatalf("%v, %v after %d refusals", both.tail, err, asked.Load())
+	}
+	if rested := time.Since(began); rested < readRest<<refusals-readRest {
+		t.Errorf("%d refusals within %v", refusals, rested)
+	}
+	_ = client.Close()
+	_ = srv.Close()
+	serving.Wait()
 }
 
 // A member that was removed a moment ago answers a question after its state by an error: etcd

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"strings"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
@@ -17,7 +18,10 @@ import (
 const (
 	pageMax = 1000 // keys of one Range
 	// readTries is how many members are asked in turn for what is read in a transaction.
-	readTries = 5
+	readTries = 8
+	// readRest is the rest before the second member is asked; each further one is twice as long.
+	// All of them together are below 1.3 s.
+	readRest = 10 * time.Millisecond
 )
 
 // loader reads the log from the database.
@@ -111,13 +115,20 @@ func (l loader) ends(ctx context.Context) (ends, error) {
 
 // read reads keys at one revision, if a condition holds there. etcd's client repeats a Get and no
 // transaction; nothing is written here, so when no member answers the next one is asked: a node
-// that was a member a moment ago refuses, and its connection stays.
+// that was a member a moment ago refuses, and its connection stays. It refuses within a fraction of
+// a millisecond, and until the others are connected it is all there is to ask; hence the rests.
 func (l loader) read(
 	ctx context.Context, when []clientv3.Cmp, what ...clientv3.Op,
 ) (*clientv3.TxnResponse, error) {
 	for try := 1; ; try++ {
 		res, err := l.kv.Txn(ctx).If(when...).Then(what...).Commit()
 		if err == nil || try == readTries || status.Code(err) != codes.Unavailable {
+			return res, err
+		}
+		rest, cancel := context.WithTimeout(ctx, readRest<<(try-1))
+		<-rest.Done()
+		cancel()
+		if ctx.Err() != nil {
 			return res, err
 		}
 	}
