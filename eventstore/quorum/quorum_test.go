@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -314,6 +315,70 @@ func TestLostAnswers(t *testing.T) {
 	}
 	if n != 5 {
 		t.Errorf("%d events, want 5", n)
+	}
+}
+
+// Two writers build a batch on the same tail that begins with the same event, whose record is then
+// the same to the bit, and goes on with another: what a client appends itself, after it sent it to
+// a leader that died. The one whose answer is lost must not take the other's batch for its own (Q3).
+func TestSameFirstOtherRest(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir)
+	real, held, release := q.seq.commit, make(chan struct{}), make(chan struct{})
+	calls := 0
+	q.seq.commit = func(ctx context.Context, x *txn) (*clientv3.TxnResponse, error) {
+		switch calls++; calls {
+		case 1:
+			held <- struct{}{}
+			<-release
+		case 2: // x and y, as the other has x and z
+			b := foreign(t, q)
+			for _, id := range []string{"x", "z"} {
+				if _, err := b.append(ctx, domain.StreamID(id+"-1"), eventstore.NoStream(),
+					storetest.Propose(id, 1)); err != nil {
+					return nil, err
+				}
+			}
+			return nil, errLost
+		}
+		return real(ctx, x)
+	}
+	answers := make(chan error, 3)
+	put := func(id string) {
+		_, err := q.Append(t.Context(), domain.StreamID(id+"-1"), eventstore.NoStream(),
+			storetest.Propose(id, 1)...)
+		answers <- err
+	}
+	go put("first")
+	<-held
+	go put("x")
+	for len(q.seq.queue) < 1 {
+		runtime.Gosched()
+	}
+	go put("y")
+	for len(q.seq.queue) < 2 {
+		runtime.Gosched()
+	}
+	close(release)
+	for range 3 {
+		if err := <-answers; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	q = open(t, dir) // what the database holds, not what the writer thinks
+	var got []domain.StreamID
+	for r, err := range q.ReadAll(t.Context(), 0, eventstore.Forward, domain.Filter{},
+		eventstore.NoLimit) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, r.Stream)
+	}
+	if want := []domain.StreamID{"first-1", "x-1", "z-1", "y-1"}; !slices.Equal(got, want) {
+		t.Errorf("the log has %v, want %v", got, want)
 	}
 }
 

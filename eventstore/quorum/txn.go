@@ -25,7 +25,7 @@ const (
 type txn struct {
 	compare []clientv3.Cmp
 	then    []clientv3.Op
-	orElse  []clientv3.Op // tail, log/<first>, the streams' heads in order
+	orElse  []clientv3.Op // tail, log/<first>, log/<last>, the streams' heads in order
 }
 
 // outcome says what became of a batch. Exactly one of its fields is set.
@@ -39,11 +39,12 @@ type outcome struct {
 // build makes the transaction of a draft (Q2).
 func (q *sequencer) build(d *eventstore.Draft) *txn {
 	k, t := q.keys, &txn{}
-	first := d.Entries()[0].At
+	first, last := d.Entries()[0].At, d.Entries()[len(d.Entries())-1].At
 	t.compare = append(t.compare,
 		holds(k.tail(), d.Base() == eventstore.Head{}, encodeTail(d.Base())),
 		clientv3.Compare(clientv3.Version(k.log(first)), "=", 0))
-	t.orElse = append(t.orElse, clientv3.OpGet(k.tail()), clientv3.OpGet(k.log(first)))
+	t.orElse = append(t.orElse, clientv3.OpGet(k.tail()), clientv3.OpGet(k.log(first)),
+		clientv3.OpGet(k.log(last)))
 	fenced := d.Fenced()
 	for _, s := range d.Touches() {
 		t.compare = append(t.compare, q.sameHead(s))
@@ -181,11 +182,13 @@ func (q *sequencer) lost(d *eventstore.Draft, res *clientv3.TxnResponse) outcome
 			}}
 		}
 	}
-	first := d.Entries()[0]
+	first, last := d.Entries()[0], d.Entries()[len(d.Entries())-1]
 	switch {
 	case tail == d.Head(): // an earlier copy committed
 		return outcome{stored: true}
-	case got[1] != nil && string(got[1].Value) == string(first.Record): // and others followed it
+	// And others followed it. The last record holds the hash of all before it; the first may stand in
+	// another writer's batch as well, which goes on differently.
+	case got[2] != nil && string(got[2].Value) == string(last.Record):
 		return outcome{stored: true}
 	case tail != d.Base():
 		return outcome{moved: true}
@@ -206,7 +209,7 @@ func (q *sequencer) damage(
 	bad := map[domain.StreamID]error{}
 	for i, s := range d.Touches() {
 		want := q.mirror.StreamHead(s)
-		kv := got[2+i]
+		kv := got[3+i]
 		if kv == nil && want.Revision < 0 || kv != nil && string(kv.Value) == encodeHead(want) {
 			continue
 		}
