@@ -34,8 +34,9 @@ const (
 	CommandsMin = 256
 	// StatesMax is how many folded streams one Executor keeps.
 	StatesMax = 4096
-	// StepDepthMax is how deep commands that need or cause other commands may nest.
-	StepDepthMax = 3
+	// StepDepthMax is how deep commands that need or cause other commands may nest: a tenant eight
+	// deep takes of the quotas of all above it, one after the other.
+	StepDepthMax = 12
 	// LinearizableWait bounds a read that must see everything acknowledged before it began.
 	LinearizableWait = 5 * time.Second
 )

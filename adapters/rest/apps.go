@@ -130,7 +130,9 @@ func (s *Server) createApp(ctx context.Context, ch Change, b AppBody) (*Changed[
 		}
 		ev.Volumes = append(ev.Volumes, spec)
 	}
-	res, err := s.command(ctx, ch, id, intent.CreateApp{AppInstanceCreated: ev})
+	res, err := s.command(ctx, ch, id, intent.CreateApp{
+		AppInstanceCreated: ev, Above: s.above(t),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -220,10 +222,13 @@ func (s *Server) differences(
 			if err := s.source(ctx, t, w.Source, &spec); err != nil {
 				return nil, err
 			}
-			list = append(list, intent.AddVolume{App: app, Tenant: a.Tenant, Spec: spec})
+			list = append(list, intent.AddVolume{
+				App: app, Tenant: a.Tenant, Above: s.above(t), Spec: spec,
+			})
 		case v.Size != w.Size && (w.Size != 0 || w.Source == ""): // a clone may leave its size open
 			list = append(list, intent.ResizeVolume{
-				App: app, Tenant: a.Tenant, Volume: v.Volume, From: v.Size, Size: w.Size,
+				App: app, Tenant: a.Tenant, Above: s.above(t), Volume: v.Volume, From: v.Size,
+				Size: w.Size,
 			})
 		}
 	}
@@ -282,7 +287,7 @@ func (s *Server) addVolume(ctx context.Context, in *struct {
 		return nil, err
 	}
 	res, err := s.command(ctx, in.Change, id, intent.AddVolume{
-		App: a.AppInstanceCreated.App, Tenant: t.Tenant, Spec: spec,
+		App: a.AppInstanceCreated.App, Tenant: t.Tenant, Above: s.above(t), Spec: spec,
 	})
 	if err != nil {
 		return nil, err
@@ -327,8 +332,8 @@ func (s *Server) resizeVolume(ctx context.Context, in *struct {
 		}
 	}
 	res, err := s.command(ctx, in.Change, commandID(ctx, in.Change), intent.ResizeVolume{
-		App: a.AppInstanceCreated.App, Tenant: t.Tenant, Volume: v.Volume, From: v.Size,
-		Size: in.Body.Size, Shrink: in.Body.Shrink, Force: in.Body.Force,
+		App: a.AppInstanceCreated.App, Tenant: t.Tenant, Above: s.above(t), Volume: v.Volume,
+		From: v.Size, Size: in.Body.Size, Shrink: in.Body.Shrink, Force: in.Body.Force,
 	})
 	if err != nil {
 		return nil, err

@@ -89,6 +89,11 @@ func (s *Server) tenant(name string) (desired.Tenant, error) {
 	return s.b.Now().Desired.Tenant(name)
 }
 
+// above gives the tenants above one, whose quotas hold for it too.
+func (s *Server) above(t desired.Tenant) []domain.TenantID {
+	return s.b.Now().Desired.Above(t.Tenant)
+}
+
 // command runs a command as the caller of ctx and waits until this node's views show it.
 func (s *Server) command(ctx context.Context, ch Change, id domain.CommandID,
 	c domain.Command,

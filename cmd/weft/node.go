@@ -316,6 +316,8 @@ func (l loopViews) Observed() policy.Observed {
 	l.v.catalog.Observe(&o)
 	return o
 }
+func (l loopViews) Above(t domain.TenantID) []domain.TenantID { return l.v.desired.Above(t) }
+
 
 // Wait implements reconciler.Views.
 func (l loopViews) Wait(ctx context.Context, p domain.Position) error {

@@ -128,12 +128,16 @@ func (AppInstanceDeleteRequested) EventType() string { return "AppInstanceDelete
 func (AppInstanceDeleted) EventType() string { return "AppInstanceDeleted" }
 
 // CreateApp makes an application instance with its volumes.
-type CreateApp struct{ AppInstanceCreated }
+type CreateApp struct {
+	AppInstanceCreated
+	Above []domain.TenantID `msgpack:",omitempty"` // the tenants above its own, the nearest first
+}
 
 // AddVolume adds a volume to an instance; the LUN is given by the instance.
 type AddVolume struct {
 	App    domain.AppID
 	Tenant domain.TenantID
+	Above  []domain.TenantID `msgpack:",omitempty"` // the tenants above it, the nearest first
 	Spec   VolumeSpec
 }
 
@@ -143,6 +147,7 @@ type AddVolume struct {
 type ResizeVolume struct {
 	App    domain.AppID
 	Tenant domain.TenantID
+	Above  []domain.TenantID `msgpack:",omitempty"` // the tenants above it, the nearest first
 	Volume domain.VolumeID
 	From   domain.Bytes
 	Size   domain.Bytes
@@ -196,7 +201,7 @@ func (c CreateApp) Before() []domain.Command {
 		Tenant: c.Tenant, Kind: "app", Name: c.Name, Object: c.App.UUID,
 	}}
 	for _, v := range c.Volumes {
-		list = append(list, reserve(c.Tenant, v.Volume, v.Size, 1))
+		list = append(list, reserve(c.Tenant, c.Above, v.Volume, v.Size, 1))
 	}
 	return list
 }
@@ -207,15 +212,23 @@ func (c CreateApp) Undo() []domain.Command {
 		Tenant: c.Tenant, Object: c.App.UUID, Why: "application refused",
 	}}
 	for _, v := range c.Volumes {
-		list = append(list, tenancy.Release{
-			Tenant: c.Tenant, Object: v.Volume.UUID, Why: "application refused",
-		})
+		list = append(list, release(c.Tenant, c.Above, v.Volume, 0, "application refused"))
 	}
 	return list
 }
 
-func reserve(t domain.TenantID, v domain.VolumeID, b domain.Bytes, n int64) domain.Command {
-	return tenancy.Reserve{Tenant: t, Kind: "volume", Object: v.UUID, Bytes: b, Volumes: n}
+func reserve(t domain.TenantID, above []domain.TenantID, v domain.VolumeID, b domain.Bytes,
+	n int64,
+) domain.Command {
+	return tenancy.Reserve{
+		Tenant: t, Above: above, Kind: "volume", Object: v.UUID, Bytes: b, Volumes: n,
+	}
+}
+
+func release(t domain.TenantID, above []domain.TenantID, v domain.VolumeID, b domain.Bytes,
+	why string,
+) domain.Command {
+	return tenancy.Release{Tenant: t, Above: above, Object: v.UUID, Bytes: b, Why: why}
 }
 
 // Validate implements domain.Validator.
@@ -271,14 +284,12 @@ func (c AddVolume) Stream() domain.StreamID { return AppStream(c.App) }
 
 // Before implements domain.Prelude.
 func (c AddVolume) Before() []domain.Command {
-	return []domain.Command{reserve(c.Tenant, c.Spec.Volume, c.Spec.Size, 1)}
+	return []domain.Command{reserve(c.Tenant, c.Above, c.Spec.Volume, c.Spec.Size, 1)}
 }
 
 // Undo implements domain.Reversal.
 func (c AddVolume) Undo() []domain.Command {
-	return []domain.Command{tenancy.Release{
-		Tenant: c.Tenant, Object: c.Spec.Volume.UUID, Why: "volume refused",
-	}}
+	return []domain.Command{release(c.Tenant, c.Above, c.Spec.Volume, 0, "volume refused")}
 }
 
 // Validate implements domain.Validator.
@@ -299,7 +310,7 @@ func (c ResizeVolume) Before() []domain.Command {
 	if c.Size <= c.From {
 		return nil
 	}
-	return []domain.Command{reserve(c.Tenant, c.Volume, c.Size-c.From, 0)}
+	return []domain.Command{reserve(c.Tenant, c.Above, c.Volume, c.Size-c.From, 0)}
 }
 
 // Undo implements domain.Reversal: only what this command reserved.
@@ -307,9 +318,7 @@ func (c ResizeVolume) Undo() []domain.Command {
 	if c.Size <= c.From {
 		return nil
 	}
-	return []domain.Command{tenancy.Release{
-		Tenant: c.Tenant, Object: c.Volume.UUID, Bytes: c.Size - c.From, Why: "growth refused",
-	}}
+	return []domain.Command{release(c.Tenant, c.Above, c.Volume, c.Size-c.From, "growth refused")}
 }
 
 // After implements domain.Postlude: a tenant holds what is wished for, whenever it comes true.
@@ -317,9 +326,9 @@ func (c ResizeVolume) After() []domain.Command {
 	if c.Size >= c.From {
 		return nil
 	}
-	return []domain.Command{
-		tenancy.Lower{Tenant: c.Tenant, Object: c.Volume.UUID, By: c.From - c.Size},
-	}
+	return []domain.Command{tenancy.Lower{
+		Tenant: c.Tenant, Above: c.Above, Object: c.Volume.UUID, By: c.From - c.Size,
+	}}
 }
 
 // Validate implements domain.Validator.

@@ -31,7 +31,7 @@ func run(t *testing.T, s App, cmds ...domain.Command) App {
 }
 
 func shop() CreateApp {
-	return CreateApp{AppInstanceCreated{
+	return CreateApp{AppInstanceCreated: AppInstanceCreated{
 		App: domain.AppID{UUID: domain.UUID{1}}, Name: "shop",
 		Volumes: []VolumeSpec{spec(1, domain.GiB), spec(2, domain.GiB)},
 	}}

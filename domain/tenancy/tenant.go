@@ -109,6 +109,12 @@ type Reserve struct {
 	Object  domain.UUID
 	Bytes   domain.Bytes
 	Volumes int64
+	// Above are the tenants above, from the nearest to the top, of whose quotas the amount is taken
+	// first: a limit holds for all that stands below it. Tenants never move, so they stay the same.
+	Above []domain.TenantID `msgpack:",omitempty"`
+	// Below says that the object is one of a tenant below this one, whose users see nothing of this
+	// tenant: a refusal then tells no figures of it.
+	Below bool `msgpack:",omitempty"`
 }
 
 // Release gives back what an object holds: all of it, or its last reservation of so many bytes.
@@ -117,6 +123,7 @@ type Release struct {
 	Object domain.UUID
 	Bytes  domain.Bytes
 	Why    string
+	Above  []domain.TenantID `msgpack:",omitempty"` // as it was reserved
 }
 
 // Lower gives back a part of what an object holds, since it is to become smaller.
@@ -124,6 +131,7 @@ type Lower struct {
 	Tenant domain.TenantID
 	Object domain.UUID
 	By     domain.Bytes
+	Above  []domain.TenantID `msgpack:",omitempty"` // as it was reserved
 }
 
 // CommandType implements domain.Command.
@@ -191,6 +199,43 @@ func (Reserve) CommandType() string { return "Reserve" }
 
 // Stream implements domain.Command.
 func (c Reserve) Stream() domain.StreamID { return Stream(c.Tenant) }
+
+// Before implements domain.Prelude.
+func (c Reserve) Before() []domain.Command {
+	if len(c.Above) == 0 {
+		return nil
+	}
+	c.Tenant, c.Above, c.Name, c.Below = c.Above[0], c.Above[1:], "", true
+	return []domain.Command{c}
+}
+
+// Undo implements domain.Reversal: only what this command took above.
+func (c Reserve) Undo() []domain.Command {
+	if len(c.Above) == 0 {
+		return nil
+	}
+	return []domain.Command{Release{
+		Tenant: c.Above[0], Above: c.Above[1:], Object: c.Object, Bytes: c.Bytes, Why: "refused below",
+	}}
+}
+
+// After implements domain.Postlude.
+func (c Release) After() []domain.Command {
+	if len(c.Above) == 0 {
+		return nil
+	}
+	c.Tenant, c.Above = c.Above[0], c.Above[1:]
+	return []domain.Command{c}
+}
+
+// After implements domain.Postlude.
+func (c Lower) After() []domain.Command {
+	if len(c.Above) == 0 {
+		return nil
+	}
+	c.Tenant, c.Above = c.Above[0], c.Above[1:]
+	return []domain.Command{c}
+}
 
 // CommandType implements domain.Command.
 func (Release) CommandType() string { return "Release" }
@@ -344,6 +389,8 @@ func (s State) reserve(c Reserve, id domain.CommandID) ([]domain.Event, error) {
 		return nil, domain.Errorf(domain.Invalid, "a reservation is not negative")
 	case len(s.Held) >= ReservedMax:
 		return nil, domain.Errorf(domain.NoSpace, "the tenant holds %d objects", len(s.Held))
+	case c.Below && s.exceeds(c):
+		return nil, domain.Errorf(domain.NoSpace, "the quota of a tenant above leaves no room for it")
 	case c.Bytes > 0 && s.Quota.Bytes > 0 && s.Bytes+c.Bytes > s.Quota.Bytes:
 		return nil, domain.Errorf(domain.NoSpace, "quota: %s of %s are held, %s more wanted",
 			s.Bytes, s.Quota.Bytes, c.Bytes)
@@ -352,6 +399,12 @@ func (s State) reserve(c Reserve, id domain.CommandID) ([]domain.Event, error) {
 			s.Count, s.Quota.Volumes)
 	}
 	return []domain.Event{&Reserved{id, c.Kind, c.Name, c.Object, c.Bytes, c.Volumes}}, nil
+}
+
+// exceeds tells whether a reservation goes beyond the quota.
+func (s State) exceeds(c Reserve) bool {
+	return c.Bytes > 0 && s.Quota.Bytes > 0 && s.Bytes+c.Bytes > s.Quota.Bytes ||
+		c.Volumes > 0 && s.Quota.Volumes > 0 && s.Count+c.Volumes > s.Quota.Volumes
 }
 
 // CheckName refuses a name that is no lower-case DNS label: it becomes part of IQNs and export

@@ -158,6 +158,22 @@ func (v *View) Tenant(name string) (Tenant, error) {
 	return Tenant{}, missing("tenant", name)
 }
 
+// Above gives the tenants above one, from the nearest to the top.
+func (v *View) Above(t domain.TenantID) []domain.TenantID {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var list []domain.TenantID
+	for len(list) < tenancy.DepthMax {
+		up := v.mu.Tenants[string(tenancy.Stream(t))].Parent
+		if up.IsZero() {
+			break
+		}
+		list = append(list, up)
+		t = up
+	}
+	return list
+}
+
 // Templates lists a tenant's templates by name; the zero id lists all.
 func (v *View) Templates(tenant domain.TenantID) []Template {
 	v.mu.RLock()

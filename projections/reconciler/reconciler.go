@@ -52,6 +52,8 @@ type Dispatcher interface {
 type Views interface {
 	Desired() policy.Desired
 	Observed() policy.Observed
+	// Above gives the tenants above one, from the nearest to the top.
+	Above(domain.TenantID) []domain.TenantID
 	// Changed gives a channel that is closed at the next change after the call.
 	Changed() <-chan struct{}
 	// Wait returns once the views hold a position.
@@ -360,12 +362,13 @@ func (r *Reconciler) created(o command.Order, size domain.Bytes) *volume.VolumeC
 	return ev
 }
 
-// release gives the volume's share of the quota back.
+// release gives the volume's share of the quotas back.
 func (r *Reconciler) release(ctx context.Context, o command.Order) error {
 	for _, v := range r.cfg.Views.Observed().Volumes {
 		if v.Volume == o.Volume && !v.Tenant.IsZero() {
 			_, err := r.do(ctx, "release/"+o.ID.String(), tenancy.Release{
-				Tenant: v.Tenant, Object: v.Volume.UUID, Why: "volume deleted",
+				Tenant: v.Tenant, Above: r.cfg.Views.Above(v.Tenant), Object: v.Volume.UUID,
+				Why: "volume deleted",
 			}, r.token)
 			return err
 		}

@@ -51,6 +51,8 @@ type house struct {
 
 func (h *house) Desired() policy.Desired { return h.want.Desired() }
 
+func (h *house) Above(t domain.TenantID) []domain.TenantID { return h.want.Above(t) }
+
 func (h *house) Observed() policy.Observed {
 	o := policy.Observed{Position: h.run.Position()}
 	h.topo.Observe(&o)
@@ -182,11 +184,11 @@ func (h *house) settle() []command.Kind {
 	return nil
 }
 
-// held folds what the tenant holds.
-func (h *house) held() domain.Bytes {
+// held folds what a tenant holds.
+func (h *house) held(t domain.TenantID) domain.Bytes {
 	h.t.Helper()
 	var s tenancy.State
-	for r, err := range h.store.ReadStream(h.t.Context(), tenancy.Stream(tenant), 0,
+	for r, err := range h.store.ReadStream(h.t.Context(), tenancy.Stream(t), 0,
 		eventstore.Forward, 1000) {
 		if err != nil {
 			h.t.Fatal(err)

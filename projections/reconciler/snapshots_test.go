@@ -229,7 +229,7 @@ func TestShrink(t *testing.T) {
 	if v, _ := h.facts.Volume(vol(0)); v.Size != 2*domain.GiB || v.Online.Node != node {
 		t.Errorf("%+v", v)
 	}
-	if held := h.held(); held != 2*domain.GiB {
+	if held := h.held(tenant); held != 2*domain.GiB {
 		t.Errorf("the tenant holds %s", held)
 	}
 }
@@ -256,7 +256,7 @@ func TestShrinkChanged(t *testing.T) {
 		wish = to
 		h.now = h.now.Add(RetryMax)
 		h.settle()
-		if held := h.held(); held != wish {
+		if held := h.held(tenant); held != wish {
 			t.Errorf("the tenant holds %s, not %s", held, wish)
 		}
 	}
