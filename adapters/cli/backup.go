@@ -21,6 +21,7 @@ type Backup struct {
 	Written  int    `json:"segments_written,omitempty"`
 	Kept     int    `json:"segments_kept,omitempty"`
 	Damage   string `json:"damage,omitempty"` // found by --check: what and where
+	Keys     int    `json:"keys,omitempty"`   // users whose keys were saved
 }
 
 // backupCommand is `weft backup`.
@@ -32,14 +33,19 @@ the chain of hashes are checked on the way. The folder holds segments of 50,000 
 are kept when you back up into it again, so that costs what is new.
 
 It is the history of the cluster: intents, placement, every decision. It holds no data of volumes,
-no secrets and no keys.
+no secrets and no keys: a cluster that is restored from it knows its users by id alone. --keys saves
+the keys of their names in a file, closed under a passphrase; keep it elsewhere. An erasure of a
+user is complete once files of keys from before it are destroyed.
 
 --check reads a folder again and checks every record; it needs no node. Exit code 4 when the folder
 is damaged.`,
 		Example: `  weft backup /mnt/backup/weft
+  weft backup /mnt/backup/weft --keys keys.wkey --passphrase-file phrase.txt
   weft backup /mnt/backup/weft --check
   weft backup /mnt/backup/weft -o json`,
 	}
+	var keys keyFlags
+	keys.add(cmd, "save the keys of users' names in this `file`, too; needs an administrator")
 	check := cmd.Flags().Bool("check", false, "read the folder again and write nothing")
 	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
 	online := t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
@@ -53,9 +59,17 @@ is damaged.`,
 		if err != nil {
 			return err
 		}
+		if keys.file != "" {
+			if b.Keys, err = keys.save(cmd, c); err != nil {
+				return err
+			}
+		}
 		return showBackup(cmd, form.value, "saved", b)
 	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := keys.check(); err != nil {
+			return err
+		}
 		if !*check {
 			return online(cmd, args)
 		}
@@ -82,6 +96,9 @@ func showBackup(cmd *cobra.Command, form, did string, b Backup) (err error) {
 	default:
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %d events in %s, up to position %s\nhash %s\n", did,
 			b.Events, b.Dir, b.Position, b.Hash)
+		if err == nil && b.Keys > 0 {
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "saved the keys of %d users\n", b.Keys)
+		}
 	}
 	if err == nil && b.Damage != "" {
 		err = &degraded{"the backup is damaged"}
@@ -97,18 +114,28 @@ type BackupPrograms struct {
 	// VerifyBackup reads a folder and checks it.
 	VerifyBackup func(ctx context.Context, dir string) (Backup, error)
 	// Restore makes an empty data folder a node whose log goes on where a backup ends.
-	Restore func(ctx context.Context, from, dataDir, name string, progress func(string)) (
-		Restored, error)
+	Restore func(ctx context.Context, o RestoreOptions) (Restored, error)
+}
+
+// RestoreOptions say what is restored, and where.
+type RestoreOptions struct {
+	From, DataDir string
+	Name          string // of the new node; empty: the host's
+	// Keys are what Backup's --keys wrote, nil when there is none, and their passphrase.
+	Keys       []byte
+	Passphrase string
+	Progress   func(string)
 }
 
 // Restored says what a restore made.
 type Restored struct {
 	DataDir  string `json:"data_dir"`
 	Cluster  string `json:"cluster"`
-	Position string `json:"position"` // of the last event of the backup
-	Hash     string `json:"hash"`     // of that event
-	Timeline uint16 `json:"timeline"` // of the events to come
-	Node     string `json:"node"`     // name of the new node
+	Position string `json:"position"`       // of the last event of the backup
+	Hash     string `json:"hash"`           // of that event
+	Timeline uint16 `json:"timeline"`       // of the events to come
+	Node     string `json:"node"`           // name of the new node
+	Keys     int    `json:"keys,omitempty"` // users whose keys came with it
 }
 
 // restoreCommand is `weft restore`.
@@ -125,24 +152,42 @@ Start the node with weft serve --data-dir. Nodes of the old cluster show as down
 anew, with an empty folder and weft node token. Volumes are in the log, their data is on the
 devices of the nodes that had them.`,
 		Example: `  weft restore /mnt/backup/weft --data-dir /srv/weft
+  weft restore /mnt/backup/weft --data-dir /srv/weft --keys keys.wkey --passphrase-file phrase.txt
   weft restore /mnt/backup/weft --data-dir /srv/weft -o json`,
 	}
+	var keys keyFlags
+	keys.add(cmd, "the `file` that weft backup --keys wrote: users are known by name again")
 	name := cmd.Flags().String("name", "", "name of the new node (default: the host's)")
 	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		def := client.DefaultDataDir(t.p.Env, os.Getuid())
-		r, err := t.p.Restore(cmd.Context(), args[0], first(t.dataDir, def), *name, func(s string) {
-			_, _ = fmt.Fprintln(cmd.ErrOrStderr(), s)
-		})
+		o := RestoreOptions{
+			From: args[0], DataDir: first(t.dataDir, def), Name: *name,
+			Progress: func(s string) { _, _ = fmt.Fprintln(cmd.ErrOrStderr(), s) },
+		}
+		err := keys.check()
+		if err == nil && keys.file != "" {
+			o.Keys, o.Passphrase, err = keys.load(cmd)
+		}
+		if err != nil {
+			return err
+		}
+		r, err := t.p.Restore(cmd.Context(), o)
 		if err != nil {
 			return err
 		}
 		if form.value != "text" {
 			return show(cmd.OutOrStdout(), form.value, listing{value: r}, false)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "restored up to position %s in %s; "+
-			"the timeline is %d now\nhash %s\nstart it: weft serve --data-dir %s\n", r.Position,
-			r.DataDir, r.Timeline, r.Hash, r.DataDir)
+		out := cmd.OutOrStdout()
+		_, err = fmt.Fprintf(out, "restored up to position %s in %s; the timeline is %d now\nhash %s\n",
+			r.Position, r.DataDir, r.Timeline, r.Hash)
+		if err == nil && r.Keys > 0 {
+			_, err = fmt.Fprintf(out, "the keys of %d users came with it\n", r.Keys)
+		}
+		if err == nil {
+			_, err = fmt.Fprintf(out, "start it: weft serve --data-dir %s\n", r.DataDir)
+		}
 		return err
 	}
 	return cmd

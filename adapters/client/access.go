@@ -162,6 +162,19 @@ func (c *Client) EraseUser(ctx context.Context, ref string) (Reply[ErasedUser], 
 	return change[ErasedUser](ctx, c, "POST", "/v1/users/"+seg(ref)+"/erase", nil, Change{})
 }
 
+// Keys are the keys of persons, closed under a passphrase.
+type Keys struct {
+	Users  int    `json:"users"`
+	Bundle []byte `json:"bundle"`
+}
+
+// ExportKeys gives the keys of what the log holds sealed of persons, to be kept beside a backup.
+func (c *Client) ExportKeys(ctx context.Context, passphrase string) (Reply[Keys], error) {
+	return change[Keys](ctx, c, "POST", "/v1/keys:export", map[string]string{
+		"passphrase": passphrase,
+	}, Change{})
+}
+
 // AccessTokens lists the caller's tokens; an administrator's call lists all.
 func (c *Client) AccessTokens(ctx context.Context, _ At) (Reply[List[AccessToken]], error) {
 	return get[List[AccessToken]](ctx, c, "/v1/tokens", nil)

@@ -131,6 +131,8 @@ type Backend interface {
 		string, Result, error)
 	// Digest is the keyed hash that stands in the log for a text about a person.
 	Digest(kind, text string) []byte
+	// Bundle gives the keys of persons closed under a passphrase, and whose they are by number.
+	Bundle(ctx context.Context, passphrase string) (bundle []byte, users int, err error)
 	// SealSource gives what the log holds in the place of the address a user's request came from.
 	SealSource(ctx context.Context, user domain.UserID, request, source string) (string, error)
 	// DestroyKey destroys the key of a user who is erased, for good. Again is no error.

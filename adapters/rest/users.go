@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"weft/domain"
+	"weft/domain/cluster"
 	"weft/domain/identity"
 	"weft/projections/access"
 )
@@ -60,6 +61,8 @@ func (s *Server) userRoutes() {
 		func(ctx context.Context, in *GrantIn) (*Changed[UserDoc], error) {
 			return s.grant(ctx, in, true)
 		})
+	register(s, administerCluster, "POST", "/v1/keys:export", "export-keys",
+		"The keys of what the log holds sealed of persons, closed under a passphrase", 200, s.exportKeys)
 	register(s, administerCluster, "POST", "/v1/users/{name}/erase", "erase-user",
 		"Destroy the key of what the log holds of a user in words; it cannot be undone", 200, s.eraseUser)
 	register(s, administerCluster, "DELETE", "/v1/users/{name}", "delete-user",
@@ -265,6 +268,33 @@ func (s *Server) eraseUser(ctx context.Context, in *NamedChange) (*Changed[Erase
 	return &Changed[ErasedUser]{Position: res.Position.String(), Body: ErasedUser{
 		ID: user.String(), Name: identity.ErasedName(user), State: "erased", Clear: inClear,
 	}}, nil
+}
+
+// Keys are the keys of persons, closed under a passphrase.
+type Keys struct {
+	Users  int    `json:"users" doc:"whose keys are in it"`
+	Bundle []byte `json:"bundle" doc:"see eventstore/vault"`
+}
+
+// exportKeys records that keys are handed out, and hands them out.
+func (s *Server) exportKeys(ctx context.Context, in *struct {
+	Change
+	Body struct {
+		Passphrase string `json:"passphrase" minLength:"12" maxLength:"1024"`
+	}
+},
+) (*Changed[Keys], error) {
+	bundle, users, err := s.b.Bundle(ctx, in.Body.Passphrase)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.command(ctx, in.Change, commandID(ctx, in.Change), cluster.RecordKeysExport{
+		Cluster: s.cluster(), Users: int64(users),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Changed[Keys]{Position: res.Position.String(), Body: Keys{users, bundle}}, nil
 }
 
 // erasable finds a user by name or id, also one who was deleted by id.

@@ -44,15 +44,20 @@ func enter(ctx context.Context, o *Options, d *dataDir) error {
 		return err
 	}
 	if !peer.HasIdentity(d.file("tls")) { // also of a node from before there were others
-		ca, err := peer.NewAuthority(d.id.Cluster, time.Now())
-		if err == nil {
-			err = peer.CreateIdentity(d.tlsFiles(), ca, d.id.Cluster, d.id.Node)
-		}
-		if err != nil {
-			return domain.Wrap(err, "serve", "identity")
+		if _, err := d.newIdentity(); err != nil {
+			return err
 		}
 	}
 	return d.begin()
+}
+
+// newIdentity makes the authority of a new cluster, and this node's certificate.
+func (d *dataDir) newIdentity() (peer.Authority, error) {
+	ca, err := peer.NewAuthority(d.id.Cluster, time.Now())
+	if err == nil {
+		err = peer.CreateIdentity(d.tlsFiles(), ca, d.id.Cluster, d.id.Node)
+	}
+	return ca, domain.Wrap(err, "serve", "identity")
 }
 
 // sameCluster lets a node be started with the token it joined by, as a service file would.

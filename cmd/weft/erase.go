@@ -15,6 +15,11 @@ func (b *backend) DestroyKey(ctx context.Context, user domain.UserID) error {
 	return b.vault.Destroy(ctx, user)
 }
 
+// Bundle implements rest.Backend.
+func (b *backend) Bundle(ctx context.Context, passphrase string) ([]byte, int, error) {
+	return b.vault.Bundle(ctx, b.dir.id.Cluster, passphrase)
+}
+
 // SealSource implements rest.Backend.
 func (b *backend) SealSource(
 	ctx context.Context, user domain.UserID, request, source string,

@@ -15,15 +15,14 @@ import (
 	"weft/eventstore"
 	"weft/eventstore/archive"
 	"weft/eventstore/quorum"
+	"weft/eventstore/vault"
 )
 
 // restore makes an empty data folder the first node of a cluster whose log goes on where a backup
 // ends. The folder is a node's once node.json stands, which is last: a restore that was cut short
 // is begun again.
-func restore(
-	ctx context.Context, from, dataDir, name string, progress func(string),
-) (cli.Restored, error) {
-	path, err := filepath.Abs(dataDir)
+func restore(ctx context.Context, o cli.RestoreOptions) (cli.Restored, error) {
+	path, err := filepath.Abs(o.DataDir)
 	if err != nil {
 		return cli.Restored{}, asDomain(err)
 	}
@@ -38,44 +37,66 @@ func restore(
 			Remedy: "restore into an empty --data-dir",
 		}
 	}
-	folder := archive.Folder{Dir: from}
-	progress("checking every record of the backup")
+	folder := archive.Folder{Dir: o.From}
+	o.Progress("checking every record of the backup")
 	id, head, err := folder.Verify(ctx)
 	if err != nil {
 		return cli.Restored{}, err
 	}
-	if err := os.RemoveAll(d.file("log")); err != nil { // of a restore that was cut short
-		return cli.Restored{}, asDomain(err)
+	for _, old := range []string{"log", "tls"} { // of a restore that was cut short
+		if err := os.RemoveAll(d.file(old)); err != nil {
+			return cli.Restored{}, asDomain(err)
+		}
 	}
 	d.id = nodeIdentity{
-		Cluster: domain.ClusterID{UUID: id}, Node: domain.NodeID{UUID: randomUUID()}, Name: name,
+		Cluster: domain.ClusterID{UUID: id}, Node: domain.NodeID{UUID: randomUUID()}, Name: o.Name,
 		Alone: true,
 	}
 	if d.id.Name == "" {
 		d.id.Name = hostname()
 	}
-	progress("writing the event log")
+	o.Progress("writing the event log")
 	to := head.Position.Timeline() + 1
-	if d.id.Number, err = restoreLog(ctx, folder, d, head, to); err != nil {
-		return cli.Restored{}, err
-	}
-	return cli.Restored{
+	done := cli.Restored{
 		DataDir: path, Cluster: id.String(), Position: head.Position.String(),
 		Hash: hex.EncodeToString(head.Hash[:]), Timeline: uint16(to), Node: d.id.Name,
-	}, d.save()
+	}
+	err = d.restoreLog(ctx, folder, head, to, func(s *quorum.Store) (err error) {
+		if o.Keys != nil {
+			o.Progress("opening the keys")
+			done.Keys, err = d.restoreKeys(ctx, s, o)
+		}
+		return err
+	})
+	if err != nil {
+		return cli.Restored{}, err
+	}
+	return done, d.save()
+}
+
+// restoreKeys stores the keys of users' names, wrapped under the authority of the new cluster.
+func (d *dataDir) restoreKeys(
+	ctx context.Context, s *quorum.Store, o cli.RestoreOptions,
+) (int, error) {
+	ca, err := d.newIdentity()
+	if err != nil {
+		return 0, err
+	}
+	return vault.Unpack(ctx, s.Secrets(), ca.Key, d.id.Cluster, o.Keys, o.Passphrase)
 }
 
 // restoreLog writes the log, records what happened, and lets the new node in by a token that it
-// makes itself. It gives the node's number.
-func restoreLog(
-	ctx context.Context, f archive.Folder, d *dataDir, head eventstore.Head, to domain.Timeline,
-) (number domain.NodeNumber, err error) {
+// makes itself. It keeps the node's number. With is called with the log as the backup has it.
+func (d *dataDir) restoreLog(
+	ctx context.Context, f archive.Folder, head eventstore.Head, to domain.Timeline,
+	with func(*quorum.Store) error,
+) (err error) {
 	s, err := quorum.Open(ctx, quorum.Config{
 		Dir: d.file("log"), ClusterID: d.id.Cluster, Name: d.id.Node.String(),
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() {
 		if cerr := s.Close(); err == nil {
@@ -83,15 +104,18 @@ func restoreLog(
 		}
 	}()
 	if err := s.Import(ctx, f.Source(ctx), to); err != nil {
-		return 0, damaged(err)
+		return damaged(err)
+	}
+	if err := with(s); err != nil {
+		return err
 	}
 	c, err := newCodec(nil)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	x, err := newExecutor(s, c)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	secret, token := randomUUID(), randomUUID()
 	hash, now := sha256.Sum256(secret[:]), time.Now()
@@ -111,13 +135,13 @@ func restoreLog(
 			Command: cmd, Caller: domain.Caller{Actor: "node/" + d.id.Node.String()},
 		})
 		if err != nil {
-			return 0, domain.Wrap(err, "restore", cmd.CommandType())
+			return domain.Wrap(err, "restore", cmd.CommandType())
 		}
 		for _, ev := range res.Events {
 			if used, ok := ev.(*cluster.JoinTokenUsed); ok {
-				number = used.Number
+				d.id.Number = used.Number
 			}
 		}
 	}
-	return number, nil
+	return nil
 }

@@ -242,6 +242,11 @@ func decideCluster(s State, r domain.Request) ([]domain.Event, error) {
 		return s.decideUse(c)
 	case RecordRestore:
 		return s.decideRestore(c)
+	case RecordKeysExport:
+		if !s.Exists {
+			return nil, domain.Errorf(domain.NotFound, "no such cluster")
+		}
+		return []domain.Event{&KeysExported{c.Users}}, nil
 	case RecordRecovery:
 		return s.decideRecovery(c)
 	case ArchiveSegments:

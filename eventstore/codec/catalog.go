@@ -20,7 +20,7 @@ func Catalog() *Registry {
 	for _, ev := range []domain.Event{
 		&cluster.ClusterInitialized{}, &cluster.RoleOpened{}, &cluster.LeadershipAcquired{},
 		&cluster.LogRestored{}, &cluster.TimelineRaised{}, &cluster.SegmentArchived{},
-		&cluster.SettingChanged{}, &cluster.LogRecovered{},
+		&cluster.SettingChanged{}, &cluster.LogRecovered{}, &cluster.KeysExported{},
 		&cluster.NodeJoined{}, &cluster.NodeRestarted{}, &cluster.SoftwareVersionChanged{},
 		&cluster.JoinTokenIssued{}, &cluster.JoinTokenUsed{}, &cluster.JoinTokenRevoked{},
 		&cluster.NodeEndpointChanged{}, &cluster.NodeDown{}, &cluster.NodeReturned{},

@@ -4,8 +4,9 @@
 // copy of the log, while every record and the chain stay as they are.
 //
 // Keys stand beside the log and never in it: no mirror, archive, backup or copy of the log holds
-// one. Each is wrapped under a key that is derived from what only the nodes of the cluster have, so
-// the database alone opens nothing.
+// one; a bundle, closed under a passphrase, is kept beside a backup by whoever wants names back.
+// Each is wrapped under a key that is derived from what only the nodes of the cluster have, so the
+// database alone opens nothing.
 //
 //	box      AES-256-GCM under the user's key: | nonce 12 B, random | cipher text | tag 16 B |, over
 //	         the text, with the label of its place (domain.SealLabel) as additional data

@@ -56,19 +56,26 @@ type Vault struct {
 //
 // Errors: Invalid without a master, Corrupt for secrets of another master, and those of Secrets.
 func Open(ctx context.Context, s Secrets, master []byte) (*Vault, error) {
-	if len(master) == 0 {
-		return nil, domain.Errorf(domain.Invalid, "a vault needs a master key")
-	}
-	v := &Vault{secrets: s}
-	v.mu.keys = map[domain.UserID]cipher.AEAD{}
-	var err error
-	if v.wrap, err = gcm(keyed(master, wrapPurpose)); err != nil {
+	v, err := wrapped(s, master)
+	if err != nil {
 		return nil, err
 	}
 	if v.digest, err = v.obtain(ctx, digestName, ""); err != nil {
 		return nil, domain.Wrap(err, "vault.Open", digestName)
 	}
 	return v, nil
+}
+
+// wrapped gives a vault without its key for digests.
+func wrapped(s Secrets, master []byte) (*Vault, error) {
+	if len(master) == 0 {
+		return nil, domain.Errorf(domain.Invalid, "a vault needs a master key")
+	}
+	v := &Vault{secrets: s}
+	v.mu.keys = map[domain.UserID]cipher.AEAD{}
+	var err error
+	v.wrap, err = gcm(keyed(master, wrapPurpose))
+	return v, err
 }
 
 // Seal closes text under the key of a user, which is made when there is none yet. The label says
