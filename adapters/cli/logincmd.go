@@ -63,7 +63,7 @@ weft user link.`,
 
 // providerFor asks the node for the identity provider to sign in with.
 func (t *tool) providerFor(cmd *cobra.Command, api, name string) (client.Provider, error) {
-	c, err := client.New(client.Config{URL: api, Agent: "weft/" + t.p.Version})
+	c, err := client.New(client.Config{URL: api, CA: t.ca, Agent: "weft/" + t.p.Version})
 	if err != nil {
 		return client.Provider{}, err
 	}
@@ -98,7 +98,7 @@ func (t *tool) exchange(
 	if err != nil {
 		return s, err
 	}
-	c, err := client.New(client.Config{URL: api, Token: id, Agent: "weft/" + t.p.Version})
+	c, err := client.New(client.Config{URL: api, CA: t.ca, Token: id, Agent: "weft/" + t.p.Version})
 	if err != nil {
 		return s, err
 	}
@@ -138,7 +138,9 @@ func (t *tool) logoutCommand() *cobra.Command {
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), "not signed in")
 			return err
 		}
-		c, err := client.New(client.Config{URL: api, Token: s.Token, Agent: "weft/" + t.p.Version})
+		c, err := client.New(client.Config{
+			URL: api, CA: t.ca, Token: s.Token, Agent: "weft/" + t.p.Version,
+		})
 		if err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ type Programs struct {
 type tool struct {
 	p Programs
 
-	api, token, dataDir, tenant string
+	api, token, ca, dataDir, tenant string
 }
 
 // Groups of the help.
@@ -81,6 +81,9 @@ Exit codes: 0 ok, 1 error, 2 the request is not valid, 3 conflict, 4 degraded, 5
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&t.api, "api", "", "address of the API (env WEFT_API; default: the local node's)")
+	f.StringVar(&t.ca, "ca", "",
+		"file of the authority of an API with TLS (env WEFT_CA; default: the local node's, and those "+
+			"of the system)")
 	f.StringVar(&t.token, "token", "",
 		"token to sign in with (env WEFT_TOKEN; default: that of weft login, then the node's)")
 	f.StringVar(&t.dataDir, "data-dir", "", "data folder of the local node (default "+
@@ -180,29 +183,35 @@ func (t *tool) connect() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Config{URL: api, Token: token, Agent: "weft/" + t.p.Version})
+	return client.New(client.Config{
+		URL: api, Token: token, CA: t.ca, Agent: "weft/" + t.p.Version,
+	})
 }
 
 func (t *tool) find() (api, token string, err error) {
 	def := client.DefaultDataDir(t.p.Env, os.Getuid())
 	t.tenant = first(t.tenant, t.p.Env("WEFT_TENANT"))
 	api, token = first(t.api, t.p.Env("WEFT_API")), first(t.token, t.p.Env("WEFT_TOKEN"))
-	if api == "" || token == "" {
+	t.ca = first(t.ca, t.p.Env("WEFT_CA"))
+	dir := first(t.dataDir, client.CurrentDataDir(def))
+	l, lerr := client.ReadLocal(dir)
+	// A token is only given to the node it belongs to.
+	own := lerr == nil && (api == "" || names(api, l.API))
+	if own {
+		api = l.API
+	}
+	t.ca = first(t.ca, l.CA) // for other nodes of its cluster, too
+	if token == "" {
 		keyring, err := client.ReadKeyring(t.p.Env)
 		if err != nil {
 			return "", "", err
 		}
-		dir := first(t.dataDir, client.CurrentDataDir(def))
-		l, err := client.ReadLocal(dir)
-		// A token is only given to the node it belongs to.
-		own := err == nil && (api == "" || bare(api) == bare(l.API))
-		api = first(api, l.API)
-		token = first(token, keyring.Token(api, time.Now()))
+		token = keyring.Token(api, time.Now())
 		if own {
 			token = first(token, l.Token)
 		}
-		if err != nil && !domain.IsKind(err, domain.NotFound) && token == "" {
-			return "", "", noLocal(dir, err)
+		if lerr != nil && !domain.IsKind(lerr, domain.NotFound) && token == "" {
+			return "", "", noLocal(dir, lerr)
 		}
 	}
 	if api == "" {
@@ -214,8 +223,15 @@ func (t *tool) find() (api, token string, err error) {
 	return api, token, nil
 }
 
-// bare is an address without what may be left out of it.
-func bare(api string) string { return strings.TrimSuffix(strings.TrimPrefix(api, "http://"), "/") }
+// names tells whether a word is the address of an API. The scheme may be left out of it, and is not
+// taken for another: a token never goes in the clear to a node that speaks TLS.
+func names(word, api string) bool {
+	word = strings.TrimSuffix(word, "/")
+	if !strings.Contains(word, "://") {
+		_, api, _ = strings.Cut(api, "://")
+	}
+	return word == strings.TrimSuffix(api, "/")
+}
 
 // noLocal says that the local node's token is there and cannot be had.
 func noLocal(dir string, err error) error {

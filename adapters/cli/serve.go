@@ -33,6 +33,8 @@ type ServeOptions struct {
 	// AcceptNVRAMLoss starts although NVRAM that a device needs is gone.
 	AcceptNVRAMLoss bool
 	API             string
+	APITLS          string // "auto", "on", "off"
+	APICert, APIKey string // files of the operator's own certificate
 	NBD             string // "off" for none
 	NBDSocket       string
 	ISCSI           string // "off" for none
@@ -83,6 +85,7 @@ type serveFlags struct {
 	o          ServeOptions
 	size       sizeFlag
 	media, dur *choice
+	tls        *choice
 	level, log *choice
 	form       *choice
 	rate       sizeFlag
@@ -109,6 +112,12 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 		"start although NVRAM that a device needs is gone, with the writes that only it held")
 	// The same word as the global --api: there it is the address to call, here to listen on.
 	f.StringVar(&s.o.API, "api", DefaultAPI, "address the API listens on")
+	s.tls = choose(cmd, "api-tls", "",
+		"whether the API speaks TLS; auto: where others than this machine reach it", "auto", "on", "off")
+	f.StringVar(&s.o.APICert, "api-cert", "",
+		"certificate of the API, a PEM file that may be replaced while the node runs\n"+
+			"(default: one of the cluster's authority, whose file is tls/ca.pem in the data folder)")
+	f.StringVar(&s.o.APIKey, "api-key", "", "key of --api-cert, a PEM file")
 	f.StringVar(&s.o.NBD, "nbd", DefaultNBD, "address of the NBD server, or off")
 	f.StringVar(&s.o.NBDSocket, "nbd-socket", "", "unix socket of the NBD server, besides --nbd")
 	f.StringVar(&s.o.ISCSI, "iscsi", DefaultISCSI, "address of the iSCSI target, or off")
@@ -157,7 +166,7 @@ func (s *serveFlags) options(t *tool, cmd *cobra.Command) ServeOptions {
 	o.Current = client.CurrentFile(def)
 	o.DeviceSize, o.ScrubRate = domain.Bytes(s.size), domain.Bytes(s.rate)
 	o.ReadCache = domain.Bytes(s.cache)
-	o.Media, o.Durability = s.media.value, s.dur.value
+	o.Media, o.Durability, o.APITLS = s.media.value, s.dur.value, s.tls.value
 	o.LogLevel, o.LogFormat, o.JSON = s.level.value, s.log.value, s.form.value == "json"
 	f := cmd.Flags()
 	o.APIGiven, o.NBDGiven, o.ISCSIGiven = f.Changed("api"), f.Changed("nbd"), f.Changed("iscsi")
@@ -181,8 +190,9 @@ makes and renews by itself. One of two nodes, three of up to four, five of more 
 event log; which ones is looked after.
 
 All addresses are on this machine unless you name others; then an empty folder needs
---init or --join, so that no second cluster is made by mistake. The API is plain HTTP:
-put a proxy with TLS before it where others can reach it.`,
+--init or --join, so that no second cluster is made by mistake. The API speaks TLS where
+others than this machine reach it, by a certificate of the cluster's authority: clients
+trust tls/ca.pem of the data folder (weft --ca), or bring a certificate with --api-cert.`,
 		Example: `  weft serve
   weft serve --init --peer 192.0.2.7:7782 --iscsi 192.0.2.7:3260
   weft serve --join weft-join-... --peer 192.0.2.8:7782 --iscsi 192.0.2.8:3260

@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -35,8 +39,10 @@ const (
 
 // Config says which node and how. URL is required.
 type Config struct {
-	URL   string // "http://127.0.0.1:7780"
+	URL   string // "http://127.0.0.1:7780"; without a scheme, https but for this machine's addresses
 	Token string // bearer token; empty sends none
+	// CA is a file of authorities that vouch for an https URL, besides those of the system.
+	CA    string
 	Agent string // User-Agent
 	Tries int    // of one call; 0: TriesMax
 	// HTTP carries the requests. Nil: a transport of the client's own.
@@ -56,12 +62,15 @@ type Client struct {
 func New(cfg Config) (*Client, error) {
 	if !strings.Contains(cfg.URL, "://") {
 		cfg.URL = "http://" + cfg.URL
+		if u, err := url.Parse(cfg.URL); err == nil && !here(u.Hostname()) {
+			cfg.URL = "https" + strings.TrimPrefix(cfg.URL, "http")
+		}
 	}
 	u, err := url.Parse(cfg.URL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, &domain.Error{
 			Kind: domain.Invalid, Msg: fmt.Sprintf("%q is no API address", cfg.URL),
-			Remedy: "write it as http://127.0.0.1:7780",
+			Remedy: "write it as http://127.0.0.1:7780, or https://node1.example.org:7780",
 		}
 	}
 	if cfg.Tries == 0 {
@@ -74,9 +83,15 @@ func New(cfg Config) (*Client, error) {
 		cfg.After = time.After
 	}
 	if cfg.HTTP == nil {
+		trust := &tls.Config{MinVersion: tls.VersionTLS12}
+		if cfg.CA != "" && u.Scheme == "https" {
+			if trust.RootCAs, err = authorities(cfg.CA); err != nil {
+				return nil, err
+			}
+		}
 		cfg.HTTP = &http.Client{Transport: &http.Transport{
 			Proxy: http.ProxyFromEnvironment, IdleConnTimeout: time.Minute,
-			TLSHandshakeTimeout: 10 * time.Second,
+			TLSHandshakeTimeout: 10 * time.Second, TLSClientConfig: trust, ForceAttemptHTTP2: true,
 		}}
 	}
 	own := *cfg.HTTP
@@ -84,6 +99,31 @@ func New(cfg Config) (*Client, error) {
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	cfg.HTTP = &own
 	return &Client{cfg, u}, nil
+}
+
+// here tells whether a host is this machine by a name that never leaves it.
+func here(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// authorities gives those of the system and those in a file.
+func authorities(file string) (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // a system without any
+	}
+	b, err := os.ReadFile(file)
+	if err == nil && !pool.AppendCertsFromPEM(b) {
+		err = errors.New("it holds no certificate")
+	}
+	if err != nil {
+		return nil, &domain.Error{
+			Kind: domain.Invalid, Ref: file, Msg: "the authority's file", Err: err,
+			Remedy: "give --ca the file tls/ca.pem of any node of the cluster",
+		}
+	}
+	return pool, nil
 }
 
 // URL gives the address of the node.
@@ -283,6 +323,20 @@ func (c *Client) broken(ctx context.Context, err error) *failure {
 	var u *url.Error
 	if errors.As(err, &u) {
 		err = u.Err // its text repeats the method and the address
+	}
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		return &failure{err: &domain.Error{
+			Kind: domain.Denied, Msg: "the certificate of " + c.base.String() + " is not trusted", Err: err,
+			Remedy: "give the authority with --ca (env WEFT_CA): tls/ca.pem in the data folder of any " +
+				"node of the cluster; and a name or address of the node that the certificate holds",
+		}}
+	}
+	if strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		return &failure{err: &domain.Error{
+			Kind: domain.Denied, Msg: "the API at " + c.base.Host + " speaks no TLS", Err: err,
+			Remedy: "write it as http://" + c.base.Host + " if the network between is your own",
+		}}
 	}
 	return &failure{again: true, err: &domain.Error{
 		Kind: domain.Unavailable, Msg: "no Weft node answers at " + c.base.String(), Err: err,

@@ -16,6 +16,7 @@ const LocalFile = "client.json"
 // Local is what LocalFile holds. API is empty until the node was up once.
 type Local struct {
 	API   string `json:"api,omitempty"`
+	CA    string `json:"ca,omitempty"` // file of the authority to trust; empty: those of the system
 	Token string `json:"token"`
 }
 

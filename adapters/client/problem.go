@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"regexp"
@@ -32,6 +33,11 @@ var steps = regexp.MustCompile(`^(?:command [A-Za-z]+|[a-z]+\.[A-Z][A-Za-z]*|` +
 func problemOf(res *http.Response, body []byte) *domain.Error {
 	var d problemDoc
 	if json.Unmarshal(body, &d) != nil || d.Kind == "" {
+		if bytes.Contains(body, []byte("HTTP request to an HTTPS server")) {
+			return &domain.Error{
+				Kind: domain.Denied, Msg: "the API speaks TLS", Remedy: "write its address as https://...",
+			}
+		}
 		return &domain.Error{
 			Kind: kindOfStatus(res.StatusCode), Msg: "the node answered " + res.Status,
 			Remedy: "check that --api names a Weft node",

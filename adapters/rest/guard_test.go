@@ -62,8 +62,9 @@ func TestEveryOperationIsDeclared(t *testing.T) {
 		if !ok || n.place == undeclared || n.verb == identity.None {
 			t.Errorf("%s needs nothing of its caller", id)
 		}
-		if (n.place == anywhere) != open(path) || open(path) != (id == "health" || id == "list-sign-in") {
-			t.Errorf("%s: open as an operation %v, as a path %v", id, n.place == anywhere, open(path))
+		open := s.open(path)
+		if (n.place == anywhere) != open || open != (id == "health" || id == "list-sign-in") {
+			t.Errorf("%s: open as an operation %v, as a path %v", id, n.place == anywhere, open)
 		}
 	}
 	got := slices.Sorted(maps.Keys(ops))

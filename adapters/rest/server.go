@@ -15,6 +15,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"weft/domain"
+	"weft/domain/identity"
 	"weft/projections/access"
 )
 
@@ -33,8 +34,10 @@ type Config struct {
 	Version string
 	// Now is the clock; nil: the real one.
 	Now func() time.Time
-	// Metrics is served at /metrics, without a token.
-	Metrics http.Handler
+	// Metrics is served at /metrics, to whoever may read the cluster: its page names the volumes of
+	// all tenants. OpenMetrics serves it to everybody.
+	Metrics     http.Handler
+	OpenMetrics bool
 }
 
 // Server is the API.
@@ -66,7 +69,7 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, b: cfg.Backend, api: humago.New(mux, hc), needs: map[string]need{}}
 	s.routes()
 	if cfg.Metrics != nil {
-		mux.Handle("GET /metrics", cfg.Metrics)
+		mux.Handle("GET "+metricsPath, s.metrics(cfg.Metrics))
 	}
 	base, stop := context.WithCancel(context.WithValue(context.Background(), loggerKey{}, cfg.Logger))
 	s.stop = stop
@@ -129,11 +132,28 @@ func callerOf(ctx context.Context) domain.Caller {
 // signInPath is where whoever has no token yet learns where to get one.
 const signInPath = "/v1/sign-in"
 
+// metricsPath is where Prometheus looks.
+const metricsPath = "/metrics"
+
+// metrics guards the page of metrics.
+func (s *Server) metrics(page http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.cfg.OpenMetrics && !principalOf(r.Context()).Rights.May(identity.Read, nil) {
+			attemptOf(r.Context()).Reason = "the token may not read the whole cluster"
+			unauthorized(w, requestID(r.Context()))
+			return
+		}
+		page.ServeHTTP(w, r)
+	})
+}
+
 // open lists the paths that need no token: what they show is no secret.
-func open(path string) bool {
+func (s *Server) open(path string) bool {
 	switch path {
-	case signInPath, "/v1/health", "/metrics", "/openapi.json", "/openapi.yaml", "/docs":
+	case signInPath, "/v1/health", "/openapi.json", "/openapi.yaml", "/docs":
 		return true
+	case metricsPath:
+		return s.cfg.OpenMetrics
 	}
 	return strings.HasPrefix(path, "/schemas/")
 }
@@ -149,7 +169,7 @@ func (s *Server) around(next http.Handler) http.Handler {
 		a := newAttempt(r, id, s.cfg.Now())
 		r.Body = http.MaxBytesReader(w, r.Body, bodyMax)
 		p, known := access.Principal{}, true
-		if !open(r.URL.Path) {
+		if !s.open(r.URL.Path) {
 			p, known = s.identify(r, a)
 		}
 		ctx := context.WithValue(r.Context(), requestKey{}, id)

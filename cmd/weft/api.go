@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -334,12 +335,15 @@ func (b *backend) LiveDevice(id domain.DeviceID) (rest.LiveDevice, bool) {
 type api struct {
 	server *rest.Server
 	addr   string
+	url    string // as a client on this machine calls it
+	ca     string // file of the authority that clients are to trust; empty: none of the cluster's
 }
 
 // startAPI listens and serves. What it prints of the address is where it really listens.
 func startAPI(o Options, b *backend, log *slog.Logger) (*api, func(), error) {
 	s := rest.New(rest.Config{
 		Backend: b, Logger: log, Version: version(), Metrics: newMetrics(b),
+		OpenMetrics: loopback(o.API),
 	})
 	l, err := listen("tcp", o.API, "--api")
 	if err != nil {
@@ -348,13 +352,24 @@ func startAPI(o Options, b *backend, log *slog.Logger) (*api, func(), error) {
 	if l == nil {
 		return nil, nil, domain.Errorf(domain.Invalid, "the API cannot be off")
 	}
+	a := &api{server: s, addr: l.Addr().String()}
+	safe := secured(o.APITLS, o.API)
+	a.url = scheme(safe) + reachable(a.addr)
+	if safe {
+		var cfg *tls.Config
+		if cfg, a.ca, err = apiTLS(o, b.peer.id, a.addr, log); err != nil {
+			_ = l.Close() // nothing came over it
+			return nil, nil, err
+		}
+		l = tls.NewListener(l, cfg)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := s.Serve(l); err != nil && !errors.Is(err, net.ErrClosed) {
 			log.Error("api", "err", err)
 		}
 	})
-	return &api{s, l.Addr().String()}, func() {
+	return a, func() {
 		if err := s.Close(); err != nil {
 			log.Error("closing the api", "err", err)
 		}

@@ -183,16 +183,17 @@ func writeLocal(dir string, l client.Local) error {
 	return writeDurably(filepath.Join(dir, client.LocalFile), append(b, '\n'))
 }
 
-// ready notes where the API answers, and gives the administrator's token as far as client.json has
-// it. first tells that the node never came so far before: then the token is shown.
-func (d *dataDir) ready(api string) (token string, first bool, err error) {
+// ready notes where the API answers and whose certificate it has, and gives the administrator's
+// token as far as client.json has it. first tells that the node never came so far before: then the
+// token is shown.
+func (d *dataDir) ready(api, ca string) (token string, first bool, err error) {
 	l, err := client.ReadLocal(d.path)
 	if err != nil || !d.Admin(l.Token) {
 		return "", false, nil // removed by the administrator, who has the token
 	}
 	first = l.API == ""
-	if l.API != api {
-		l.API = api
+	if l.API != api || l.CA != ca {
+		l.API, l.CA = api, ca
 		err = writeLocal(d.path, l)
 	}
 	return l.Token, first, err

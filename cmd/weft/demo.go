@@ -87,7 +87,9 @@ func (r *running) demoVolume(ctx context.Context, size domain.Bytes, media strin
 			Remedy: "make a new one with: weft token --data-dir " + r.dir.path,
 		}
 	}
-	c, err := client.New(client.Config{URL: r.api, Token: r.token, Agent: "weft-demo/" + version()})
+	c, err := client.New(client.Config{
+		URL: r.api, Token: r.token, CA: r.Node.api.ca, Agent: "weft-demo/" + version(),
+	})
 	if err != nil {
 		return none, err
 	}

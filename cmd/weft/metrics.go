@@ -182,7 +182,8 @@ func (c *collector) reads(
 	send func(counter bool, v int64, name, help string, labels, values []string),
 ) {
 	s := c.b.devices.reads.Stats()
-	send(false, s.Bytes, "weft_read_cache_bytes", "Most bytes that the cache of reads holds.", nil, nil)
+	send(false, s.Bytes, "weft_read_cache_bytes", "Most bytes that the cache of reads holds.", nil,
+		nil)
 	send(false, s.Used, "weft_read_cache_used_bytes", "Bytes that it holds.", nil, nil)
 	send(true, s.Hits, "weft_read_cache_hits_total", "Blocks that it served.", nil, nil)
 	send(true, s.Misses, "weft_read_cache_misses_total", "Blocks of small reads it did not have.",

@@ -42,6 +42,8 @@ type Options struct {
 	// DropNVRAM destages what it holds and gives it up; AcceptNVRAMLoss goes on where it is gone.
 	DropNVRAM, AcceptNVRAMLoss bool
 	API                        string // "127.0.0.1:7780"
+	APITLS                     string // "auto", "on", "off"
+	APICert, APIKey            string // files of the operator's own certificate; empty: the cluster's
 	NBD                        string // "off" for none
 	NBDSocket                  string
 	ISCSI                      string
@@ -103,10 +105,11 @@ func openStore(ctx context.Context, o Options, d *dataDir, p *peerPort, log *slo
 	if o.Progress != nil && len(d.id.Members) > 0 {
 		o.Progress("looking for the cluster's event log")
 	}
-	s, err := quorum.Open(ctx, quorum.Config{
+	cfg := quorum.Config{
 		Dir: d.file("log"), ClusterID: d.id.Cluster, Name: d.id.Node.String(), Logger: log,
 		Net: p.net(d.id.Members),
-	})
+	}
+	s, err := quorum.Open(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -309,6 +312,8 @@ type loopViews struct {
 // Desired implements reconciler.Views.
 func (l loopViews) Desired() policy.Desired { return l.v.desired.Desired() }
 
+func (l loopViews) Above(t domain.TenantID) []domain.TenantID { return l.v.desired.Above(t) }
+
 // Observed implements reconciler.Views.
 func (l loopViews) Observed() policy.Observed {
 	o := policy.Observed{Position: l.Position()}
@@ -316,8 +321,6 @@ func (l loopViews) Observed() policy.Observed {
 	l.v.catalog.Observe(&o)
 	return o
 }
-func (l loopViews) Above(t domain.TenantID) []domain.TenantID { return l.v.desired.Above(t) }
-
 
 // Wait implements reconciler.Views.
 func (l loopViews) Wait(ctx context.Context, p domain.Position) error {
@@ -369,7 +372,7 @@ func (n *Node) open(ctx context.Context) error {
 	f := n.backend.front
 	_, err := n.backend.exec.Do(ctx, domain.Request{
 		Command: cluster.Locate{Node: n.dir.id.Node, NodeEndpointChanged: cluster.NodeEndpointChanged{
-			Peer: n.peer.url, API: "http://" + reachable(n.api.addr), NBD: f.nbdAddr, ISCSI: f.iscsiAddr,
+			Peer: n.peer.url, API: n.api.url, NBD: f.nbdAddr, ISCSI: f.iscsiAddr,
 			Log: n.log.addr,
 		}},
 		Caller: domain.Caller{Actor: "node/" + n.dir.id.Node.String()},

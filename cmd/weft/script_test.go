@@ -159,7 +159,8 @@ func startCmd(ts *testscript.TestScript, _ bool, args []string) {
 	for _, name := range []string{"api", "token", "nbd", "iscsi", "volume"} {
 		ts.Setenv(strings.ToUpper(name), said[name])
 	}
-	ts.Setenv("ADDR", strings.TrimPrefix(said["api"], "http://"))
+	_, addr, _ := strings.Cut(said["api"], "://")
+	ts.Setenv("ADDR", addr)
 }
 
 // haltCmd is `halt NAME [KILL]`: SIGTERM, and the node ends by itself with success in time; or

@@ -79,7 +79,8 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 		DataDir: dir, Devices: o.Devices, DeviceSize: o.DeviceSize, Media: o.Media,
 		Durability: o.Durability, NVRAM: o.NVRAM, DropNVRAM: o.DropNVRAM,
 		AcceptNVRAMLoss: o.AcceptNVRAMLoss,
-		API:             o.API, NBD: o.NBD, NBDSocket: o.NBDSocket, ISCSI: o.ISCSI,
+		APITLS:          o.APITLS, APICert: o.APICert, APIKey: o.APIKey,
+		API: o.API, NBD: o.NBD, NBDSocket: o.NBDSocket, ISCSI: o.ISCSI,
 		AdvertiseISCSI: o.AdvertiseISCSI, Peer: o.Peer, AdvertisePeer: o.AdvertisePeer, Name: o.Name,
 		Events: o.Events, EventsJSON: o.EventsJSON,
 		Join: o.Join, Init: o.Init, VoterGrace: o.VoterGrace, Location: o.Location,
@@ -95,7 +96,7 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 		return nil, err
 	}
 	started()
-	r := &running{Node: n, api: "http://" + reachable(n.api.addr)}
+	r := &running{Node: n, api: n.api.url}
 	forget := remember(o.Current, dir, log)
 	returned := startReturning()
 	r.down = func() {
@@ -104,7 +105,7 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 		down()
 		end()
 	}
-	if r.token, r.first, err = n.dir.ready(r.api); err != nil {
+	if r.token, r.first, err = n.dir.ready(r.api, n.api.ca); err != nil {
 		r.down()
 		return nil, err
 	}
@@ -127,6 +128,9 @@ func checkOptions(o cli.ServeOptions) error {
 		_, port, err := net.SplitHostPort(a.addr)
 		c.Check(err == nil && port != "", a.flag, "%q is no address; write it as 127.0.0.1:7780", a.addr)
 	}
+	c.Check((o.APICert == "") == (o.APIKey == ""), "--api-cert", "belongs with --api-key: give both")
+	c.Check(o.APICert == "" || secured(o.APITLS, o.API), "--api-cert",
+		"the API speaks no TLS at %s; give --api-tls on", o.API)
 	c.Check(o.Join == "" || !o.Init, "--join",
 		"a node joins a cluster or makes one (--init), not both")
 	if path, size := splitNVRAM(o.NVRAM); o.NVRAM != "" {
@@ -151,7 +155,7 @@ func warn(o cli.ServeOptions) {
 	if o.Durability == "process" {
 		say("--durability process: acknowledged writes survive the end of weft, not a power cut")
 	}
-	if !loopback(o.API) {
+	if !loopback(o.API) && !secured(o.APITLS, o.API) {
 		say("--api " + o.API + ": the API is plain HTTP; others on the network can read the token")
 	}
 	if o.NBD != "off" && !loopback(o.NBD) {
@@ -212,7 +216,8 @@ func remember(file, dir string, log *slog.Logger) func() {
 // readyDoc is what `weft serve -o json` prints when the node is ready, on one line.
 type readyDoc struct {
 	API     string `json:"api"`
-	Token   string `json:"token,omitempty"` // at the first start only
+	APICA   string `json:"api_ca,omitempty"` // file that its clients are to trust, with TLS
+	Token   string `json:"token,omitempty"`  // at the first start only
 	NBD     string `json:"nbd,omitempty"`
 	ISCSI   string `json:"iscsi,omitempty"`
 	Peer    string `json:"peer"`
@@ -226,7 +231,7 @@ type readyDoc struct {
 func (r *running) announce(o cli.ServeOptions) error {
 	f := r.backend.front
 	d := readyDoc{
-		API: r.api, NBD: f.nbdAddr, ISCSI: f.iscsiAddr, Peer: r.peer.url,
+		API: r.api, APICA: r.Node.api.ca, NBD: f.nbdAddr, ISCSI: f.iscsiAddr, Peer: r.peer.url,
 		Node: r.dir.id.Node.String(), DataDir: r.dir.path, Events: r.log.uri(), EventCA: r.log.ca,
 	}
 	if r.first {

@@ -31,7 +31,8 @@ func serveLog(o Options, b *backend, log *slog.Logger) (*servedLog, func(), erro
 	_, _, ca := b.peer.id.Paths()
 	s, err := esdb.New(esdb.Config{
 		Store: b.store, Cursors: b.store.Cursors(), Authenticate: b.auditor, Log: log,
-		Self: b.dir.id.Node.UUID, Members: b.logMembers, TLS: b.peer.id.Portal(hostsOf(addr)),
+		Self: b.dir.id.Node.UUID, Members: b.logMembers,
+		TLS:    b.peer.id.Portal(namesOf(l.Addr().String())),
 		Render: b.renderer(o.EventsJSON),
 	})
 	if err != nil {
