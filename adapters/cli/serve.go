@@ -51,6 +51,7 @@ type ServeOptions struct {
 	ScrubEvery      time.Duration // between two scrubs of a device; 0: only when asked for
 	ScrubRate       domain.Bytes  // a second; 0: no limit
 	ReadCache       domain.Bytes  // of blocks that are read again and again; 0: none
+	LogTiming       string        // "fast", "calm"
 	LogLevel        string        // "debug", "info", "warn", "error"
 	LogFormat       string        // "text" or "json"
 	JSON            bool          // one JSON object when the node is ready
@@ -86,6 +87,7 @@ type serveFlags struct {
 	size       sizeFlag
 	media, dur *choice
 	tls        *choice
+	timing     *choice
 	level, log *choice
 	form       *choice
 	rate       sizeFlag
@@ -146,6 +148,10 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	s.cache = readCache
 	f.Var(&s.cache, "read-cache",
 		"memory for blocks that hosts read again and again, taken as they come; 0: none")
+	s.timing = choose(cmd, "log-timing", "",
+		"how soon a leader of the event log that is silent is replaced: within a quarter to half of a\n"+
+			"second, or calmly, within one to two, where hosts are loaded or far apart; the same on all",
+		"fast", "calm")
 	levels := []string{level}
 	for _, l := range []string{"debug", "info", "warn", "error"} {
 		if l != level {
@@ -167,6 +173,7 @@ func (s *serveFlags) options(t *tool, cmd *cobra.Command) ServeOptions {
 	o.DeviceSize, o.ScrubRate = domain.Bytes(s.size), domain.Bytes(s.rate)
 	o.ReadCache = domain.Bytes(s.cache)
 	o.Media, o.Durability, o.APITLS = s.media.value, s.dur.value, s.tls.value
+	o.LogTiming = s.timing.value
 	o.LogLevel, o.LogFormat, o.JSON = s.level.value, s.log.value, s.form.value == "json"
 	f := cmd.Flags()
 	o.APIGiven, o.NBDGiven, o.ISCSIGiven = f.Changed("api"), f.Changed("nbd"), f.Changed("iscsi")

@@ -60,6 +60,7 @@ type Options struct {
 	ScrubEvery                 time.Duration // between two scrubs of a device; 0: only when asked for
 	ScrubRate                  int64         // bytes a second; 0: no limit
 	ReadCache                  int64         // bytes; 0: none
+	Calm                       bool          // pace of the event log: for loaded hosts, or far apart
 	// Wrap lets a test harm a device below everything that watches it; nil: nothing stands between.
 	Wrap   func(path string, dev backends.Device) backends.Device
 	Logger *slog.Logger
@@ -108,6 +109,9 @@ func openStore(ctx context.Context, o Options, d *dataDir, p *peerPort, log *slo
 	cfg := quorum.Config{
 		Dir: d.file("log"), ClusterID: d.id.Cluster, Name: d.id.Node.String(), Logger: log,
 		Net: p.net(d.id.Members),
+	}
+	if o.Calm {
+		cfg.Tick, cfg.Election = quorum.CalmTick, quorum.CalmElection
 	}
 	s, err := quorum.Open(ctx, cfg)
 	if err != nil {

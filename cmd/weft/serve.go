@@ -85,7 +85,7 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 		Events: o.Events, EventsJSON: o.EventsJSON,
 		Join: o.Join, Init: o.Init, VoterGrace: o.VoterGrace, Location: o.Location,
 		ScrubEvery: o.ScrubEvery, ScrubRate: int64(o.ScrubRate),
-		ReadCache: int64(o.ReadCache), Logger: log,
+		ReadCache: int64(o.ReadCache), Calm: o.LogTiming == "calm", Logger: log,
 		Progress: func(s string) { _, _ = fmt.Fprintln(o.Err, s) },
 	})
 	if err != nil {

@@ -33,6 +33,10 @@ const (
 	// QuotaDefault is the most that the database takes, in bytes; the engine advises no more.
 	QuotaDefault = 8 << 30
 	lockWait     = 100 * time.Millisecond
+	fastTick     = 25 * time.Millisecond
+	// CalmTick and CalmElection are a pace that pauses of a second do not disturb.
+	CalmTick     = 100 * time.Millisecond
+	CalmElection = time.Second
 	// placeholder stands where etcd wants to be told its address; nothing listens there. Growing
 	// the cluster replaces it.
 	placeholder = "http://127.0.0.1:2380"
@@ -58,7 +62,9 @@ type Config struct {
 	Name string
 	// Net says how this member reaches others. Nil: it is alone, and nothing listens.
 	Net *Net
-	// Tick and Election pace the consensus; Election is at least five ticks. Default: 25 and 250 ms.
+	// Tick and Election pace the consensus; Election is at least five ticks. A leader that is silent
+	// is replaced after one to two times Election, drawn anew each time. Default: 25 and 200 ms;
+	// CalmTick and CalmElection are for hosts that are loaded or far apart.
 	Tick, Election time.Duration
 	// forced: this is a copy of a member that is made the only voter, see Recovery. It has nothing to
 	// say about the node's archive.
@@ -106,10 +112,10 @@ func (c *Config) complete() error {
 		c.SegmentEvents = archive.HistoryEvents
 	}
 	if c.Tick == 0 {
-		c.Tick = 25 * time.Millisecond
+		c.Tick = fastTick
 	}
 	if c.Election == 0 {
-		c.Election = 10 * c.Tick
+		c.Election = 8 * c.Tick
 	}
 	var k domain.Checker
 	k.Check(c.Dir != "", "dir", "missing")
