@@ -65,8 +65,8 @@ bench: build ## one table against raw fio, qemu-nbd and tgt
 bench-fill: ## what cleaning costs: random writes on devices that are 20 to 95 % full
 	$(GO) run ./testing/bench fill $(ARGS)
 
-bench-log: ## the event log against raw write+fdatasync: appends, replay, rebuild, idle
-	$(GO) run ./testing/bench log $(ARGS)
+bench-log: build ## the event log against raw write+fdatasync: appends, outages, growth, replay, memory
+	$(GO) run ./testing/bench log -weft ./$(BIN) $(ARGS)
 
 clean:
 	rm -rf $(BIN) .bin

@@ -2,10 +2,20 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"strings"
 	"testing"
 	"time"
 )
+
+// TestMain lets this program be a child of the bench, too.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "log-voter" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
 
 // TestBenchLog proves that the event log's mode measures every row with real logs of one and three
 // voters, and judges them.
@@ -19,7 +29,7 @@ func TestBenchLog(t *testing.T) {
 	}
 	var out bytes.Buffer
 	err := benchLog(t.Context(), []string{
-		"-dir", dir, "-runtime", "100ms", "-repeats", "1", "-events", "1000",
+		"-dir", dir, "-runtime", "100ms", "-repeats", "1", "-events", "1000", "-kills", "1",
 	}, &out)
 	if err != nil {
 		t.Fatal(err)
@@ -28,12 +38,15 @@ func TestBenchLog(t *testing.T) {
 		"raw write+fdatasync", "1 voter, 1 writer", "1 voter, 16 writers", "1 voter, 63 writers",
 		"3 voters, 1 writer", "3 voters, 16 writers", "3 voters, 63 writers", "idle", "replay from",
 		"start: all records", "rebuild of all views from 1000 events",
+		"first start", "kill -9 of the leader, until writes resume: longest", "lost or standing twice",
+		"growth 1-3-5", "longest time without a write", "views at a past position",
+		"acknowledged over 1 kills, 0 of them lost, 0 events stand twice", "too short to have an archive",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
 	}
-	if n := strings.Count(out.String(), "PASS") + strings.Count(out.String(), "FAIL"); n != 9 {
+	if n := strings.Count(out.String(), "PASS") + strings.Count(out.String(), "FAIL"); n != 17 {
 		t.Errorf("%d verdicts in\n%s", n, out.String())
 	}
 }
@@ -60,6 +73,12 @@ func TestLogVerdicts(t *testing.T) {
 		if r.ratio > 0 {
 			row.ratio = append(row.ratio, r.ratio)
 		}
+	}
+	for name, values := range map[string][]float64{
+		"worst meets": {1, 2, 10}, "worst misses": {1, 2, 11},
+	} {
+		row := b.row(name, "x", 10, true)
+		row.values, row.worst = values, true
 	}
 	var out bytes.Buffer
 	if err := b.report(&out, map[string]string{}); err != nil {

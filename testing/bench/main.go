@@ -55,6 +55,9 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "log" {
 		return benchLog(ctx, args[1:], os.Stdout)
 	}
+	if len(args) > 0 && args[0] == "log-voter" {
+		return voter(ctx, args[1:], os.Stdin)
+	}
 	if len(args) > 0 && args[0] == "fill" {
 		return benchFill(ctx, args[1:], os.Stdout)
 	}
@@ -72,9 +75,11 @@ func parse(args []string) (options, error) {
 	set.DurationVar(&o.runtime, "runtime", 20*time.Second, "length of each run")
 	set.IntVar(&o.repeats, "repeats", 3, "runs of each cell, interleaved")
 	size := set.String("size", "2GiB",
-		"size of the disks; the files take eleven times as much, or by -room more")
-	set.Int64Var(&o.room, "room", 3, "how many times the size of its volume a device of ours is: at "+
-		"3, 48 % of what it takes is live; at 2, 71 %, and random writes pay for cleaning")
+		"size of the disks; the files take thirteen times as much, or by -room more")
+	set.Int64Var(&o.room, "room", 4, "how many times the size of its volume a device of ours is: at "+
+		"4, 35 % of what it takes is live; at 2, 71 %, and random writes pay for cleaning")
+	cache := set.String("read-cache", "128MiB", "memory of each server of ours for what is read "+
+		"again; the default is that of weft serve")
 	set.StringVar(&o.dir, "dir", os.TempDir(), "folder on the file system to measure")
 	only := set.String("only", "", "measure only what `regexp` matches in \"row/column\", such as "+
 		"\"4k-rand.*qd32/(raw|nbd|qemu-nbd)$\"; ratios need both columns")
@@ -100,6 +105,10 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	o.size = int64(n)
+	if n, err = domain.ParseBytes(*cache); err != nil {
+		return o, err
+	}
+	o.cache = int64(n)
 	return o, o.validate()
 }
 

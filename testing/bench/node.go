@@ -19,11 +19,9 @@ type node struct {
 	out    chan json.RawMessage
 }
 
-// startNode starts a server in a durability mode over a new device file in a folder, room times as
-// large as its volume, and writes the volume once from end to end.
-func startNode(
-	ctx context.Context, dir, mode, profile string, volume, room int64,
-) (*node, error) {
+// startNode starts a server in a durability mode over a new device file in a folder, by the options'
+// room as large as its volume, and writes the volume once from end to end.
+func startNode(ctx context.Context, dir, mode string, opt options) (*node, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -32,10 +30,11 @@ func startNode(
 	argv := []string{
 		self, "serve", "-durability", mode, "-socket", n.socket,
 		"-file", filepath.Join(dir, mode+".img"),
-		"-device", fmt.Sprint(volume * room), "-volume", fmt.Sprint(volume),
+		"-device", fmt.Sprint(opt.size * opt.roomOf(mode)), "-volume", fmt.Sprint(opt.size),
+		"-read-cache", fmt.Sprint(opt.cache),
 	}
-	if profile != "" {
-		argv = append(argv, "-cpuprofile", filepath.Join(profile, mode+".pprof"))
+	if opt.profile != "" {
+		argv = append(argv, "-cpuprofile", filepath.Join(opt.profile, mode+".pprof"))
 	}
 	if err := n.start(argv); err != nil {
 		return nil, err

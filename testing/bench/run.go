@@ -36,6 +36,7 @@ type options struct {
 	repeats int
 	size    int64
 	room    int64 // how many times the size of its volume a device of ours is
+	cache   int64 // bytes of each server's read cache
 	dir     string
 	only    *regexp.Regexp
 	json    string
@@ -53,6 +54,8 @@ func (o options) validate() error {
 		return errors.New("-repeats: from 1 to 100")
 	case o.size < sizeMin || o.size%(4*mib) != 0:
 		return errors.New("-size: at least 256MiB, in steps of 4MiB")
+	case o.cache < 0:
+		return errors.New("-read-cache: at least 0")
 	case o.room < roomMin || o.room > roomMax:
 		return fmt.Errorf("-room: from %d to %d", roomMin, roomMax)
 	case o.size*(1+2*o.room+nvramFactor) > diskMax:
@@ -164,7 +167,7 @@ func (b *bench) open(ctx context.Context, column string) (subject, error) {
 	n := b.nodes[mode]
 	if n == nil {
 		var err error
-		if n, err = startNode(ctx, b.work, mode, b.profile, b.size, b.roomOf(mode)); err != nil {
+		if n, err = startNode(ctx, b.work, mode, b.options); err != nil {
 			return subject{}, err
 		}
 		b.nodes[mode] = n

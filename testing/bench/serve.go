@@ -22,6 +22,7 @@ import (
 	"weft/backends"
 	"weft/backends/direct"
 	"weft/backends/nvram"
+	"weft/dataplane/cache"
 	"weft/dataplane/engine"
 	"weft/dataplane/vdisk"
 	"weft/domain"
@@ -77,7 +78,7 @@ type server struct {
 
 type serveFlags struct {
 	file, socket, mode, profile string
-	device, volume              int64
+	device, volume, cache       int64
 }
 
 // serve is the program's second mode: it serves a file until its input ends, which also happens
@@ -88,6 +89,7 @@ func serve(ctx context.Context, args []string, in io.Reader, out io.Writer) (err
 	set.StringVar(&f.file, "file", "", "device `file`, made when it is not there")
 	set.Int64Var(&f.device, "device", 4*gib, "`bytes` of a device that is made")
 	set.Int64Var(&f.volume, "volume", 2*gib, "`bytes` of the volume")
+	set.Int64Var(&f.cache, "read-cache", 0, "`bytes` of memory for what is read again")
 	set.StringVar(&f.socket, "socket", "", "`path` of the NBD unix socket")
 	set.StringVar(&f.mode, "durability", modeDurable, "durable, process or nvram")
 	set.StringVar(&f.profile, "cpuprofile", "", "`file` for a CPU profile, once it is asked for")
@@ -152,7 +154,7 @@ func (s *server) openDisk(ctx context.Context, f serveFlags) error {
 	} else if s.dev, err = direct.Open(f.file, direct.Options{}); err != nil {
 		return err
 	}
-	if err := s.openEngine(ctx, f.mode, cluster); err != nil {
+	if err := s.openEngine(ctx, f, cluster); err != nil {
 		return err
 	}
 	id := domain.VolumeID{UUID: domain.DeriveUUID(cluster.UUID, "volume")}
@@ -172,13 +174,14 @@ func (s *server) openDisk(ctx context.Context, f serveFlags) error {
 }
 
 // openEngine opens the engine in a mode.
-func (s *server) openEngine(ctx context.Context, mode string, cluster domain.ClusterID) error {
+func (s *server) openEngine(ctx context.Context, f serveFlags, cluster domain.ClusterID) error {
 	cfg := engine.Config{
 		Device: s.dev, Cluster: cluster, Node: 1, Mode: engine.Durable, Logger: slog.Default(),
+		Reads:  cache.New(f.cache),
 		Report: func(f engine.Fact) { slog.Error("device", "what", f.What, "detail", f.Detail) },
 	}
 	var err error
-	switch mode {
+	switch f.mode {
 	case modeDurable:
 	case modeProcess:
 		cfg.Mode = engine.Process
@@ -188,7 +191,7 @@ func (s *server) openEngine(ctx context.Context, mode string, cluster domain.Clu
 		}
 		cfg.Journal = s.journal
 	default:
-		return fmt.Errorf("durability %q: durable, process or nvram", mode)
+		return fmt.Errorf("durability %q: durable, process or nvram", f.mode)
 	}
 	s.eng, err = engine.Open(ctx, cfg)
 	return err
