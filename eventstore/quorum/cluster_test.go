@@ -14,6 +14,9 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"weft/domain"
 	"weft/eventstore"
@@ -404,6 +407,31 @@ func TestReadingWaitsForWhoConnectsLate(t *testing.T) {
 	serving.Wait()
 }
 
+// A member whose database is closed panics with a lock held when it is asked how it is: it is not
+// asked again. One that panics because it does not know itself yet is.
+func TestEndedMemberIsNotAsked(t *testing.T) {
+	m := &local{}
+	asked := 0
+	ask := func(how func()) {
+		t.Helper()
+		_, err := m.survive(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: statusMethod},
+			func(context.Context, any) (any, error) {
+				asked++
+				how()
+				return nil, nil
+			})
+		if status.Code(err) != codes.Unavailable {
+			t.Errorf("%v", err)
+		}
+	}
+	ask(func() { panic("failed to find local ID in cluster members") })
+	ask(func() { close(chan int(nil)) })
+	ask(func() {})
+	if asked != 2 {
+		t.Errorf("asked %d times", asked)
+	}
+}
+
 // A member that was removed a moment ago answers a question after its state by an error: etcd
 // panics there, which ended the process.
 func TestRemovedMemberSurvivesQuestions(t *testing.T) {
@@ -430,7 +458,7 @@ func TestRemovedMemberSurvivesQuestions(t *testing.T) {
 	l := gone.local()
 	until(t, "the removal arrived", func() bool { return l.etcd.Server.IsIDRemoved(id) || ended(l) })
 	for range 3 {
-		if _, err := statusOf(ctx, l.client, ""); err == nil {
+		if _, err := statusOf(ctx, gone.single(), gone.cfg.Net.URL); err == nil {
 			t.Error("a member that is gone says how it is")
 		}
 		_, _ = statusOf(ctx, other.single(), gone.cfg.Net.URL)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +38,8 @@ type local struct {
 	// distrusted: its database is damaged. It takes part in the consensus until it is replaced, and
 	// nobody reads from it.
 	distrusted atomic.Bool
+	asking     sync.Mutex  // held while the member is asked how it is
+	over       atomic.Bool // that question found its database closed
 }
 
 // run starts the member, lets other members reach it, and waits until it may write.
@@ -49,7 +52,7 @@ func (s *Store) run(ctx context.Context, initial string, joining bool) (*local, 
 	if s.cfg.Net != nil {
 		m.port = s.cfg.Net.Port
 		m.peers = etcdhttp.NewPeerHandler(e.Server.Logger(), e.Server)
-		m.rpc = v3rpc.Server(e.Server, nil, survive)
+		m.rpc = v3rpc.Server(e.Server, nil, m.survive)
 		m.port.member.Store(m)
 	}
 	// A majority that has removed this node never lets it come up, and says so when it is asked.
@@ -72,15 +75,32 @@ func (s *Store) run(ctx context.Context, initial string, joining bool) (*local, 
 	return m, nil
 }
 
+// statusMethod is the question how a member is.
+const statusMethod = "/etcdserverpb.Maintenance/Status"
+
 // survive answers a call in which etcd panics. A member that was removed a moment ago panics when
 // it is asked how it is ("failed to find local ID in cluster members"), and would end the process.
-func survive(
-	ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler,
+// Once its database is closed it panics with a lock held that the next such question waits for, for
+// ever and whatever its context says: then it is not asked again, and never by two at once.
+func (m *local) survive(
+	ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler,
 ) (resp any, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			resp, err = nil, status.Error(codes.Unavailable, fmt.Sprint(p))
+	if info.FullMethod == statusMethod {
+		m.asking.Lock()
+		defer m.asking.Unlock()
+		if m.over.Load() {
+			return nil, status.Error(codes.Unavailable, "the member has ended")
 		}
+	}
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if _, closed := p.(runtime.Error); closed {
+			m.over.Store(true)
+		}
+		resp, err = nil, status.Error(codes.Unavailable, fmt.Sprint(p))
 	}()
 	return next(ctx, req)
 }

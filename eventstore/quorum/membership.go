@@ -387,14 +387,9 @@ func (s *Store) point(ctx context.Context, members []Member) {
 // statusOf asks one member how it is. It does not wait long: it is one of several.
 func statusOf(
 	ctx context.Context, c *clientv3.Client, url string,
-) (res *clientv3.StatusResponse, err error) {
+) (*clientv3.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
-	defer func() { // the member of this process is asked without a call in between, see survive
-		if p := recover(); p != nil {
-			res, err = nil, domain.Errorf(domain.Unavailable, "%v", p)
-		}
-	}()
 	return c.Status(ctx, url)
 }
 

@@ -320,7 +320,8 @@ func TestLostAnswers(t *testing.T) {
 
 // Two writers build a batch on the same tail that begins with the same event, whose record is then
 // the same to the bit, and goes on with another: what a client appends itself, after it sent it to
-// a leader that died. The one whose answer is lost must not take the other's batch for its own (Q3).
+// a leader that died. The one whose answer is lost must not take the other's batch for its own
+// (Q3).
 func TestSameFirstOtherRest(t *testing.T) {
 	dir := t.TempDir()
 	q := open(t, dir)
