@@ -33,7 +33,13 @@ type Header struct {
 	Incarnation uint32
 	Device      domain.DeviceID
 	Anchor      uint64 // sequence of the newest anchor when the segment was opened
+	// Salt is drawn at random for this life of the segment: the keys of what is encrypted here are
+	// derived with it.
+	Salt Salt
 }
+
+// Salt is what makes a key that of one life of one segment, in 16 bytes.
+type Salt [16]byte
 
 // Encode fills one sector.
 func (h *Header) Encode(b []byte) {
@@ -45,6 +51,7 @@ func (h *Header) Encode(b []byte) {
 	le.PutUint32(b[20:], h.Incarnation)
 	copy(b[24:], h.Device.UUID[:])
 	le.PutUint64(b[40:], h.Anchor)
+	copy(b[48:], h.Salt[:])
 	le.PutUint32(b[Sector-4:], Checksum(b[:Sector-4]))
 }
 
@@ -61,6 +68,7 @@ func DecodeHeader(b []byte) (*Header, error) {
 		Incarnation: le.Uint32(b[20:]), Anchor: le.Uint64(b[40:]),
 	}
 	copy(h.Device.UUID[:], b[24:])
+	copy(h.Salt[:], b[48:])
 	if h.Stream == 0 || h.Stream >= StreamCount || h.Lane >= LanesMax {
 		return nil, fmt.Errorf("segment header: stream %d lane %d: %w", h.Stream, h.Lane, ErrBad)
 	}
@@ -78,9 +86,13 @@ type Chunk struct {
 	Stream       Stream
 	Lane         uint8
 	PrevCRC      uint32 // Chain of the predecessor
-	EntryBytes   uint32
+	EntryBytes   uint32 // with the salt before them where there is one
 	PayloadBytes uint32 // a multiple of Sector
 	CRC          uint32 // over header and entries
+	// Sealed says that entries are encrypted. Then the salt of the segment's life stands before the
+	// entries too, so that the header of the segment may rot.
+	Sealed bool
+	Salt   Salt
 
 	scratch [20]byte
 }
@@ -91,7 +103,15 @@ func (c *Chunk) HeaderBytes() int { return RoundUp(ChunkHeader+int(c.EntryBytes)
 // Bytes gives the whole size on the device.
 func (c *Chunk) Bytes() int { return c.HeaderBytes() + int(c.PayloadBytes) }
 
-// Encode writes the fixed part before the entries, which stand in b[ChunkHeader:] already, and
+// EntriesAt gives where the entries begin: behind the fixed part, and behind the salt.
+func (c *Chunk) EntriesAt() int {
+	if c.Sealed {
+		return ChunkHeader + SaltBytes
+	}
+	return ChunkHeader
+}
+
+// Encode writes the fixed part before the entries, which stand in b[EntriesAt:] already, and
 // computes CRC over both. b holds at least HeaderBytes; the padding is the caller's to clear.
 func (c *Chunk) Encode(b []byte, salt uint32) {
 	le.PutUint32(b[0:], chunkMagic)
@@ -106,6 +126,10 @@ func (c *Chunk) Encode(b []byte, salt uint32) {
 	le.PutUint32(b[48:], c.EntryBytes)
 	le.PutUint32(b[52:], c.PayloadBytes)
 	le.PutUint32(b[60:], 0)
+	if c.Sealed {
+		b[60] = chunkSealed
+		copy(b[ChunkHeader:], c.Salt[:])
+	}
 	c.CRC = chunkCRC(b, int(c.EntryBytes), salt)
 	le.PutUint32(b[56:], c.CRC)
 }
@@ -119,13 +143,39 @@ func chunkCRC(b []byte, entryBytes int, salt uint32) uint32 {
 
 // Chain gives the checksum by which the successor in the lane's log names this chunk. It covers
 // what the lane decided (LSN, predecessor, entries) and not where the chunk stands, so a chunk
-// written again elsewhere after a failed write keeps its place in the chain.
+// written again elsewhere after a failed write keeps its place in the chain. What is encrypted is
+// so under a key of its place: of such entries the checksums and tags do not count.
 func (c *Chunk) Chain(entries []byte) uint32 {
 	b := &c.scratch // on the stack it would escape: one allocation for every chunk
 	le.PutUint64(b[0:], c.LSN)
 	le.PutUint64(b[8:], c.PrevLSN)
 	le.PutUint32(b[16:], c.PrevCRC)
-	return crcUpdate(Checksum(b[:]), entries)
+	crc := Checksum(b[:])
+	for c.Sealed && len(entries) >= EntrySettled {
+		n, sums := entrySize(entries)
+		if n > len(entries) {
+			break
+		}
+		if sums == n {
+			crc = crcUpdate(crc, entries[:n])
+		} else {
+			crc = crcUpdate(crc, entries[:EntrySettled-4])
+			crc = crcUpdate(crc, entries[EntrySettled:sums])
+		}
+		entries = entries[n:]
+	}
+	return crcUpdate(crc, entries)
+}
+
+// entrySize gives the size of the entry that begins b, and where the sums and tags of an encrypted
+// one begin: at its end for another.
+func entrySize(b []byte) (n, sums int) {
+	e := Entry{Count: int(b[9]) + 1, Kind: Kind(b[10]), Flags: b[11]}
+	n = e.Size()
+	if e.Kind != KindData || e.Flags&FlagEncrypted == 0 {
+		return n, n
+	}
+	return n, n - 4*(e.Count-1) - TagBytes*e.Count
 }
 
 // DecodeChunkFixed reads the fixed part and checks its limits, not its CRC, which needs the
@@ -139,9 +189,11 @@ func DecodeChunkFixed(b []byte) (*Chunk, error) {
 		PrevLSN: le.Uint64(b[24:]), FlushMark: le.Uint64(b[32:]), Entries: le.Uint16(b[40:]),
 		Stream: Stream(b[42]), Lane: b[43], PrevCRC: le.Uint32(b[44:]),
 		EntryBytes: le.Uint32(b[48:]), PayloadBytes: le.Uint32(b[52:]), CRC: le.Uint32(b[56:]),
+		Sealed: b[60]&chunkSealed != 0,
 	}
+	room := int(c.EntryBytes) - c.EntriesAt() + ChunkHeader
 	switch {
-	case c.EntryBytes > HeaderMax-ChunkHeader || int(c.Entries)*EntrySettled > int(c.EntryBytes):
+	case c.EntryBytes > HeaderMax-ChunkHeader || int(c.Entries)*EntrySettled > room || room < 0:
 		return nil, fmt.Errorf("chunk: %d entries in %d B: %w", c.Entries, c.EntryBytes, ErrBad)
 	case c.PayloadBytes > PayloadMax || c.PayloadBytes%Sector != 0:
 		return nil, fmt.Errorf("chunk: payload of %d B: %w", c.PayloadBytes, ErrBad)
@@ -163,7 +215,10 @@ func DecodeChunk(b []byte, salt uint32) (c *Chunk, entries []byte, err error) {
 	if chunkCRC(b, int(c.EntryBytes), salt) != c.CRC {
 		return nil, nil, fmt.Errorf("chunk: header checksum: %w", ErrBad)
 	}
-	return c, b[ChunkHeader:end], nil
+	if c.Sealed {
+		copy(c.Salt[:], b[ChunkHeader:])
+	}
+	return c, b[c.EntriesAt():end], nil
 }
 
 // Kind says what an entry records.
@@ -198,7 +253,9 @@ const (
 	FlagFresh         uint8 = 1 << 3
 	FlagEncrypted     uint8 = 1 << 4
 	FlagCompressed    uint8 = 1 << 5
-	flagsKnown              = outcomeMask | FlagMoved | FlagFresh
+	flagsKnown              = outcomeMask | FlagMoved | FlagFresh | FlagEncrypted
+
+	chunkSealed = 1 // in a chunk's header
 )
 
 // Sizes of an entry's parts in bytes.
@@ -206,12 +263,15 @@ const (
 	EntrySettled = 48
 	EntryFresh   = 16
 	EntryMoved   = 16
+	SaltBytes    = 16
+	TagBytes     = 16 // of each block of an encrypted entry
 )
 
 // Entry is one record as a chunk names it. For DATA, Off is the payload's place in units of 512
 // bytes from the start of the chunk's payload, and CRC holds the CRC-32C of the first block; the
-// further ones follow the entry. For the range kinds Range counts the blocks, for BRANCH Count
-// counts the lines of the payload, which take effect together.
+// further ones follow the entry. With FlagEncrypted the blocks are cipher text, the CRCs are over
+// that, and the AES-GCM tags follow the CRCs. For the range kinds Range counts the blocks, for
+// BRANCH Count counts the lines of the payload, which take effect together.
 type Entry struct {
 	Branch    uint32
 	Block     uint64 // below 2^40
@@ -243,13 +303,40 @@ func (e *Entry) Size() int {
 	}
 	if e.Kind == KindData {
 		n += 4 * (e.Count - 1)
+		if e.Flags&FlagEncrypted != 0 {
+			n += TagBytes * e.Count
+		}
 	}
 	return n
 }
 
+// PutSeal notes in an encoded entry with FlagEncrypted what block i has become: the CRC of its
+// cipher text, and its tag.
+func PutSeal(entry []byte, i int, crc uint32, tag []byte) {
+	n, at := entrySize(entry)
+	if i == 0 {
+		le.PutUint32(entry[EntrySettled-4:], crc)
+	} else {
+		le.PutUint32(entry[at+4*(i-1):], crc)
+	}
+	copy(entry[n-TagBytes*(int(entry[9])+1-i):], tag[:TagBytes])
+}
+
+// Tag gives the tag of block i of an encrypted entry whose bytes are b: a view.
+func Tag(b []byte, i int) []byte {
+	n, _ := entrySize(b)
+	at := n - TagBytes*(int(b[9])+1-i)
+	return b[at : at+TagBytes]
+}
+
+// SealedBytes is how many of an entry's first bytes a tag vouches for: whose block it is, and of
+// which version.
+const SealedBytes = 32
+
 func ranged(k Kind) bool { return k == KindZero || k == KindUnmap }
 
-// Encode writes the entry; further holds Count-1 CRCs for DATA. It returns the bytes used.
+// Encode writes the entry; further holds Count-1 CRCs for DATA. It returns the bytes used. Tags are
+// left as they are, for PutSeal.
 func (e *Entry) Encode(b []byte, further []uint32) int {
 	le.PutUint32(b[0:], e.Branch)
 	put40(b[4:], e.Block)
@@ -288,7 +375,7 @@ func (e *Entry) Encode(b []byte, further []uint32) int {
 			n += 4
 		}
 	}
-	return n
+	return e.Size()
 }
 
 // PutLSN changes the LSN of an encoded entry without FlagMoved: a record that is encoded before it
@@ -314,7 +401,8 @@ func DecodeEntry(b []byte, chunkLSN uint64, e *Entry) (int, error) {
 			Node: domain.NodeNumber(le.Uint16(b[26:])),
 		},
 	}
-	if e.Flags&^flagsKnown != 0 || e.Kind == 0 || e.Kind > KindRoot {
+	if e.Flags&^flagsKnown != 0 || e.Kind == 0 || e.Kind > KindRoot ||
+		e.Flags&FlagEncrypted != 0 && e.Kind != KindData {
 		return 0, fmt.Errorf("entry: kind %d flags %#x: %w", e.Kind, e.Flags, ErrBad)
 	}
 	if len(b) < e.Size() {

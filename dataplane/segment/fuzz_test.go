@@ -81,6 +81,17 @@ func FuzzScrubMark(f *testing.F) {
 	})
 }
 
+// FuzzKeyPage: see above.
+func FuzzKeyPage(f *testing.F) {
+	fuzzSector(f, goldenKeys().Encode, func(b []byte) (func([]byte), error) {
+		p, err := DecodeKeyPage(b)
+		if err != nil {
+			return nil, err
+		}
+		return p.Encode, nil
+	})
+}
+
 // FuzzHeader: see above.
 func FuzzHeader(f *testing.F) {
 	fuzzSector(f, goldenHeader().Encode, func(b []byte) (func([]byte), error) {
@@ -119,6 +130,8 @@ func FuzzChunk(f *testing.F) {
 	_, b := goldenChunk()
 	f.Add(b)
 	f.Add(b[:ChunkHeader])
+	_, sealed := goldenSealed()
+	f.Add(sealed)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		b := bytes.Clone(in)
 		_, _, err := DecodeChunk(b, goldenSalt)
@@ -134,6 +147,7 @@ func FuzzChunk(f *testing.F) {
 		if err != nil {
 			return
 		}
+		c.Chain(entries)
 		for len(entries) > 0 {
 			var e Entry
 			n, err := DecodeEntry(entries, c.LSN, &e)
@@ -157,6 +171,12 @@ func FuzzEntry(f *testing.F) {
 		b := make([]byte, e.Size())
 		e.Encode(b, []uint32{1, 2})
 		f.Add(b, uint64(100))
+		if e.Kind == KindData {
+			e.Flags |= FlagEncrypted
+			b := make([]byte, e.Size())
+			e.Encode(b, []uint32{1, 2})
+			f.Add(b, uint64(100))
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte, lsn uint64) {
 		var e, again Entry
@@ -176,6 +196,11 @@ func FuzzEntry(f *testing.F) {
 		}
 		out := make([]byte, n)
 		e.Encode(out, further)
+		for i := range e.Count {
+			if e.Flags&FlagEncrypted != 0 {
+				PutSeal(out, i, e.Further(b, i), Tag(b, i))
+			}
+		}
 		if _, err := DecodeEntry(out, lsn, &again); err != nil || again != e {
 			t.Fatalf("written again: %v\n%+v\n%+v", err, e, again)
 		}

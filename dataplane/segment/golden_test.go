@@ -109,6 +109,41 @@ func goldenChunk() (Chunk, []byte) {
 	return c, b
 }
 
+// goldenSealed gives a sealed chunk's header: an encrypted record of three blocks, one that was
+// moved, a hole and a plain block.
+func goldenSealed() (Chunk, []byte) {
+	plain := goldenEntries()
+	list := []Entry{plain[1], plain[2], plain[0], plain[3]}
+	b, at := make([]byte, Sector), ChunkHeader+SaltBytes
+	for i := range list {
+		e := &list[i]
+		if i < 2 {
+			e.Flags |= FlagEncrypted
+		}
+		n := e.Encode(b[at:], []uint32{0x91, 0x92})
+		for k := range e.Count {
+			if i < 2 {
+				PutSeal(b[at:], k, 0xa0+uint32(k), bytes.Repeat([]byte{byte(0xb0 + 16*i + k)}, TagBytes))
+			}
+		}
+		at += n
+	}
+	c := Chunk{
+		Incarnation: 1, Sequence: 2, LSN: 100, PrevLSN: 95, FlushMark: 94, Entries: uint16(len(list)),
+		Stream: StreamLog, Lane: 2, PrevCRC: 3, EntryBytes: uint32(at - ChunkHeader),
+		PayloadBytes: 8 * Sector, Sealed: true, Salt: Salt(uuid(0xc1)),
+	}
+	c.Encode(b, goldenSalt)
+	return c, b
+}
+
+func goldenKeys() *KeyPage {
+	return &KeyPage{No: 55, Turn: 0x0102030405060708, Keys: []Key{
+		{ID: 1, Under: 0x1112131415161718, Wrapped: bytes.Repeat([]byte{0x21}, 60)},
+		{ID: 0x31323334, Under: 2, Wrapped: bytes.Repeat([]byte{0x41}, 64)},
+	}}
+}
+
 // goldenSalt is the salt of the device whose bytes are kept.
 const goldenSalt = 0x51525354
 
@@ -199,6 +234,9 @@ func goldenFooter() *footerParts {
 
 func codecs() []codec {
 	chunk, chunkBytes := goldenChunk()
+	sealed, sealedBytes := goldenSealed()
+	salted, keyed := goldenHeader(), goldenRoot().Branches[1]
+	salted.Salt, keyed.Key = Salt(uuid(0x51)), 0x61626364
 	leaf := func(b []byte) (any, error) {
 		l := &Leaf{}
 		_, err := DecodeLeaf(b, l)
@@ -227,6 +265,25 @@ func codecs() []codec {
 				c, _, err := DecodeChunk(b, goldenSalt)
 				return c, err
 			},
+		},
+		{
+			"chunk-sealed", &sealed, func() []byte { return sealedBytes },
+			func(b []byte) (any, error) {
+				c, _, err := DecodeChunk(b, goldenSalt)
+				return c, err
+			},
+		},
+		{
+			"keys", goldenKeys(), sector(goldenKeys().Encode),
+			func(b []byte) (any, error) { return DecodeKeyPage(b) },
+		},
+		{
+			"header-salt", salted, sector(salted.Encode),
+			func(b []byte) (any, error) { return DecodeHeader(b) },
+		},
+		{
+			"branch-key", keyed, func() []byte { return keyed.Append(nil) },
+			func(b []byte) (any, error) { return DecodeBranch(b) },
 		},
 		{"footer", goldenFooter(), encodeFooter, decodeFooter},
 		{"leaf-runs", goldenLeaf(false), func() []byte { return goldenLeaf(false).Encode(nil) }, leaf},
@@ -326,13 +383,16 @@ func readDump(path string) ([]byte, error) {
 // entries and a footer's body is free, since nobody reads it.
 func TestEveryBitCounts(t *testing.T) {
 	chunk, _ := goldenChunk()
+	sealed, _ := goldenSealed()
 	body := len(encodeFooter()) - Sector
 	free := map[string][2]int{
 		"chunk":  {ChunkHeader + int(chunk.EntryBytes), Sector},
 		"footer": {int(goldenFooter().Trailer.Bytes), body},
+
+		"chunk-sealed": {ChunkHeader + int(sealed.EntryBytes), Sector},
 	}
 	for _, c := range codecs() {
-		if c.name == "branch" || c.name == "root" || c.name == "pieces" {
+		if strings.HasPrefix(c.name, "branch") || c.name == "root" || c.name == "pieces" {
 			continue // covered by the checksum of the entry or piece that names them
 		}
 		b := c.encode()
@@ -353,11 +413,15 @@ func TestEveryBitCounts(t *testing.T) {
 // behind it.
 func TestCutShort(t *testing.T) {
 	chunk, _ := goldenChunk()
+	sealed, _ := goldenSealed()
 	for _, c := range codecs() {
 		b := c.encode()
 		whole := len(b)
 		if c.name == "chunk" {
 			whole = ChunkHeader + int(chunk.EntryBytes)
+		}
+		if c.name == "chunk-sealed" {
+			whole = ChunkHeader + int(sealed.EntryBytes)
 		}
 		for n := range whole {
 			if c.name == "pieces" && n%PieceBytes == 0 {

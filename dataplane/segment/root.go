@@ -33,6 +33,9 @@ type Branch struct {
 	Size     uint64 // bytes
 	Volume   domain.VolumeID
 	Snapshot domain.SnapshotID // of a frozen branch
+	// Key names the key in the device's key table that encrypts what the branch writes; 0: none. The
+	// branches of one volume share it, a clone has its own.
+	Key uint32
 }
 
 const (
@@ -56,7 +59,7 @@ func (r *Branch) Append(dst []byte) []byte {
 	dst = le.AppendUint64(dst, r.Size)
 	dst = append(dst, r.Volume.UUID[:]...)
 	dst = append(dst, r.Snapshot.UUID[:]...)
-	return le.AppendUint64(dst, 0)
+	return le.AppendUint64(dst, uint64(r.Key))
 }
 
 // DecodeBranch reads a branch from the start of b.
@@ -67,7 +70,7 @@ func DecodeBranch(b []byte) (Branch, error) {
 	r := Branch{
 		ID: le.Uint32(b), Parent: le.Uint32(b[4:]), Family: le.Uint32(b[8:]),
 		State: BranchState(b[12]), Gen: le.Uint32(b[16:]), Epoch: domain.Epoch(le.Uint64(b[24:])),
-		Size: le.Uint64(b[32:]),
+		Size: le.Uint64(b[32:]), Key: le.Uint32(b[72:]),
 	}
 	copy(r.Volume.UUID[:], b[40:])
 	copy(r.Snapshot.UUID[:], b[56:])

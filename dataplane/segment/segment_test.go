@@ -43,6 +43,13 @@ func TestArithmetic(t *testing.T) {
 		{"the largest device has addresses for all", SizeMax/BlockSize <= addrMax},
 		{"the guard covers the addresses of no place", Guard/BlockSize > uint64(LostLoc)},
 		{"the lines of a BRANCH record fit a sector", BranchesMax*BranchBytes <= Sector},
+		{"the key table stands behind the scrub's marks", ScrubOff+ScrubCopies*Sector <= KeysOff},
+		{"and before the segments", KeyOff(KeyPages-1, KeyCopies-1)+Sector <= DataOff},
+		{"it holds 2800 keys", KeysMax == 2800},
+		{
+			"the largest encrypted record fits a header",
+			ChunkHeader+SaltBytes+fresh+EntryMoved+(4+TagBytes)*RecordBlocks <= HeaderMax,
+		},
 		{"zeros have no place and are not a hole", ZeroLoc.Kind() == Zero && ZeroLoc != 0},
 	} {
 		if !c.ok {
@@ -184,7 +191,7 @@ func TestEntryRefusals(t *testing.T) {
 	for name, spoil := range map[string]func(b []byte){
 		"kind 0":             func(b []byte) { b[10] = 0 },
 		"unknown kind":       func(b []byte) { b[10] = byte(KindRoot) + 1 },
-		"encrypted":          func(b []byte) { b[11] |= FlagEncrypted },
+		"encrypted hole":     func(b []byte) { b[10], b[11] = byte(KindUnmap), b[11]|FlagEncrypted },
 		"compressed":         func(b []byte) { b[11] |= FlagCompressed },
 		"units of no record": func(b []byte) { b[36]++ },
 		"between two blocks": func(b []byte) { b[32]++ },
@@ -305,6 +312,68 @@ func TestChainIgnoresPlace(t *testing.T) {
 	entries[0]++
 	if c.Chain(entries) == was {
 		t.Error("the chain does not cover the entries")
+	}
+}
+
+// TestChainOfSealed proves that the sums and tags of encrypted entries do not count to a chunk's
+// name, since they change where it is written again elsewhere, and that every other bit does.
+func TestChainOfSealed(t *testing.T) {
+	c, b := goldenSealed()
+	entries := b[c.EntriesAt() : ChunkHeader+int(c.EntryBytes)]
+	free, at := make([]bool, len(entries)), 0
+	for range c.Entries {
+		var e Entry
+		n, err := DecodeEntry(entries[at:], c.LSN, &e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Flags&FlagEncrypted != 0 {
+			for i := range 4 {
+				free[at+EntrySettled-4+i] = true
+			}
+			for i := at + e.FurtherAt; i < at+n; i++ {
+				free[i] = true
+			}
+		}
+		at += n
+	}
+	was := c.Chain(entries)
+	for i := range entries {
+		entries[i] ^= 0x40
+		if same := c.Chain(entries) == was; same != free[i] {
+			t.Errorf("byte %d: the name stays %t, free %t", i, same, free[i])
+		}
+		entries[i] ^= 0x40
+	}
+}
+
+// TestSeals proves that sums and tags are found where they were put, and nothing else changed.
+func TestSeals(t *testing.T) {
+	for _, flags := range []uint8{0, FlagFresh, FlagMoved, FlagFresh | FlagMoved} {
+		for _, count := range []int{1, 2, RecordBlocks} {
+			e := Entry{
+				Kind: KindData, Flags: flags | FlagEncrypted, Count: count, Units: uint16(count * BlockUnits),
+			}
+			b := make([]byte, e.Size())
+			e.Encode(b, make([]uint32, count))
+			for i := range count {
+				PutSeal(b, i, uint32(i+1), bytes.Repeat([]byte{byte(i)}, TagBytes))
+			}
+			var got Entry
+			if n, err := DecodeEntry(b, 0, &got); err != nil || n != len(b) {
+				t.Fatalf("%d of %d bytes, %v", n, len(b), err)
+			}
+			for i := range count {
+				if got.Further(b, i) != uint32(i+1) ||
+					!bytes.Equal(Tag(b, i), bytes.Repeat([]byte{byte(i)}, TagBytes)) {
+					t.Errorf("flags %#x, block %d of %d: %x, %x", flags, i, count, got.Further(b, i), Tag(b, i))
+				}
+			}
+			got.CRC, got.FurtherAt = 0, 0
+			if got != e {
+				t.Errorf("reads as %+v, not %+v", got, e)
+			}
+		}
 	}
 }
 

@@ -31,7 +31,9 @@ const (
 // an unknown ro-compatible bit may be read only.
 const (
 	IncompatBase = uint64(1) << 0
-	IncompatAll  = IncompatBase
+	// IncompatKeys: volumes may be encrypted, and the key table counts. Set with the first one.
+	IncompatKeys = uint64(1) << 1
+	IncompatAll  = IncompatBase | IncompatKeys
 	ROCompatAll  = uint64(0)
 )
 
