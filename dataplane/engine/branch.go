@@ -18,6 +18,7 @@ type family struct {
 	id       uint32
 	root     *branch // guarded like a branch's place in the tree
 	branches int
+	mixed    bool // its branches write under more than one key
 	// leaves names, by lane, a leaf of every extent that some branch wrote; its tree has the others.
 	// Each map is guarded by its lane's mutex.
 	leaves [segment.LanesMax]map[uint32]*leaf
@@ -29,12 +30,14 @@ type family struct {
 // Its place in the tree and its name change under the mutexes of all lanes and that of the engine;
 // whoever holds one of them may read them.
 //
-// Invariant: a branch without a name has two kids at least, or waits to be swept.
+// Invariant: a branch without a name has two kids at least, or waits to be swept, or holds blocks
+// under another key than its only kid's.
 type branch struct {
 	id    uint32
 	gen   uint32 // stamped into every record
 	epoch domain.Epoch
 	fam   *family
+	key   *volumeKey // that encrypts what it writes; nil: none
 
 	parent *branch
 	kids   []*branch
@@ -179,7 +182,7 @@ func (e *Engine) setBranch(br *segment.Branch) {
 // plant puts a new branch into the tree, on its parent; nil when that is not there. It sees what
 // its parent sees.
 func (e *Engine) plant(br *segment.Branch) *branch {
-	b := &branch{id: br.ID, gen: br.Gen, epoch: br.Epoch}
+	b := &branch{id: br.ID, gen: br.Gen, epoch: br.Epoch, key: e.keys.key(br.Key)}
 	if br.Parent == 0 {
 		b.fam = &family{id: br.Family, root: b}
 		for i := range e.lanes {
@@ -191,6 +194,7 @@ func (e *Engine) plant(br *segment.Branch) *branch {
 			return nil
 		}
 		b.fam, b.parent = p.fam, p
+		b.fam.mixed = b.fam.mixed || b.key != p.key
 		p.kids = append(p.kids, b)
 		b.mapped.Store(p.mapped.Load())
 		b.data.Store(p.data.Load())
@@ -290,6 +294,9 @@ func (b *branch) line() segment.Branch {
 	}
 	if b.parent != nil {
 		br.Parent = b.parent.id
+	}
+	if b.key != nil {
+		br.Key = b.key.id
 	}
 	if v := b.handle; v != nil {
 		br.State, br.Volume, br.Snapshot = segment.BranchLive, v.volume, v.snapshot

@@ -37,7 +37,7 @@ func (e *Engine) clean() (bool, error) {
 	// Two outputs may end half full, one for each generation. Hosts may take free segments while
 	// this round runs; then it ends early.
 	free := e.space.freeCount()
-	budget := int64(max(free-e.space.reserve(segment.StreamGen1)-2, 1)) * e.space.packed
+	budget := int64(max(free-e.space.reserve(segment.StreamGen1)-2, 1)) * e.space.packed.Load()
 	want := int64(owed) * e.space.size
 	c := e.newCleaner()
 	defer c.settle()

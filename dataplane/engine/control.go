@@ -17,6 +17,7 @@ type VolumeInfo struct {
 	ID         domain.VolumeID
 	Snapshot   domain.SnapshotID // zero for a volume
 	Generation uint32            // stamped into its records
+	Encrypted  bool
 	Size       domain.Bytes
 	Mapped     domain.Bytes // blocks that hold data or written zeros
 	Own        domain.Bytes // data that it wrote since the cut before
@@ -48,7 +49,7 @@ func (v *Volume) Info() VolumeInfo {
 	b := v.br.Load()
 	own := b.own.Load()
 	return VolumeInfo{
-		ID: v.volume, Snapshot: v.snapshot, Generation: b.gen, Size: v.Size(),
+		ID: v.volume, Snapshot: v.snapshot, Generation: b.gen, Size: v.Size(), Encrypted: b.key != nil,
 		Mapped: domain.Bytes(b.mapped.Load()) * segment.BlockSize,
 		Own:    domain.Bytes(own) * segment.BlockSize,
 		Shared: domain.Bytes(b.data.Load()-own) * segment.BlockSize,
@@ -60,11 +61,27 @@ func (v *Volume) Info() VolumeInfo {
 func (e *Engine) Create(ctx context.Context, id domain.VolumeID, size domain.Bytes,
 	epoch domain.Epoch,
 ) (*Volume, error) {
+	return e.create(ctx, id, size, epoch, false)
+}
+
+// CreateEncrypted is Create for a volume that is encrypted for all its life, under a key of its
+// own. More errors: Unavailable without a cluster key, Unsupported on a device that was formatted
+// without a key table, TooLarge where that is full.
+func (e *Engine) CreateEncrypted(ctx context.Context, id domain.VolumeID, size domain.Bytes,
+	epoch domain.Epoch,
+) (*Volume, error) {
+	return e.create(ctx, id, size, epoch, true)
+}
+
+func (e *Engine) create(ctx context.Context, id domain.VolumeID, size domain.Bytes,
+	epoch domain.Epoch, encrypted bool,
+) (*Volume, error) {
 	e.control.Lock()
 	defer e.control.Unlock()
 	if v, ok := e.Volume(id); ok {
-		if v.Size() != size {
-			return nil, domain.Errorf(domain.Exists, "volume %s has %s", id, v.Size())
+		if v.Size() != size || v.Encrypted() != encrypted {
+			return nil, domain.Errorf(domain.Exists, "volume %s has %s, encrypted: %t", id, v.Size(),
+				v.Encrypted())
 		}
 		return v, nil
 	}
@@ -72,10 +89,17 @@ func (e *Engine) Create(ctx context.Context, id domain.VolumeID, size domain.Byt
 		return nil, err
 	}
 	next := e.newBranch()
-	if err := e.logBranches(ctx, segment.Branch{
+	br := segment.Branch{
 		ID: next, Family: next, State: segment.BranchLive, Volume: id, Size: uint64(size), Gen: 1,
 		Epoch: epoch,
-	}); err != nil {
+	}
+	if encrypted {
+		br.Key = next
+		if err := e.newKey(br.Key); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.logBranches(ctx, br); err != nil {
 		return nil, err
 	}
 	v, _ := e.Volume(id)
@@ -211,7 +235,9 @@ func (e *Engine) burial(ctx context.Context, v *Volume) error {
 		return err
 	}
 	e.sweep(b)
-	return nil
+	e.control.Lock()
+	defer e.control.Unlock()
+	return e.dropKeys()
 }
 
 // branchWait carries a BRANCH record's outcome to whoever logged it.

@@ -52,6 +52,7 @@ type script struct {
 	recs  []*scripted
 	spots []uint64 // the blocks it writes to
 	rnd   *rand.Rand
+	tune  []func(*Config)
 }
 
 // crashDevice is small, so that its segments are reused and cleaned within a short script.
@@ -186,6 +187,9 @@ func (s *script) judge(img *mem.Device, nv *mem.Memory, cut int, touched map[uin
 		Report: func(f Fact) { s.t.Errorf("cut %d: reported %+v", cut, f) },
 	}
 	journaled(nv)(&cfg)
+	for _, f := range s.tune {
+		f(&cfg)
+	}
 	e, err := Open(background, cfg)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
@@ -295,10 +299,11 @@ func newScript(t *testing.T, segments, lanes int, seed uint64, spots []uint64) *
 }
 
 func newScriptOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64, spots []uint64,
+	tune ...func(*Config),
 ) *script {
-	s := &script{t: t, dev: dev, nv: nv, spots: spots}
+	s := &script{t: t, dev: dev, nv: nv, spots: spots, tune: tune}
 	s.rnd = rand.New(rand.NewPCG(seed, 1))
-	s.e = open(t, s.dev, journaled(nv))
+	s.e = open(t, s.dev, append([]func(*Config){journaled(nv)}, tune...)...)
 	s.e.lendFrom = segment.BlockSize // chunks are too small here for what is worth it
 	s.v = create(t, s.e, 16*domain.MiB)
 	return s

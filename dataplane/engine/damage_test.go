@@ -115,7 +115,7 @@ func (w *verdict) audit(e *Engine, model map[uint64]uint64, told *facts) error {
 // reopen opens a damaged device and audits it.
 func (w *verdict) reopen(dev backends.Device, model map[uint64]uint64) error {
 	told := &facts{}
-	cfg := Config{Device: dev, Cluster: testCluster, Node: 1}
+	cfg := Config{Device: dev, Cluster: testCluster, Node: 1, ClusterKey: testKey}
 	told.into(&cfg)
 	e, err := Open(background, cfg)
 	if domain.IsKind(err, domain.Corrupt) {

@@ -389,11 +389,13 @@ func (l *lane) exchangeNear(near *leaf, b *branch, block uint64, from, to segmen
 }
 
 // settleData points the blocks of a destaged record at their places on the device; mu is held. It
-// takes and gives a leaf as exchangeNear does: a chunk is sorted, so neighbours share one.
-func (l *lane) settleData(near *leaf, p *pending, base uint64, crcs []uint32) *leaf {
+// takes and gives a leaf as exchangeNear does: a chunk is sorted, so neighbours share one. was are
+// the checksums in the journal.
+func (l *lane) settleData(near *leaf, p *pending, base uint64, crcs, was []uint32) *leaf {
 	for i, crc := range crcs {
 		to := segment.MakeLoc(base+uint64(p.unit)+uint64(i)*segment.BlockUnits, crc)
-		near = l.exchangeNear(near, p.br, p.block+uint64(i), l.e.nv.loc(p.from+uint32(i), crc), to)
+		from := l.e.nv.loc(p.from+uint32(i), was[i])
+		near = l.exchangeNear(near, p.br, p.block+uint64(i), from, to)
 	}
 	return near
 }
@@ -445,7 +447,7 @@ func (n *nvram) chunkFor(m *settle) (*chunk, error) {
 	if m.kind == segment.KindData {
 		bytes = m.count * segment.BlockSize
 	}
-	if b.out != nil && !b.out.fits(bytes, n.e.payloadMax()) {
+	if b.out != nil && !b.out.takes(m.br.key, bytes, n.e.payloadMax()) {
 		if err := n.handOver(m.l); err != nil {
 			return nil, err
 		}
@@ -476,6 +478,10 @@ func (n *nvram) record(c *chunk, m *settle, count int) {
 		c.payload += count * segment.BlockSize
 		c.crcs = append(c.crcs, crcs...)
 		further = crcs[1:]
+		if m.br.key != nil {
+			en.Flags, p.tags = segment.FlagEncrypted, count*segment.TagBytes
+			c.conceal(secret{m.br.key, len(c.entries), p.unit, count, p.crc})
+		}
 		n.e.stats.destaged.Add(int64(count) * segment.BlockSize)
 	} else {
 		en.Range = uint64(count)
@@ -528,7 +534,7 @@ func (n *nvram) send(l *lane, c *chunk) error {
 		segment.PutLSN(c.entries[at:], p.lsn)
 		at += segment.EntrySettled
 		if p.kind == segment.KindData {
-			at += 4 * (p.count - 1)
+			at += 4*(p.count-1) + p.tags
 		}
 	}
 	c.full, c.group = true, true

@@ -15,6 +15,7 @@
 //	E9  Unmap, delete and cleaning succeed on a full device; no wait without a wake-up.
 //	E10 Bytes that do not match their checksum are never returned.
 //	E11 Behind a failed flush nothing is trusted: the engine goes out of service, its log stays.
+//	E12c No key closes two blocks under one nonce; erasing a volume takes no clone with it.
 //	E14 What a journal acknowledged survives every race between overwriting and destaging it.
 //	E15 An idle engine writes nothing.
 //	E16 A device that needs its journal is not opened without it, but by a word of its operator.
@@ -66,6 +67,14 @@
 // counts references: a copy is live while the way from some name to it is free. What a write hides
 // is dropped at once if no name is left (hidden), what a deletion leaves behind by the sweep. A
 // leaf that would stand deeper than depthMax keeps a view, all it sees resolved, in no image.
+//
+// # Encryption
+//
+// A volume is encrypted for all its life, or never. Its blocks are closed when their chunk is given
+// its place, since key and nonce follow from that (crypt.go), and opened behind the checksum of a
+// read. Its key stands, wrapped under the cluster's, in the device's key table (keys.go). A clone
+// has a key of its own; what it sees of its origin stays under the origin's, which is therefore
+// destroyed only when no branch is left that wrote under it.
 //
 // # Space
 //

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"crypto/cipher"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -51,6 +52,10 @@ type Config struct {
 	// AcceptLoss lets Open go on where the journal that the device needs is not the one it is given:
 	// what was acknowledged and stood there only is gone. It is reported, once for each volume.
 	AcceptLoss bool
+	// ClusterKey, 32 bytes, wraps the keys of encrypted volumes. Without it, or under another than
+	// they were made under, those volumes are there and are not served (Volume.Keyless); everything
+	// else goes on. Open keeps no reference to it.
+	ClusterKey []byte
 	// Reads keeps what is read again and again; engines may share one. nil: nothing is kept.
 	Reads *cache.Cache
 	// CheckpointBytes of log are written between checkpoints: it bounds recovery. Default: an
@@ -62,6 +67,9 @@ type Config struct {
 	// Report is told of every corruption and failure, once each. It must not block.
 	Report func(Fact)
 	Logger *slog.Logger
+
+	// closing is told of every block that is encrypted, in tests.
+	closing func(a cipher.AEAD, nonce, block []byte)
 }
 
 // Fact is a change of a device's trustworthiness, for the log of the node and its operator.
@@ -88,6 +96,7 @@ type Engine struct {
 	cached   uint32 // the device's number in the cache of reads
 	aheads   aheads
 	sched    *qos.Scheduler
+	keys     keyring
 	// lossAccepted says what was wrong with the journal that Open went on without.
 	lossAccepted error
 

@@ -87,11 +87,19 @@ func open(t testing.TB, dev backends.Device, tune ...func(*Config)) *Engine {
 
 func create(t testing.TB, e *Engine, size domain.Bytes) *Volume {
 	t.Helper()
-	v, err := e.Create(context.Background(), testVolume, size, 7)
+	v, err := created(e, testVolume, size)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return v
+}
+
+// created makes a volume, encrypted where the engine has a cluster key.
+func created(e *Engine, id domain.VolumeID, size domain.Bytes) (*Volume, error) {
+	if e.keys.wrap != nil {
+		return e.CreateEncrypted(background, id, size, 7)
+	}
+	return e.Create(background, id, size, 7)
 }
 
 // check reads a block and compares it with the number it should spell.

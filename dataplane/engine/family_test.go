@@ -52,6 +52,7 @@ type families struct {
 	n     int
 	most  int // snapshots at a time
 	full  int // records that were refused
+	tune  []func(*Config)
 	was   Stats
 }
 
@@ -59,19 +60,21 @@ func newFamilies(t *testing.T, dev *mem.Device, seed uint64) *families {
 	return newFamiliesOn(t, dev, nil, seed)
 }
 
-func newFamiliesOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64) *families {
+func newFamiliesOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64,
+	tune ...func(*Config),
+) *families {
 	f := &families{
 		t: t, dev: dev, nv: nv, rnd: newRand(seed), vols: map[domain.VolumeID]*image{}, most: 12,
-		snaps: map[domain.SnapshotID]*image{}, of: map[domain.SnapshotID]domain.VolumeID{},
+		snaps: map[domain.SnapshotID]*image{}, of: map[domain.SnapshotID]domain.VolumeID{}, tune: tune,
 	}
 	f.e = f.open()
 	return f
 }
 
 func (f *families) open() *Engine {
-	return open(f.t, f.dev, often, journaled(f.nv), func(c *Config) {
+	return open(f.t, f.dev, append([]func(*Config){often, journaled(f.nv), func(c *Config) {
 		c.Report = func(x Fact) { f.t.Errorf("reported %+v", x) }
-	})
+	}}, f.tune...)...)
 }
 
 func (f *families) next() int {
@@ -105,7 +108,7 @@ func anyOf[K idKey, V any](rnd *rand.Rand, m map[K]V) (k K, ok bool) {
 
 func (f *families) create() {
 	id := volID(f.next())
-	_, err := f.e.Create(background, id, 8*domain.MiB, 1)
+	_, err := created(f.e, id, 8*domain.MiB)
 	f.must(err)
 	f.vols[id] = newImage(8 * domain.MiB)
 }

@@ -15,7 +15,7 @@ const (
 	chunkBuffers  = 4    // per lane: one gathers, two are in flight, one waits for its turn
 	chunkWriters  = 2    // measured: two in flight beat four, whose chunks get smaller
 	chunkRecords  = 1008 // records of a chunk: fresh one-block entries that fit its header
-	entriesMax    = segment.HeaderMax - segment.ChunkHeader
+	entriesMax    = segment.HeaderMax - segment.ChunkHeader - segment.SaltBytes
 	segmentParts  = 8 // a chunk's entries take at most this part of a segment
 	chunkCRCs     = segment.PayloadMax / segment.BlockSize
 	firstEntryMax = segment.EntrySettled + segment.EntryFresh + 4*segment.RecordBlocks
@@ -32,6 +32,7 @@ type pending struct {
 	unit  uint32           // DATA: place in the payload, in units of 512 B
 	crc   int              // DATA: index of its first CRC in the chunk
 	newly int64            // bytes admitted for it
+	tags  int              // DATA: bytes of tags in its entry
 	from  uint32           // DATA: place in the journal that it comes from; 0: from a host
 	lines []segment.Branch // BRANCH
 }
@@ -50,6 +51,12 @@ type chunk struct {
 	full    bool
 	group   bool // of the destager: written without FUA, and its outcome is nvram.sync's to tell
 	written bool // of a group, and on the device or failed; guarded by the lane's mutex
+
+	secrets  []secret // entries that are encrypted
+	life     *life    // under whose keys they are; nil: not yet
+	closedAt int64    // where the payload stood then
+	was      []uint32 // crcs before
+	pad      *pad
 
 	head  segment.Chunk
 	chain uint32
@@ -103,10 +110,12 @@ func (p *chunkPool) put(c *chunk) {
 func (c *chunk) reset() {
 	clear(c.recs)
 	clear(c.parts)
+	clear(c.secrets)
 	c.parts = c.parts[:0]
 	c.entries, c.crcs, c.recs = c.entries[:0], c.crcs[:0], c.recs[:0]
 	c.payload, c.full, c.done, c.err, c.next, c.seg = 0, false, false, nil, nil, nil
 	c.group, c.written = false, false
+	c.secrets, c.life, c.was = c.secrets[:0], nil, c.was[:0]
 }
 
 // fits tells whether n bytes of payload and one more entry have room; limit is the most payload a
@@ -121,7 +130,7 @@ func (c *chunk) image(salt uint32) []byte {
 	h := c.head.HeaderBytes()
 	start := segment.HeaderMax - h
 	b := c.buf[start : segment.HeaderMax+int(c.head.PayloadBytes)]
-	used := segment.ChunkHeader + copy(b[segment.ChunkHeader:], c.entries)
+	used := c.head.EntriesAt() + copy(b[c.head.EntriesAt():], c.entries)
 	clear(b[used:h])
 	clear(c.buf[segment.HeaderMax+c.payload : segment.HeaderMax+int(c.head.PayloadBytes)])
 	c.head.Encode(b, salt)
@@ -133,6 +142,7 @@ func (c *chunk) image(salt uint32) []byte {
 type openSegment struct {
 	id     uint32
 	sg     *seg
+	life   *life
 	seq    uint64
 	used   int64
 	footer segment.Footer
@@ -271,8 +281,9 @@ func (l *lane) cut() *chunk {
 	c.head = segment.Chunk{
 		Incarnation: l.e.incarnation, LSN: last, PrevLSN: l.lastLSN, PrevCRC: l.lastCRC,
 		Entries: uint16(len(c.recs)), Stream: segment.StreamLog, Lane: l.no,
-		EntryBytes:   uint32(len(c.entries)),
+		EntryBytes:   uint32(c.entryBytes()),
 		PayloadBytes: uint32(segment.RoundUp(c.payload, segment.Sector)),
+		Sealed:       len(c.secrets) > 0,
 	}
 	if l.mu.tail == nil {
 		l.mu.head = c
@@ -322,7 +333,7 @@ func (l *lane) idle() bool {
 // is held. An error means the engine failed or stopped.
 func (l *lane) place(c *chunk) error {
 	n := int64(c.head.Bytes())
-	header := segment.ChunkHeader + len(c.entries)
+	header := segment.ChunkHeader + c.entryBytes()
 	for l.open == nil || !l.open.fits(n, header, l.e.space.size) {
 		if l.open != nil {
 			l.e.closeSegment(l.open)
@@ -342,6 +353,7 @@ func (l *lane) place(c *chunk) error {
 	l.open.mu.Lock()
 	l.open.inflight++
 	l.open.mu.Unlock()
+	c.close(l.e, l.open.life, c.off+int64(c.head.HeaderBytes()))
 	img := c.image(l.e.super.Salt)
 	h := c.head.HeaderBytes()
 	l.open.footer.Add(uint32(l.open.used), img[:min(h, header)])
@@ -481,7 +493,7 @@ func (l *lane) apply(c *chunk) {
 		switch p.kind { //nolint:exhaustive // the other kinds change no index
 		case segment.KindData:
 			if crcs := c.crcs[p.crc : p.crc+p.count]; p.from != 0 {
-				near = l.settleData(near, p, base, crcs)
+				near = l.settleData(near, p, base, crcs, c.before(p.crc, p.count))
 			} else {
 				l.setData(p, base, crcs)
 			}

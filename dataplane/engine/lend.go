@@ -36,14 +36,15 @@ func (c *chunk) pieces(list [][]byte, image []byte) [][]byte {
 // lent, worth it, and the device can. What is lent is written before the record's outcome is told,
 // also when the chunk is written a second time, and is not looked at afterwards. Its checksums were
 // taken when it was appended: an owner that changes it before gets a block that reads as corrupt.
-func (e *Engine) fill(c *chunk, r *Record, n int) {
+// may says whether memory may be lent at all: what will be encrypted is copied.
+func (e *Engine) fill(c *chunk, r *Record, n int, may bool) {
 	data := r.Data[:n]
 	from := partMin
 	if e.lendFrom > 0 {
 		from = e.lendFrom
 	}
 	_, can := e.dev.(backends.VectorWriter)
-	c.lend(data, can && r.Lent && n >= from && backends.Aligned(data, backends.Align))
+	c.lend(data, may && can && r.Lent && n >= from && backends.Aligned(data, backends.Align))
 }
 
 // lend adds whole blocks to the payload: a copy, or the memory itself, which then belongs to the

@@ -39,7 +39,21 @@ type move struct {
 	gen     uint32
 	era     uint16
 	stream  segment.Stream // it goes to
-	unit    uint32         // place in the output's payload
+
+	// of an encrypted volume: the life it comes from; its entry as it was, in the window's raw; which
+	// block of that it begins with
+	life   *life
+	raw    [2]int
+	behind int
+	unit   uint32 // place in the output's payload
+}
+
+// key gives the key that the blocks are under; nil for none.
+func (m *move) key() *volumeKey {
+	if m.life == nil {
+		return nil
+	}
+	return m.br.key
 }
 
 // span is a part of a victim that is read in one go.
@@ -64,6 +78,7 @@ type window struct {
 	spans []span
 	moves []move
 	crcs  []uint32 // of the moves' blocks
+	raw   []byte   // entries of encrypted ones
 	begun int      // spans that were started
 	burst bool     // the last of them may be under way
 	reads int      // of that burst, with their bytes, and when it began and ended
@@ -80,6 +95,7 @@ func (w *window) reset() {
 	clear(w.moves)
 	clear(w.spans)
 	w.used, w.begun, w.spans, w.moves, w.crcs = 0, 0, w.spans[:0], w.moves[:0], w.crcs[:0]
+	w.raw = w.raw[:0]
 }
 
 func (w *window) arrive() {
@@ -146,6 +162,7 @@ type cleaner struct {
 	lends  bool   // the device takes what is written from the window's memory
 	flight *flight
 	short  bool // of free segments: it does not give way to hosts
+	pad    pad
 }
 
 // flight is a chunk of the cleaner that is being written.
@@ -238,6 +255,10 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		if br == nil {
 			continue
 		}
+		lf, ok := c.unlock(v.id, br, &en)
+		if !ok {
+			continue
+		}
 		for i := 0; i < en.Count; i++ {
 			if !live[i] {
 				continue
@@ -253,14 +274,35 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 			m := move{
 				br: br, block: en.Block + uint64(first), count: i + 1 - first,
 				from: addr + uint64(first)*segment.BlockUnits, seq: v.seq, lsn: en.LSN,
-				version: en.Version, gen: en.Gen, era: en.Era, stream: to,
+				version: en.Version, gen: en.Gen, era: en.Era, stream: to, life: lf, behind: first,
 			}
-			if err := c.add(v.id, m, func(k int) uint32 { return en.Further(this, first+k) }); err != nil {
+			err := c.add(v.id, m, this, func(k int) uint32 { return en.Further(this, first+k) })
+			if err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// unlock gives the life under whose keys an entry of a victim is, nil where it is not encrypted.
+// What cannot be opened here cannot be moved: then it gives false, and the victim is left alone
+// until the next start, which may have the key.
+func (c *cleaner) unlock(id uint32, br *branch, en *segment.Entry) (lf *life, ok bool) {
+	if br.key == nil && en.Flags&segment.FlagEncrypted == 0 {
+		return nil, true
+	}
+	lf = c.e.space.mu.segs[id].life.Load()
+	if br.key != nil && br.key.secret != nil && lf != nil && en.Flags&segment.FlagEncrypted != 0 {
+		return lf, true
+	}
+	if c.e.space.condemn(id) {
+		c.e.report(Fact{
+			What: "keyless", Volume: c.e.volumeOf(br), Block: en.Block,
+			Detail: "cannot be moved: its key is not there",
+		})
+	}
+	return nil, false
 }
 
 // entryLoc gives the place of block i of an entry whose payload stands at addr.
@@ -297,7 +339,7 @@ func (e *Engine) liveAt(en *segment.Entry, bytes []byte, addr uint64, live []boo
 
 // add puts live blocks into the filling window, into the span before them where that is near; what
 // has no room there goes into the next.
-func (c *cleaner) add(id uint32, m move, crc func(i int) uint32) error {
+func (c *cleaner) add(id uint32, m move, entry []byte, crc func(i int) uint32) error {
 	for done := 0; done < m.count; {
 		w := c.e.windows[c.filling]
 		part := m
@@ -309,6 +351,12 @@ func (c *cleaner) add(id uint32, m move, crc func(i int) uint32) error {
 				return err
 			}
 			continue
+		}
+		if part.life != nil {
+			part.behind += done
+			part.raw[0] = len(w.raw)
+			w.raw = append(w.raw, entry...)
+			part.raw[1] = len(w.raw)
 		}
 		for range part.count {
 			w.crcs = append(w.crcs, crc(done))
@@ -419,7 +467,7 @@ func (c *cleaner) verify(w *window, m *move) error {
 	data, crcs := w.buf[m.at:m.at+m.count*segment.BlockSize], w.crcs[m.crc:m.crc+m.count]
 	for first := 0; first < m.count; first++ {
 		n := 0
-		for first+n < m.count && segment.Checksum(block(data, first+n)) == crcs[first+n] {
+		for first+n < m.count && c.sound(w, m, first+n, block(data, first+n), crcs[first+n]) {
 			n++
 		}
 		if n > 0 {
@@ -433,6 +481,20 @@ func (c *cleaner) verify(w *window, m *move) error {
 		}
 	}
 	return nil
+}
+
+// sound tells whether a block is what it was written as, and opens it.
+func (c *cleaner) sound(w *window, m *move, i int, b []byte, crc uint32) bool {
+	if segment.Checksum(b) != crc {
+		return false
+	}
+	if m.life == nil {
+		return true
+	}
+	entry := w.raw[m.raw[0]:m.raw[1]]
+	off := int64(m.from)*segment.Unit + int64(i)*segment.BlockSize
+	a := c.e.cipherOf(m.br.key, m.life)
+	return c.pad.open(a, m.life, off, b, segment.Tag(entry, m.behind+i), entry)
 }
 
 // block gives block i of a buffer.
@@ -450,7 +512,8 @@ func (e *Engine) spoiled(id uint32, b *branch, block uint64) {
 // put adds blocks of a move to the output, from the first'th on; data begins with them.
 func (c *cleaner) put(m *move, first int, crcs []uint32, data []byte) error {
 	for len(crcs) > 0 {
-		if c.c != nil && (c.stream != m.stream || !c.c.fits(segment.BlockSize, c.limit)) {
+		if c.c != nil && (c.stream != m.stream ||
+			!c.c.takes(m.key(), segment.BlockSize, c.limit)) {
 			if err := c.flush(); err != nil {
 				return err
 			}
@@ -458,13 +521,16 @@ func (c *cleaner) put(m *move, first int, crcs []uint32, data []byte) error {
 		if c.c == nil {
 			c.c, c.limit, c.stream = c.e.cache.get(), 0, m.stream
 			if o := c.e.maint.out[c.stream]; o != nil {
-				c.limit = o.roomMoved(c.e.space.size)
+				c.limit = o.roomMoved(c.e.space.size, int(c.e.space.tags.Load()))
 			}
 			if c.limit == 0 {
 				c.limit = c.e.payloadMax()
 			}
 		}
 		n := min(len(crcs), (c.limit-c.c.payload)/segment.BlockSize)
+		for n > 1 && !c.c.takes(m.key(), n*segment.BlockSize, c.limit) {
+			n-- // its tags have no room
+		}
 		c.entry(m, first, crcs[:n], data[:n*segment.BlockSize])
 		first, crcs, data = first+n, crcs[n:], data[n*segment.BlockSize:]
 	}
@@ -483,11 +549,15 @@ func (c *cleaner) entry(m *move, first int, crcs []uint32, data []byte) {
 		Off: out.unit, Units: uint16(out.count * segment.BlockUnits), CRC: crcs[0],
 		From: out.from, FromSeq: m.seq,
 	}
+	if m.life != nil {
+		en.Flags |= segment.FlagEncrypted
+		c.c.conceal(secret{m.br.key, len(c.c.entries), out.unit, out.count, out.crc})
+	}
 	c.c.encode(&en, crcs[1:])
 	c.c.crcs = append(c.c.crcs, crcs...)
 	c.c.recs = append(c.c.recs, pending{})
 	c.moves = append(c.moves, out)
-	c.c.lend(data, c.lends && len(data) >= partMin)
+	c.c.lend(data, c.lends && m.life == nil && len(data) >= partMin)
 	c.e.stats.movedBytes.Add(int64(len(data)))
 }
 
@@ -500,14 +570,14 @@ func (c *cleaner) flush() error {
 	}
 	out.head = segment.Chunk{
 		Incarnation: e.incarnation, Entries: uint16(len(out.recs)), Stream: c.stream,
-		LSN: math.MaxUint32, EntryBytes: uint32(len(out.entries)),
+		LSN: math.MaxUint32, EntryBytes: uint32(out.entryBytes()), Sealed: len(out.secrets) > 0,
 		PayloadBytes: uint32(out.payload),
 	}
 	if err := c.land(); err != nil {
 		return err
 	}
 	o := e.maint.out[c.stream]
-	header := segment.ChunkHeader + len(out.entries)
+	header := segment.ChunkHeader + out.entryBytes()
 	if o == nil || !o.fits(int64(out.head.Bytes()), header, e.space.size) {
 		if o != nil {
 			e.closeSegment(o)
@@ -520,8 +590,9 @@ func (c *cleaner) flush() error {
 		e.maint.out[c.stream] = o
 	}
 	out.head.Sequence = o.seq
-	img := out.image(e.super.Salt)
 	off := e.space.off(o.id) + o.used
+	out.close(e, o.life, off+int64(out.head.HeaderBytes()))
+	img := out.image(e.super.Salt)
 	o.footer.Add(uint32(o.used), img[:header])
 	o.used += int64(len(img))
 	f := &flight{
@@ -548,7 +619,7 @@ func (c *cleaner) land() error {
 	err := <-f.done
 	c.e.sched.End(qos.Clean)
 	for moves := f.moves; err == nil && len(moves) > 0; {
-		moves = c.e.swap(moves, f.c.crcs, f.base)
+		moves = c.e.swap(moves, f.c, f.base)
 	}
 	c.e.cache.put(f.c)
 	return c.e.device(err, "engine.clean")
@@ -556,7 +627,7 @@ func (c *cleaner) land() error {
 
 // swap points the blocks of one leaf at their moved copies, each if nobody wrote it meanwhile, and
 // gives the moves that are left.
-func (e *Engine) swap(moves []move, crcs []uint32, base uint64) []move {
+func (e *Engine) swap(moves []move, c *chunk, base uint64) []move {
 	b, ext := moves[0].br, uint32(moves[0].block/segment.LeafBlocks)
 	l := e.laneOf(b.fam, ext)
 	l.mu.Lock()
@@ -569,11 +640,11 @@ func (e *Engine) swap(moves []move, crcs []uint32, base uint64) []move {
 		}
 		for k := range m.count {
 			i, step := int(m.block%segment.LeafBlocks)+k, uint64(k)*segment.BlockUnits
-			from := segment.MakeLoc(m.from+step, crcs[m.crc+k])
+			from := segment.MakeLoc(m.from+step, c.before(m.crc+k, 1)[0])
 			if lf == nil || lf.own.get(i) != from {
 				continue
 			}
-			to := segment.MakeLoc(base+uint64(m.unit)+step, crcs[m.crc+k])
+			to := segment.MakeLoc(base+uint64(m.unit)+step, c.crcs[m.crc+k])
 			l.put(lf, i, to)
 			l.show(lf, i, from, to)
 			l.touch(lf)

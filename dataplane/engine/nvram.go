@@ -60,7 +60,10 @@ type nvram struct {
 	once   sync.Once
 	done   sync.WaitGroup
 	turn   sync.Mutex // held while a batch is destaged
-	batch  batch      // guarded by turn
+	// keyless is why Open cannot go on: what the journal holds of an encrypted volume is not encrypted
+	// and can go to no disk without its key.
+	keyless error
+	batch   batch // guarded by turn
 }
 
 // nvSlot is a slot and how many bytes of it the index names.

@@ -182,6 +182,9 @@ func (n *nvram) redo(en *segment.Entry, raw []byte, place uint32) {
 	p := pending{br: b, kind: en.Kind, block: en.Block, count: int(en.Range)}
 	switch en.Kind { //nolint:exhaustive // no other kind is put into a journal
 	case segment.KindData:
+		if b.key != nil && b.key.secret == nil {
+			n.keyless = (&Volume{volume: e.volumeOf(b)}).locked(b.key)
+		}
 		var crcs [segment.RecordBlocks]uint32
 		for i := range en.Count {
 			crcs[i] = en.Further(raw, i)

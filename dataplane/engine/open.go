@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"crypto/rand"
+
 	"weft/backends"
 	"weft/dataplane/segment"
 	"weft/domain"
@@ -19,13 +21,16 @@ func (e *Engine) openSegment(stream segment.Stream, lane uint8) (*openSegment, e
 		Segment: id, Sequence: sg.seq, Stream: stream, Lane: lane, Incarnation: e.incarnation,
 		Device: e.super.Device, Anchor: e.anchorSeq.Load(),
 	}
+	_, _ = rand.Read(h.Salt[:]) // never fails: it ends the process instead
 	b := backends.AlignedBuffer(segment.Sector)
 	h.Encode(b)
 	if err := e.dev.WriteAt(b, e.space.off(id), e.fua); err != nil {
 		e.space.set(sg, segBad)
 		return nil, err
 	}
-	return &openSegment{id: id, sg: sg, seq: sg.seq, used: segment.Sector}, nil
+	lf := &life{base: e.space.off(id), seq: sg.seq, salt: h.Salt}
+	sg.life.Store(lf)
+	return &openSegment{id: id, sg: sg, life: lf, seq: sg.seq, used: segment.Sector}, nil
 }
 
 // closeSegment lets a segment take no more chunks. The footer follows when the last chunk in flight

@@ -75,6 +75,10 @@ type reader struct {
 	again  bool
 	badLoc segment.Loc
 	bounce []byte
+	dst    []byte   // of the caller
+	block  uint64   // the first
+	from   []origin // of encrypted blocks: what opens them; empty for a plain volume
+	pad    *pad
 
 	pieces []backends.Read // what is to be read from the device, each in one go
 	first  []int           // block with which each begins
@@ -107,6 +111,13 @@ func (rd *reader) lookup(v *Volume, block uint64, count int, dst []byte) error {
 	br := v.br.Load()
 	lf := br.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].find(br)
 	lf.resolve(int(block%segment.LeafBlocks), rd.loc[:count])
+	rd.block, rd.from = block, rd.from[:0]
+	if br.key != nil && dst != nil {
+		if br.key.secret == nil {
+			return v.locked(br.key)
+		}
+		rd.origins(v.e, br, lf, int(block%segment.LeafBlocks))
+	}
 	for i, loc := range rd.loc[:count] {
 		rd.crc[i] = loc.CRC()
 	}
@@ -147,7 +158,7 @@ func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
 // plan lists the pieces to be read, neighbours on the device as one, verifies what came from the
 // journal and clears what is nowhere. It gives a block that is lost, or -1.
 func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
-	rd.pieces, rd.first = rd.pieces[:0], rd.first[:0]
+	rd.pieces, rd.first, rd.dst = rd.pieces[:0], rd.first[:0], dst
 	rd.recall(e, dst)
 	for i := 0; i < rd.count; {
 		n := 1
@@ -236,13 +247,17 @@ func (rd *reader) check(v *Volume) error {
 		}
 	}
 	rd.remember(v.e)
+	if len(rd.from) > 0 {
+		return rd.reveal(v)
+	}
 	return nil
 }
 
 // release gives the reader back without what belongs to others.
 func (rd *reader) release() {
 	clear(rd.pieces)
-	rd.pieces, rd.owner = rd.pieces[:0], nil
+	clear(rd.from)
+	rd.pieces, rd.owner, rd.dst, rd.from = rd.pieces[:0], nil, nil, rd.from[:0]
 	readers.Put(rd)
 }
 

@@ -59,6 +59,9 @@ func Format(ctx context.Context, dev backends.Device, o FormatOptions) error {
 	if err := dev.WriteAt(b, segment.AnchorOff, false); err != nil {
 		return translate(err, "engine.Format", g.Path)
 	}
+	if err := clearKeys(dev); err != nil {
+		return translate(err, "engine.Format", g.Path)
+	}
 	if err := dev.Flush(ctx); err != nil {
 		return translate(err, "engine.Format", g.Path)
 	}
@@ -69,6 +72,12 @@ func Format(ctx context.Context, dev backends.Device, o FormatOptions) error {
 		}
 	}
 	return translate(dev.Flush(ctx), "engine.Format", g.Path)
+}
+
+// clearKeys makes the key table empty: what an earlier store had encrypted is gone with it.
+func clearKeys(dev backends.Device) error {
+	n := segment.KeyPages * segment.KeyCopies * segment.Sector
+	return dev.WriteAt(backends.AlignedBuffer(n), segment.KeysOff, false)
 }
 
 // wipe clears what an earlier store left where segments open, so that a device formatted anew under
@@ -107,8 +116,8 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 		return nil, domain.Errorf(domain.Invalid, "%d lanes: at most %d", lanes, segment.LanesMax)
 	}
 	sb := &segment.Superblock{
-		Version: segment.FormatVersion, Incompat: segment.IncompatBase, Cluster: o.Cluster,
-		Node: o.Node, Device: o.Device, Size: uint64(g.Size), LogicalBlock: uint32(g.LogicalBlock),
+		Version: segment.FormatVersion, Incompat: segment.IncompatAll, Cluster: o.Cluster, Node: o.Node,
+		Device: o.Device, Size: uint64(g.Size), LogicalBlock: uint32(g.LogicalBlock),
 		AtomicUnit: uint32(g.AtomicUnit), SegmentSize: uint32(size),
 		Segments: uint32(min(count, 1<<31)), FirstOff: segment.DataOff, Lanes: uint16(lanes),
 		Tier: 2, Generation: 1, Salt: newSalt(),
@@ -189,6 +198,10 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 		e.lanes = append(e.lanes, newLane(e, i))
 	}
 	e.cache.size = e.space.size
+	if err := e.keys.setup(cfg.ClusterKey); err != nil {
+		return nil, err
+	}
+	e.cfg.ClusterKey = nil
 	m := &e.maint
 	m.wakeup, m.halt = make(chan struct{}, 1), make(chan struct{})
 	m.directory = map[leafID]segment.Piece{}
@@ -236,6 +249,9 @@ func (e *Engine) recover() error {
 	if err := e.openJournal(a); err != nil {
 		return err
 	}
+	if err := e.loadKeys(); err != nil {
+		return err
+	}
 	if err := e.loadRoot(a.Root); err != nil {
 		return err
 	}
@@ -252,7 +268,15 @@ func (e *Engine) recover() error {
 		}
 	}
 	e.nv.replay()
+	if e.nv != nil && e.nv.keyless != nil {
+		return e.nv.keyless
+	}
 	e.settleIndex()
+	if e.stats.corrupt.Load() == 0 { // else a branch may be missing that needs its key
+		if err := e.dropKeys(); err != nil {
+			return err
+		}
+	}
 	e.settleSpace(a)
 	for _, l := range e.lanes {
 		// Nothing of an earlier incarnation is ever replayed again, cut chunks least of all.
@@ -329,6 +353,7 @@ func (e *Engine) readHeaders(a *segment.Anchor) ([]segment.Header, error) {
 				e.dev.Geometry().Path, h.Anchor, a.Seq)
 		}
 		sg.stream, sg.lane, sg.seq = h.Stream, h.Lane, h.Sequence
+		sg.life.Store(&life{base: e.space.off(uint32(i)), seq: h.Sequence, salt: h.Salt})
 		e.space.mu.nextSeq = max(e.space.mu.nextSeq, h.Sequence+1)
 		if !a.Clean {
 			heads = append(heads, *h)
@@ -362,7 +387,7 @@ func (e *Engine) header(id uint32, b []byte, a *segment.Anchor) (*segment.Header
 		)})
 		return &segment.Header{
 			Segment: id, Sequence: c.Sequence, Stream: c.Stream, Lane: c.Lane,
-			Incarnation: c.Incarnation, Device: e.super.Device,
+			Incarnation: c.Incarnation, Device: e.super.Device, Salt: e.saltOf(id, c.Sequence),
 		}, nil
 	}
 	return h, nil

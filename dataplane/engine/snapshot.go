@@ -161,8 +161,9 @@ func (e *Engine) Snapshots(id domain.VolumeID) []*Volume {
 }
 
 // Clone makes a volume that begins as a snapshot: writable at once, whatever the size, of the
-// snapshot's size and in its family. Cloning again is a success if the volume stands on that
-// snapshot, Exists otherwise. Durable on return. Errors as Snapshot's.
+// snapshot's size and in its family. A clone of what is encrypted is encrypted, under a key of its
+// own. Cloning again is a success if the volume stands on that snapshot, Exists otherwise. Durable
+// on return. Errors as Snapshot's and, about keys, CreateEncrypted's.
 func (e *Engine) Clone(ctx context.Context, from domain.SnapshotID, id domain.VolumeID,
 	epoch domain.Epoch,
 ) (*Volume, error) {
@@ -183,6 +184,12 @@ func (e *Engine) Clone(ctx context.Context, from domain.SnapshotID, id domain.Vo
 		return nil, err
 	}
 	head.Epoch = epoch
+	if head.Key != 0 { // its own, so that it can be destroyed when the clone is
+		head.Key = head.ID
+		if err := e.newKey(head.Key); err != nil {
+			return nil, err
+		}
+	}
 	if err := e.logBranches(ctx, head); err != nil {
 		return nil, err
 	}
@@ -246,6 +253,9 @@ func (e *Engine) rollback(ctx context.Context, id domain.VolumeID, to domain.Sna
 	}
 	was := v.br.Load() // loses its name to the new head
 	head.Epoch, head.Gen = was.epoch, max(head.Gen, was.gen+1)
+	if head.Key = 0; was.key != nil {
+		head.Key = was.key.id // the snapshot may be another volume's
+	}
 	return was, e.logBranches(context.WithoutCancel(ctx), head)
 }
 

@@ -22,6 +22,7 @@ const (
 type seg struct {
 	live atomic.Int64 // bytes of blocks whose newest copy stands here
 	meta int64        // bytes that the last durable checkpoint needs; maintenance only
+	life atomic.Pointer[life]
 
 	// guarded by space.mu
 	state  segState
@@ -36,10 +37,12 @@ type seg struct {
 // reserveMeta, both counted above what the next checkpoint needs, so that cleaning and checkpoints
 // always find room.
 type space struct {
-	size        int64 // of a segment
-	first       int64 // offset of segment 0
-	capacity    int64 // bytes of all segments that can hold data
-	packed      int64 // bytes of blocks that a well-filled one holds
+	size        int64        // of a segment
+	first       int64        // offset of segment 0
+	capacity    int64        // bytes of all segments that can hold data
+	data        int64        // segments that hosts may fill
+	packed      atomic.Int64 // bytes of blocks that a well-filled one holds
+	tags        atomic.Int32 // bytes of tags in an entry of one block; 0 while nothing is encrypted
 	reserveUser int
 	reserveMeta int
 	lowWater    int // the cleaner starts below this many free segments
@@ -65,7 +68,7 @@ type space struct {
 
 func newSpace(sb *segment.Superblock) *space {
 	s := &space{size: int64(sb.SegmentSize), first: int64(sb.FirstOff)}
-	s.packed = packed(s.size)
+	s.packed.Store(packed(s.size, 0))
 	s.freed = sync.NewCond(&s.mu)
 	s.mu.segs = make([]*seg, sb.Segments)
 	usable := 0
@@ -81,9 +84,22 @@ func newSpace(sb *segment.Superblock) *space {
 	s.reserveMeta = max(2, usable/100)
 	s.reserveUser = s.reserveMeta + max(4, usable/50)
 	s.lowWater = s.reserveUser + max(3, usable/20)
-	data := usable - s.lowWater - int(sb.Lanes) - 1
-	s.usable.Store(max(0, int64(data)) * s.packed / 100 * fillMax)
+	s.data = int64(max(0, usable-s.lowWater-int(sb.Lanes)-1))
+	s.usable.Store(s.data * s.packed.Load() / 100 * fillMax)
 	return s
+}
+
+// conceal takes into account that entries may have tags: a segment holds a little less of them.
+// Open calls it, or who makes the first key, under control.
+func (s *space) conceal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tags.Swap(segment.TagBytes) > 0 {
+		return
+	}
+	before := s.data * s.packed.Load() / 100 * fillMax
+	s.packed.Store(packed(s.size, segment.TagBytes))
+	s.usable.Add(s.data*s.packed.Load()/100*fillMax - before)
 }
 
 // fillMax is the share of live blocks, in percent, up to which new ones are admitted. Cleaning
@@ -93,27 +109,32 @@ const fillMax = 85
 // packed gives the bytes of blocks that a segment holds once the cleaner has packed it, by packing
 // one. An estimate by ratios was too high for small segments, whose last chunk is a large part of
 // them: hosts were admitted beyond what cleaning can win, and the cleaner ran for ever.
-func packed(size int64) int64 {
+func packed(size int64, tags int) int64 {
 	o, sum := &openSegment{used: segment.Sector}, 0
-	for n := o.roomMoved(size); n > 0; n = o.roomMoved(size) {
-		o.footer.Add(0, make([]byte, movedHeader(n)))
-		o.used += int64(segment.RoundUp(movedHeader(n), segment.Sector) + n)
+	for n := o.roomMoved(size, tags); n > 0; n = o.roomMoved(size, tags) {
+		o.footer.Add(0, make([]byte, movedHeader(n, tags)))
+		o.used += int64(segment.RoundUp(movedHeader(n, tags), segment.Sector) + n)
 		sum += n
 	}
 	return int64(sum)
 }
 
-// movedHeader gives the bytes of a header for so much payload of moved one-block entries.
-func movedHeader(payload int) int {
-	return segment.ChunkHeader + payload/segment.BlockSize*(segment.EntrySettled+segment.EntryMoved)
+// movedHeader gives the bytes of a header for so much payload of moved one-block entries with so
+// many bytes of tags each.
+func movedHeader(payload, tags int) int {
+	n := segment.ChunkHeader + payload/segment.BlockSize*(segment.EntrySettled+segment.EntryMoved+tags)
+	if tags > 0 {
+		n += segment.SaltBytes
+	}
+	return n
 }
 
 // roomMoved gives the most payload of moved one-block entries that the segment takes as one more
 // chunk; 0 when it is full.
-func (o *openSegment) roomMoved(size int64) int {
+func (o *openSegment) roomMoved(size int64, tags int) int {
 	n := chunkPayload(size)
 	for ; n > 0; n -= segment.BlockSize {
-		h := movedHeader(n)
+		h := movedHeader(n, tags)
 		if o.fits(int64(segment.RoundUp(h, segment.Sector)+n), h, size) {
 			break
 		}
@@ -288,7 +309,7 @@ func (s *space) set(sg *seg, st segState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if st == segBad && sg.state != segBad {
-		s.usable.Add(-s.packed / 100 * fillMax)
+		s.usable.Add(-s.packed.Load() / 100 * fillMax)
 	}
 	sg.state = st
 	if st == segSealed && s.waiting.Load() > 0 {

@@ -79,7 +79,7 @@ func (e *Engine) sweepBranch(b *branch) {
 				l.sweep(b, ext)
 			}
 		}
-		if len(b.kids) > 1 {
+		if len(b.kids) > 1 || e.holdsMore(b) {
 			return
 		}
 		below := b.parent
@@ -133,7 +133,7 @@ func (l *lane) sweep(b *branch, ext uint32) {
 	lf := leaves[ext].of(b)
 	switch {
 	case lf == nil:
-	case len(b.kids) == 1:
+	case len(b.kids) == 1 && b.kids[0].key == b.key:
 		l.absorb(lf, b.kids[0])
 	case lf.n == 0:
 		l.touch(lf)

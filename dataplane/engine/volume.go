@@ -78,13 +78,17 @@ var zeroCRC = segment.Checksum(make([]byte, segment.BlockSize))
 func (v *Volume) Append(r *Record) { v.append(r, nil) }
 
 func (v *Volume) append(r *Record, own *Hold) {
-	if err := v.checkRecord(r); err != nil {
+	err := v.checkRecord(r)
+	if err == nil {
+		err = v.Keyless()
+	}
+	if err != nil {
 		r.To.Appended(r, err)
 		return
 	}
 	r.kind = r.Kind
 	if r.Kind == segment.KindData {
-		sum(r)
+		sum(r, v.e.nv != nil || !v.Encrypted())
 	}
 	if v.e.nv != nil {
 		r.To.Appended(r, v.keep(r, own))
@@ -92,7 +96,7 @@ func (v *Volume) append(r *Record, own *Hold) {
 	}
 	l, now := v.lane(r.Block), r.Now // the record may have ended once it is in a chunk
 	l.mu.Lock()
-	err := v.enqueue(l, r, own)
+	err = v.enqueue(l, r, own)
 	switch {
 	case err != nil:
 		l.mu.Unlock()
@@ -108,8 +112,15 @@ func (v *Volume) append(r *Record, own *Hold) {
 }
 
 // sum computes the checksums outside of any lock and turns a record of zeros into a range of them.
-func sum(r *Record) {
+// Without all only the latter: those of what goes to the log encrypted follow when it is.
+func sum(r *Record, all bool) {
 	zero := true
+	if !all {
+		if allZero(r.Data[:r.Count*segment.BlockSize]) {
+			r.kind = segment.KindZero
+		}
+		return
+	}
 	for i := range r.Count {
 		r.crc[i] = segment.Checksum(r.Data[i*segment.BlockSize : (i+1)*segment.BlockSize])
 		zero = zero && r.crc[i] == zeroCRC
@@ -182,7 +193,7 @@ func (v *Volume) enqueue(l *lane, r *Record, own *Hold) error {
 		if err := v.reaches(r); err != nil {
 			return err
 		}
-		if l.mu.cur != nil && !l.mu.cur.fits(n, v.e.payloadMax()) {
+		if l.mu.cur != nil && !l.mu.cur.takes(v.br.Load().key, n, v.e.payloadMax()) {
 			l.mu.cur.full = true
 			l.work.Signal()
 		}
@@ -261,10 +272,14 @@ func (l *lane) add(b *branch, r *Record, newly int64) {
 	}
 	if r.kind == segment.KindData {
 		n := r.Count * segment.BlockSize
-		l.e.fill(c, r, n)
+		l.e.fill(c, r, n, b.key == nil)
 		c.crcs = append(c.crcs, r.crc[:r.Count]...)
 		en.Count, en.Off, en.CRC = r.Count, p.unit, r.crc[0]
 		en.Units = uint16(r.Count * segment.BlockUnits)
+		if b.key != nil {
+			en.Flags |= segment.FlagEncrypted
+			c.conceal(secret{b.key, len(c.entries), p.unit, r.Count, p.crc})
+		}
 	} else {
 		en.Range = uint64(r.Count)
 	}

@@ -1,0 +1,683 @@
+package engine
+
+import (
+	"bytes"
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"weft/backends"
+	"weft/backends/mem"
+	"weft/dataplane/fsck"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+var testKey = bytes.Repeat([]byte{0x5a}, keyBytes)
+
+// keyed gives an engine the cluster key: volumes that tests make on it are encrypted.
+func keyed(c *Config) { c.ClusterKey = testKey }
+
+// pairs records under which key and nonce blocks are closed.
+type pairs struct {
+	t  testing.TB
+	mu sync.Mutex
+	of map[[28]byte]bool
+}
+
+func newPairs(t testing.TB) *pairs { return &pairs{t: t, of: map[[28]byte]bool{}} }
+
+func (p *pairs) into(c *Config) {
+	c.ClusterKey = testKey
+	c.closing = p.note
+}
+
+// note tells a key by what it makes of nothing, under a nonce that no block has: block 0 of a
+// segment is its header.
+func (p *pairs) note(a cipher.AEAD, nonce, _ []byte) {
+	var k [28]byte
+	a.Seal(k[:0], make([]byte, 12), nil, []byte("which key"))
+	copy(k[16:], nonce)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.of[k] {
+		p.t.Errorf("key %x closes a second block under nonce %x", k[:4], nonce)
+	}
+	p.of[k] = true
+}
+
+// saved is a device at one moment, and what was on it.
+type saved struct {
+	dev   *mem.Device
+	vols  map[domain.VolumeID]*image
+	snaps map[domain.SnapshotID]*image
+	of    map[domain.SnapshotID]domain.VolumeID
+}
+
+// bytesOf reads a whole device at one moment.
+func bytesOf(t testing.TB, dev *mem.Device) []byte {
+	t.Helper()
+	b := backends.AlignedBuffer(int(dev.Geometry().Size))
+	if err := dev.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (f *families) save() saved {
+	dev, err := mem.New(mem.Config{Size: f.dev.Geometry().Size, Durability: backends.NeedsFlush})
+	f.must(err)
+	f.must(dev.WriteAt(bytesOf(f.t, f.dev), 0, true))
+	s := saved{
+		dev,
+		map[domain.VolumeID]*image{},
+		map[domain.SnapshotID]*image{},
+		map[domain.SnapshotID]domain.VolumeID{},
+	}
+	for id, m := range f.vols {
+		s.vols[id] = m.clone()
+	}
+	for id, m := range f.snaps {
+		s.snaps[id], s.of[id] = m.clone(), f.of[id]
+	}
+	return s
+}
+
+// restore goes on with an older state of the device, as an operator does who copies an image back.
+func (f *families) restore(s saved) {
+	f.e.Abandon()
+	f.dev, f.vols, f.snaps, f.of = s.dev, s.vols, s.snaps, s.of
+	f.e = f.open()
+}
+
+// TestNoPairTwice runs encrypted families by chance, with snapshots, clones, roll-backs, deletions,
+// cleaning, crashes, and devices that go back to an older image of themselves: no key closes two
+// blocks under one nonce (E12c, R24, R25). With a journal, destaging is in between.
+func TestNoPairTwice(t *testing.T) {
+	steps := 1500
+	if raceOn || testing.Short() {
+		steps = 240
+	}
+	cleaned := int64(0)
+	for seed := range uint64(4) {
+		p := newPairs(t)
+		dev := newMem(t, segment.DataOff+48*(128<<10)+segment.Guard+segment.Sector, 128<<10, 2)
+		var nv *mem.Memory
+		if seed%2 == 1 {
+			nv = newMemory(t, dev, 14)
+		}
+		f := newFamiliesOn(t, dev, nv, seed, p.into)
+		f.create()
+		f.create()
+		var old saved
+		for i := range steps {
+			f.step()
+			switch {
+			case nv != nil && i%80 == 79:
+				f.restart(false)
+			case nv == nil && i%80 == 39:
+				old = f.save()
+			case nv == nil && i%80 == 79:
+				f.was.Cleaned += f.e.Stats().Cleaned
+				f.restore(old)
+			}
+			if i%200 == 199 && !raceOn {
+				f.audit()
+			}
+		}
+		f.audit()
+		f.restart(true)
+		f.audit()
+		if cleaned += f.was.Cleaned; len(p.of) < steps {
+			t.Errorf("seed %d: %d pairs", seed, len(p.of))
+		}
+		f.must(f.e.Close())
+	}
+	if cleaned == 0 {
+		t.Error("nothing was cleaned: the test tests too little")
+	}
+}
+
+// TestEncryptedCrash cuts the power under an encrypted volume at every write and flush, and goes on
+// from each image: what was acknowledged is there, in order, and no pair is used twice over all of
+// them (E1, E2, E12c). With a journal, at every Persist too (E14).
+func TestEncryptedCrash(t *testing.T) {
+	p := newPairs(t)
+	s := newScriptOn(t, crashDevice(t, 44, 1), nil, 3, spread(4, 24, 10), p.into)
+	s.dev.StartHistory()
+	s.run(400, 8)
+	if st := s.e.Stats(); st.Cleaned == 0 || st.Checkpoints < 3 {
+		t.Fatalf("the script never cleaned: %+v", st)
+	}
+	s.e.Abandon()
+	n := s.enumerate(images() / 10)
+	dev := crashDevice(t, 40, 2)
+	j := newScriptOn(t, dev, newMemory(t, dev, 10), 31, spread(3, 4, 6), p.into)
+	n += j.runJournal(func() {
+		for range 4 {
+			j.run(20, 6)
+			if err := j.e.nv.drain(background); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}, images()/20)
+	t.Logf("%d crash images, %d pairs", n, len(p.of))
+}
+
+// TestEncryptedWriteFails lets writes of chunks fail, so that they are written again elsewhere:
+// under keys of the new place, and what is acknowledged is read back, also after a crash, whose
+// recovery follows the chain over the chunks that stand elsewhere.
+func TestEncryptedWriteFails(t *testing.T) {
+	p := newPairs(t)
+	base := newMem(t, 32<<20, 256<<10, 1)
+	dev := &failing{Device: base, every: 5}
+	told := &facts{}
+	e := open(t, dev, p.into, quiet, told.into)
+	v := create(t, e, 16*domain.MiB)
+	dev.armed.Store(true)
+	for i := range uint64(60) {
+		if err := put(v, data(i*3, 2, i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dev.armed.Store(false)
+	verify := func(v *Volume) {
+		for i := range uint64(60) {
+			check(t, v, i*3, i+1)
+			check(t, v, i*3+1, i+1)
+		}
+	}
+	verify(v)
+	if told.count("write-error") < 5 {
+		t.Errorf("%d writes failed: the test tests too little", told.count("write-error"))
+	}
+	e.Abandon()
+	told = &facts{}
+	e = open(t, base, p.into, told.into)
+	defer e.Abandon()
+	v, _ = e.Volume(testVolume)
+	verify(v)
+	if len(told.list) > 0 {
+		t.Errorf("reported %+v", told.list)
+	}
+}
+
+// failing is a device that fails every so many writes of chunks to the log.
+type failing struct {
+	*mem.Device
+	every int64
+	n     atomic.Int64
+	armed atomic.Bool
+}
+
+func (d *failing) WriteAt(p []byte, off int64, fua bool) error {
+	if d.armed.Load() && len(p) > segment.Sector && d.n.Add(1)%d.every == 0 {
+		return errors.New("no")
+	}
+	return d.Device.WriteAt(p, off, fua)
+}
+
+// inClear counts the places of a device where a block that a test wrote stands in clear: eight
+// equal small numbers in a row.
+func inClear(t testing.TB, dev *mem.Device) int {
+	t.Helper()
+	b, n := bytesOf(t, dev), 0
+	for at := 0; at+64 <= len(b); at += 64 {
+		w := binary.LittleEndian.Uint64(b[at:])
+		same := w != 0 && w < 1<<20
+		for i := 8; i < 64 && same; i += 8 {
+			same = binary.LittleEndian.Uint64(b[at+i:]) == w
+		}
+		if same {
+			n++
+		}
+	}
+	return n
+}
+
+// TestNothingInClear writes what can be recognised to encrypted volumes by every way to the device:
+// the log, the cleaner, destaging, snapshots and clones, and then looks at every byte of it. The
+// same run without keys shows that it would be found.
+func TestNothingInClear(t *testing.T) {
+	steps := 400
+	if raceOn {
+		steps = 100
+	}
+	for _, secret := range []bool{true, false} {
+		for _, journal := range []bool{false, true} {
+			dev := newMem(t, segment.DataOff+100*(128<<10)+segment.Guard+segment.Sector, 128<<10, 2)
+			var nv *mem.Memory
+			if journal {
+				nv = newMemory(t, dev, 14)
+			}
+			var tune []func(*Config)
+			if secret {
+				tune = append(tune, keyed)
+			}
+			f := newFamiliesOn(t, dev, nv, 5, tune...)
+			f.create()
+			f.create()
+			for range steps {
+				f.step()
+			}
+			f.restart(true)
+			if n := inClear(t, dev); secret != (n == 0) {
+				t.Errorf("encrypted %t, journal %t: %d places in clear", secret, journal, n)
+			}
+			f.must(f.e.Close())
+		}
+	}
+}
+
+// wrappedOn gives, for each key of a device's table, its wrapped bytes.
+func wrappedOn(e *Engine) [][]byte {
+	var list [][]byte
+	for _, p := range e.keys.pages {
+		for _, k := range p.Keys {
+			list = append(list, k.Wrapped)
+		}
+	}
+	return list
+}
+
+// TestErase proves that deleting destroys keys and takes no clone with them (R26): while a clone
+// sees what its origin wrote the origin's key stays, over restarts too, though origin and snapshot
+// are gone; when nobody needs a key any more no byte of it is on the device.
+func TestErase(t *testing.T) {
+	dev := newMem(t, 32<<20, 256<<10, 2)
+	e := open(t, dev, keyed)
+	v := create(t, e, 16*domain.MiB)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(20) {
+		must(put(v, data(i, 1, i+1)))
+	}
+	must(e.Snapshot(background, Cut{Volume: testVolume, Snapshot: snapID(1)}))
+	must(put(v, data(3, 1, 300)))
+	c, err := e.Clone(background, snapID(1), volID(1), 1)
+	must(err)
+	must(put(c, data(4, 1, 400)))
+	first := wrappedOn(e)
+	if len(first) != 2 || !v.Encrypted() || !c.Encrypted() {
+		t.Fatalf("%d keys for a volume and its clone", len(first))
+	}
+	must(e.Delete(background, testVolume))
+	must(e.DeleteSnapshot(background, snapID(1)))
+	sees := func() {
+		t.Helper()
+		for i := range uint64(20) {
+			want := i + 1
+			if i == 4 {
+				want = 400
+			}
+			check(t, c, i, want)
+		}
+	}
+	sees()
+	for _, clean := range []bool{true, false} {
+		if clean {
+			must(e.Close())
+		}
+		e.Abandon()
+		e = open(t, dev, keyed)
+		c, _ = e.Volume(volID(1))
+		sees()
+		if n := len(wrappedOn(e)); n != 2 {
+			t.Fatalf("%d keys while the clone needs two", n)
+		}
+	}
+	recount(t, e)
+	must(put(c, data(0, 10, 7))) // hides all that the origin wrote
+	must(put(c, data(10, 10, 7)))
+	must(e.Checkpoint())
+	must(e.Close())
+	e = open(t, dev, keyed)
+	c, _ = e.Volume(volID(1))
+	check(t, c, 5, 7)
+	if n := len(wrappedOn(e)); n != 1 {
+		t.Errorf("%d keys while the clone needs its own only", n)
+	}
+	must(e.Delete(background, volID(1)))
+	all := bytesOf(t, dev)
+	for i, w := range first {
+		if bytes.Contains(all, w) {
+			t.Errorf("key %d is still on the device", i)
+		}
+	}
+	must(e.Close())
+}
+
+// TestEraseIsCutShort cuts the power at every write of a deletion: a volume that is there after the
+// cut can be read, and of one that is gone no key is left once the device was opened.
+func TestEraseIsCutShort(t *testing.T) {
+	dev := recorded(t, 16<<20, 256<<10, 1)
+	e := open(t, dev, keyed)
+	v := create(t, e, 16*domain.MiB)
+	if err := put(v, data(0, 4, 9)); err != nil {
+		t.Fatal(err)
+	}
+	begun, was := dev.Ops(), wrappedOn(e)[0]
+	if err := e.Delete(background, testVolume); err != nil {
+		t.Fatal(err)
+	}
+	e.Abandon()
+	there, gone := 0, 0
+	for at := begun; at <= dev.Ops(); at++ {
+		for seed := range uint64(6) {
+			img := dev.CrashImage(at, mem.Random(seed))
+			e := open(t, img, keyed)
+			v, ok := e.Volume(testVolume)
+			if ok {
+				check(t, v, 3, 9)
+				there++
+			} else if gone++; bytes.Contains(bytesOf(t, img), was) {
+				t.Errorf("cut at %d: the volume is gone and its key is there", at)
+			}
+			e.Abandon()
+		}
+	}
+	if there == 0 || gone == 0 {
+		t.Errorf("%d images with the volume, %d without", there, gone)
+	}
+}
+
+// TestKeyMissing opens a device without its cluster key and with another: encrypted volumes say so
+// and nothing of them is lost, plain ones are written and cleaned as ever, the checker finds the
+// device sound, and with the right key everything is back.
+func TestKeyMissing(t *testing.T) {
+	dev := newMem(t, 32<<20, 256<<10, 1)
+	e := open(t, dev, keyed)
+	secret := create(t, e, 16*domain.MiB)
+	plain, err := e.Create(background, volID(1), 16*domain.MiB, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(300) {
+		if err := put(secret, data(i*2, 1, i+1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := put(plain, data(i*2, 2, i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.Abandon()
+	other := bytes.Repeat([]byte{1}, keyBytes)
+	for n, key := range [][]byte{nil, other} {
+		told := &facts{}
+		e = open(t, dev, often, told.into, func(c *Config) { c.ClusterKey = key })
+		secret, _ = e.Volume(testVolume)
+		plain, _ = e.Volume(volID(1))
+		buf := backends.AlignedBuffer(segment.BlockSize)
+		for _, err := range []error{
+			secret.Keyless(), secret.Read(0, 1, buf), put(secret, data(0, 1, 1)),
+		} {
+			if !errors.Is(err, ErrKeyMissing) || !domain.IsKind(err, domain.Unavailable) {
+				t.Fatalf("key %d: %v", n, err)
+			}
+		}
+		if !bytes.Equal(buf, make([]byte, len(buf))) {
+			t.Fatalf("key %d: a refused read gives bytes", n)
+		}
+		if _, err := e.CreateEncrypted(background, volID(2+n), 4*domain.MiB, 1); n == 0 &&
+			!domain.IsKind(err, domain.Unavailable) {
+			t.Fatalf("encrypted without a key: %v", err)
+		}
+		if plain.Keyless() != nil || plain.Encrypted() {
+			t.Fatal("the plain volume wants a key")
+		}
+		rnd := newRand(uint64(n))
+		for i := range uint64(5000) {
+			if err := put(plain, data(rnd.Uint64N(900), 2, 1000+i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := put(plain, data(999, 1, 5)); err != nil {
+			t.Fatal(err)
+		}
+		if e.Stats().Cleaned == 0 {
+			t.Error("nothing was cleaned: the test tests too little")
+		}
+		check(t, plain, 999, 5)
+		if told.count("keyless") == 0 || told.count("corrupt") > 0 {
+			t.Errorf("told %+v", told.list)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r, err := fsck.Check(dev, dev.Geometry().Size, fsck.Options{Data: true})
+		if err != nil || !r.Sound() {
+			t.Fatalf("%v, %+v", err, r.Problems)
+		}
+	}
+	e = open(t, dev, keyed)
+	defer e.Close()
+	secret, _ = e.Volume(testVolume)
+	for i := range uint64(300) {
+		check(t, secret, i*2, i+1)
+	}
+	recount(t, e)
+}
+
+// TestEncryptedBitFlips turns a bit in each used unit of an encrypted device, the key table
+// included: what is read is right, or said to be wrong (E10).
+func TestEncryptedBitFlips(t *testing.T) {
+	for _, clean := range []bool{true, false} {
+		dev := recorded(t, smallSize, 64<<10, 1)
+		e := open(t, dev, keyed)
+		model := story(t, e)
+		if clean {
+			if err := e.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e.Abandon()
+		w, rnd, n := &verdict{}, rand.New(rand.NewPCG(1, 2)), 0
+		for i, off := range used(t, dev) {
+			if clean && i%8 > 0 {
+				continue // behind the checkpoint there is no more to it than for a plain volume
+			}
+			img := copyOf(dev)
+			flip(t, img, off, rnd)
+			if off >= segment.KeysOff && off < segment.DataOff {
+				n++
+			}
+			if err := w.reopen(img, model); err != nil {
+				t.Fatalf("clean %t, unit at %d: %v", clean, off, err)
+			}
+		}
+		t.Logf("%+v, %d in the key table", *w, n)
+		if raceOn {
+			break
+		}
+		if w.corrupt == 0 && !testing.Short() {
+			t.Error("payload was never hit: the test tests too little")
+		}
+	}
+}
+
+// TestHeaderLost clears the headers of all segments that hold something: the salts of their keys
+// stand in the chunks too.
+func TestHeaderLost(t *testing.T) {
+	dev := newMem(t, 32<<20, 256<<10, 1)
+	e := open(t, dev, keyed)
+	v := create(t, e, 16*domain.MiB)
+	for i := range uint64(200) {
+		if err := put(v, data(i, 1, i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	for i, sg := range e.space.mu.segs {
+		if sg.live.Load() > 0 {
+			clearAt(t, dev, e.space.off(uint32(i)), segment.Sector)
+			lost++
+		}
+	}
+	told := &facts{}
+	e = open(t, dev, keyed, told.into)
+	defer e.Abandon()
+	v, _ = e.Volume(testVolume)
+	for i := range uint64(200) {
+		check(t, v, i, i+1)
+	}
+	if lost == 0 || told.count("corrupt") < lost {
+		t.Errorf("%d headers lost, told of %d", lost, told.count("corrupt"))
+	}
+}
+
+// TestEncryptedAllocatesNothing gates a 4 KiB write and a read of an encrypted volume.
+func TestEncryptedAllocatesNothing(t *testing.T) {
+	if raceOn {
+		t.Skip("the race detector allocates")
+	}
+	dev := &sink{Device: newMem(t, 256<<20, 4<<20, 1)}
+	e := open(t, dev, quiet, keyed)
+	defer e.Abandon()
+	v := create(t, e, 16*domain.MiB)
+	done, r, buf := make(signal, 1), data(0, 1, 7), backends.AlignedBuffer(segment.BlockSize)
+	r.To = done
+	for b := range uint64(64) {
+		if err := put(v, data(b, 1, 9)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reads := testing.AllocsPerRun(4000, func() {
+		if err := v.Read(5, 1, buf); err != nil {
+			t.Fatal(err)
+		}
+	})
+	dev.forget = true
+	n := uint64(0)
+	writes := testing.AllocsPerRun(4000, func() {
+		n++
+		r.Block = n % 64
+		v.Append(r)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+	if reads != 0 || writes != 0 {
+		t.Errorf("%v allocations per read, %v per write", reads, writes)
+	}
+}
+
+// TestKeyTable proves the limits of the table, and that a device that is formatted again, or was
+// formatted before there were keys, has none.
+func TestKeyTable(t *testing.T) {
+	dev := newMem(t, 32<<20, 256<<10, 1)
+	e := open(t, dev, keyed)
+	create(t, e, 16*domain.MiB)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.CreateEncrypted(background, testVolume, 4*domain.MiB, 1); err == nil {
+		t.Error("a volume of another size")
+	}
+	err := Format(background, dev, FormatOptions{
+		Cluster: testCluster, Device: testDevice, SegmentSize: 256 << 10, Lanes: 1, Force: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, dev, keyed)
+	defer e.Abandon()
+	if n := len(wrappedOn(e)); n != 0 {
+		t.Fatalf("%d keys on a device that was formatted", n)
+	}
+	plain, err := e.Create(background, testVolume, 4*domain.MiB, 1)
+	if err != nil || plain.Encrypted() {
+		t.Fatal(err)
+	}
+	_, err = e.CreateEncrypted(background, testVolume, 4*domain.MiB, 1)
+	kindOf(t, err, domain.Exists)
+	for i := range e.keys.pages {
+		e.keys.pages[i].Keys = make([]segment.Key, segment.KeysPerPage)
+	}
+	_, err = e.CreateEncrypted(background, volID(3), 4*domain.MiB, 1)
+	kindOf(t, err, domain.TooLarge)
+	e.super.Incompat = segment.IncompatBase
+	_, err = e.CreateEncrypted(background, volID(3), 4*domain.MiB, 1)
+	kindOf(t, err, domain.Unsupported)
+}
+
+// cpu gives the processor time that the process has used.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkEncrypted compares writes and reads of 4 KiB of a plain and of an encrypted volume, in
+// time and, which a busy machine disturbs less, in processor time.
+func BenchmarkEncrypted(b *testing.B) {
+	for _, secret := range []bool{false, true} {
+		tune := func(*Config) {}
+		if secret {
+			tune = keyed
+		}
+		b.Run(fmt.Sprintf("write/%t", secret), func(b *testing.B) {
+			// Nothing is kept of what is written, and no segment comes twice, so that neither the memory of
+			// the device nor cleaning is measured.
+			dev, err := mem.New(mem.Config{Size: 1 << 40, Durability: backends.PowerSafe})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := Format(background, dev, FormatOptions{
+				Cluster: testCluster, Device: testDevice, SegmentSize: 32 << 20,
+			}); err != nil {
+				b.Fatal(err)
+			}
+			e := open(b, &sink{Device: dev, forget: true}, quiet, tune)
+			b.Cleanup(e.Abandon)
+			v := create(b, e, 64*domain.MiB)
+			done, rnd, r := make(signal, 1), newRand(1), data(0, 1, 7)
+			r.To = done
+			b.SetBytes(segment.BlockSize)
+			began := cpu(b)
+			for b.Loop() {
+				r.Block = rnd.Uint64N(16 << 10)
+				v.Append(r)
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(cpu(b)-began)/float64(b.N), "cpu-ns/op")
+		})
+		b.Run(fmt.Sprintf("read/%t", secret), func(b *testing.B) {
+			e := open(b, benchDevice(b, "mem"), tune)
+			b.Cleanup(e.Abandon)
+			v := create(b, e, 64*domain.MiB)
+			for i := range uint64(64) {
+				if err := put(v, data(i*256, 256, i+1)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			rnd, buf := newRand(1), backends.AlignedBuffer(segment.BlockSize)
+			b.SetBytes(segment.BlockSize)
+			began := cpu(b)
+			for b.Loop() {
+				if err := v.Read(rnd.Uint64N(16<<10), 1, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(cpu(b)-began)/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
