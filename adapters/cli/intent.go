@@ -21,7 +21,7 @@ type demands struct {
 	avail    client.Availability
 	place    client.Placement
 	protect  client.Protection
-	authn    string
+	security client.Security
 	priority int64
 	survive  []string
 	rules    []string
@@ -44,13 +44,17 @@ func demandFlags(cmd *cobra.Command) *demands {
 		"seconds at the maxima that may come at once after a pause; 1 where nothing is said")
 	f.StringVar(&d.place.Hot, "hot", "", "media for hot data: nvram or flash")
 	f.StringVar(&d.place.Capacity, "capacity", "", "media for all data: flash or hdd")
-	f.StringVar(&d.authn, "authn", "", "how iSCSI hosts prove themselves: none, chap or mutual")
+	f.StringVar(&d.security.Authn, "authn", "",
+		"how iSCSI hosts prove themselves: none, chap or mutual")
+	f.StringVar(&d.security.Encryption, "encryption", "",
+		"whether new volumes are encrypted where they rest: on or off; it cannot be changed")
 	f.Int64Var(&d.priority, "priority", 0, "1 to 100: its part of a device that is short; 50 is usual")
 	f.StringArrayVar(&d.rules, "snapshots", nil,
 		"a snapshot every so often and how many to keep, such as 1h=24 or 1d=7; repeatable")
 	complete(cmd, "hot", "nvram", "flash")
 	complete(cmd, "capacity", "flash", "hdd")
 	complete(cmd, "authn", "none", "chap", "mutual")
+	complete(cmd, "encryption", "on", "off")
 	return d
 }
 
@@ -77,7 +81,8 @@ func (d *demands) intent() (*client.Intent, error) {
 	some := false
 	for _, name := range []string{
 		"replicas", "survive", "iops-min", "iops-max", "latency-p99-us", "bandwidth-min",
-		"bandwidth-max", "burst-s", "hot", "capacity", "authn", "priority", "snapshots",
+		"bandwidth-max", "burst-s", "hot", "capacity", "authn", "encryption", "priority",
+		"snapshots",
 	} {
 		some = some || d.cmd.Flags().Changed(name)
 	}
@@ -94,8 +99,8 @@ func (d *demands) intent() (*client.Intent, error) {
 	if d.place != (client.Placement{}) {
 		in.Placement = &d.place
 	}
-	if d.authn != "" {
-		in.Security = &client.Security{Authn: d.authn}
+	if d.security != (client.Security{}) {
+		in.Security = &d.security
 	}
 	if d.priority != 0 {
 		in.Lifecycle = &client.Lifecycle{Priority: d.priority}
@@ -128,7 +133,7 @@ func domainIntent(i *client.Intent) intent.Intent {
 		d.Placement = intent.Placement{Hot: p.Hot, Capacity: p.Capacity}
 	}
 	if s := i.Security; s != nil {
-		d.Security.Authn = s.Authn
+		d.Security = intent.Security{Authn: s.Authn, Encryption: s.Encryption}
 	}
 	if l := i.Lifecycle; l != nil {
 		d.Lifecycle.Priority = l.Priority

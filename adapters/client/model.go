@@ -63,7 +63,8 @@ type Placement struct {
 
 // Security is part of an intent.
 type Security struct {
-	Authn string `json:"authn,omitempty" yaml:"authn,omitempty"`
+	Authn      string `json:"authn,omitempty" yaml:"authn,omitempty"`
+	Encryption string `json:"encryption,omitempty" yaml:"encryption,omitempty"`
 }
 
 // Lifecycle is part of an intent.
@@ -171,6 +172,7 @@ type Volume struct {
 	Source       string       `json:"source,omitempty"`
 	Restore      string       `json:"restore,omitempty"` // "pending", "done", "refused"
 	Refused      string       `json:"refused,omitempty"`
+	Encrypted    bool         `json:"encrypted,omitempty"`
 	Shrinking    bool         `json:"shrinking,omitempty"`
 	NBD          string       `json:"nbd,omitempty"`
 	ISCSI        string       `json:"iscsi,omitempty"`

@@ -57,7 +57,8 @@ type Placement struct {
 
 // Security is part of an intent.
 type Security struct {
-	Authn string `json:"authn,omitempty" doc:"none, chap or mutual"`
+	Authn      string `json:"authn,omitempty" doc:"none, chap or mutual"`
+	Encryption string `json:"encryption,omitempty" doc:"on or off; a volume keeps what it began with"`
 }
 
 // Lifecycle is part of an intent.
@@ -109,7 +110,7 @@ func (i *Intent) domain() intent.Intent {
 		d.Placement = intent.Placement{Hot: p.Hot, Capacity: p.Capacity}
 	}
 	if s := i.Security; s != nil {
-		d.Security.Authn = s.Authn
+		d.Security = intent.Security{Authn: s.Authn, Encryption: s.Encryption}
 	}
 	if l := i.Lifecycle; l != nil {
 		d.Lifecycle.Priority = l.Priority
@@ -144,7 +145,7 @@ func intentDoc(d intent.Intent) *Intent {
 		i.Placement = &Placement{Hot: d.Placement.Hot, Capacity: d.Placement.Capacity}
 	}
 	if d.Security != (intent.Security{}) {
-		i.Security = &Security{Authn: d.Security.Authn}
+		i.Security = &Security{Authn: d.Security.Authn, Encryption: d.Security.Encryption}
 	}
 	if d.Lifecycle != (intent.Lifecycle{}) {
 		i.Lifecycle = &Lifecycle{Priority: d.Lifecycle.Priority}
@@ -254,6 +255,7 @@ type Volume struct {
 	Source       string       `json:"source,omitempty" doc:"id of the snapshot it was cloned from"`
 	Restore      string       `json:"restore,omitempty" enum:"pending,done,refused"`
 	Refused      string       `json:"refused,omitempty" doc:"why the last roll-back was not done"`
+	Encrypted    bool         `json:"encrypted,omitempty" doc:"where it rests"`
 	Shrinking    bool         `json:"shrinking,omitempty" doc:"becomes smaller once no host uses it"`
 	NBD          string       `json:"nbd,omitempty"`
 	ISCSI        string       `json:"iscsi,omitempty"`
@@ -312,6 +314,7 @@ func (s *Server) volumeDocs(v Views, a desired.App, past bool) []Volume {
 			d.fact(f, v.Topology)
 			d.restored(w, f)
 			d.Shrinking = w.Shrink != nil && w.Size < f.Size
+			d.Encrypted = f.Encrypted
 			fact := f.Fact()
 			d.Compliance = Compliance(policy.Check(w, &fact, &o))
 		} else if dec, ok := v.Catalog.Decision(w.Volume); ok && dec.Impossible != nil {

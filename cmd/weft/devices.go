@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,6 +35,7 @@ type devices struct {
 	watched []*watched.Device // below the engines, in their order
 	engines []*engine.Engine
 	reads   *cache.Cache // of all engines; nil is none
+	key     []byte       // that wraps the keys of encrypted volumes
 	// nvram is the node's NVRAM and region the table of its shares; nil is none.
 	nvram   backends.ByteDevice
 	region  *journal.Region
@@ -42,11 +45,15 @@ type devices struct {
 }
 
 // openDevices opens the devices named, or those in the data folder, making the first one.
-func openDevices(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*devices, func(),
-	error,
+func openDevices(ctx context.Context, o Options, d *dataDir, p *peerPort, log *slog.Logger) (
+	*devices, func(), error,
 ) {
+	key, err := volumesKey(p.id.Authority().Key)
+	if err != nil {
+		return nil, nil, err
+	}
 	ds := &devices{
-		troubles: make(chan domain.Command, troublesMax), reads: cache.New(o.ReadCache),
+		troubles: make(chan domain.Command, troublesMax), reads: cache.New(o.ReadCache), key: key,
 	}
 	if err := ds.mapNVRAM(o, d, log); err != nil {
 		ds.close(log)
@@ -183,7 +190,7 @@ func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, i int,
 	e, err := engine.Open(ctx, engine.Config{
 		Device: w, Cluster: d.id.Cluster, Node: d.id.Number, Mode: mode, Logger: log,
 		Journal: ds.share(id, log), DropJournal: o.DropNVRAM, AcceptLoss: o.AcceptNVRAMLoss,
-		Reads:  ds.reads,
+		Reads: ds.reads, ClusterKey: ds.key,
 		Report: func(f engine.Fact) { ds.told(f, log) },
 	})
 	if err != nil {
@@ -191,6 +198,13 @@ func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, i int,
 	}
 	ds.engines = append(ds.engines, e)
 	return nil
+}
+
+// volumesKey gives the key that wraps those of encrypted volumes. It is derived from what every
+// node of the cluster holds, and hands to those that join: the key of the cluster's authority. So a
+// device can be read on any node of its cluster, and nowhere else.
+func volumesKey(authority []byte) ([]byte, error) {
+	return hkdf.Key(sha256.New, authority, nil, "weft volume keys 1", 32)
 }
 
 // blank refuses a device whose beginning holds anything.

@@ -73,7 +73,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "issuer.pem"), []byte(issuer.CA()), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"spoil": spoilCmd, "scrubbed": scrubbedCmd,
+			"spoil": spoilCmd, "stands": standsCmd, "scrubbed": scrubbedCmd,
 			"attach": attachCmd, "detach": detachCmd,
 			"start": startCmd, "halt": haltCmd, "exits": exitsCmd, "rot": rotCmd, "signin": signinCmd,
 			"login": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -238,6 +238,17 @@ func spoilCmd(ts *testscript.TestScript, _ bool, args []string) {
 	at = (at + 4095) / 4096 * 4096
 	b[at+100] ^= 1
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+// standsCmd is `stands FILE BYTE`: 64 of this byte stand in the file side by side.
+func standsCmd(ts *testscript.TestScript, neg bool, args []string) {
+	b, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	if bytes.Contains(b, bytes.Repeat([]byte{byte(n)}, 64)) == neg {
+		ts.Fatalf("%s: 64 of %d stand there: %t", args[0], n, neg)
+	}
 }
 
 // attachCmd is `attach NAME URI`: a host that connects to an export and stays until `detach NAME`.

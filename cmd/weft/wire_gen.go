@@ -49,7 +49,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainDevices, cleanup4, err := openDevices(ctx, o, d, log)
+	mainDevices, cleanup4, err := openDevices(ctx, o, d, mainPeerPort, log)
 	if err != nil {
 		cleanup3()
 		cleanup2()

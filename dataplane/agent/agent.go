@@ -129,7 +129,11 @@ func (a *Agent) obey(ctx context.Context, o command.Order, out *command.Outcome)
 	}
 	switch o.Kind {
 	case command.CreateVolume:
-		_, err := e.Create(ctx, o.Volume, o.Size, o.Epoch)
+		create := e.Create
+		if o.Encrypted {
+			create = e.CreateEncrypted
+		}
+		_, err := create(ctx, o.Volume, o.Size, o.Epoch)
 		return err
 	case command.ResizeVolume:
 		return a.resize(ctx, e, o)
@@ -162,6 +166,9 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 	v, ok := e.Volume(o.Volume)
 	if !ok {
 		return domain.Errorf(domain.NotFound, "the volume is not on device %s", o.Device)
+	}
+	if err := v.Keyless(); err != nil {
+		return err
 	}
 	s, ok := a.mu.served[o.Volume]
 	old := s

@@ -74,7 +74,7 @@ func build(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := engine.Open(t.Context(), engine.Config{Device: dev})
+	e, err := engine.Open(t.Context(), engine.Config{Device: dev, ClusterKey: make([]byte, 32)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,6 +142,39 @@ func TestObeyTwice(t *testing.T) {
 	}
 	if len(f.engine.Volumes()) != 0 {
 		t.Error("the volume is still there")
+	}
+}
+
+// TestEncrypted proves that a volume is encrypted where its order says so, twice as once, and its
+// clone as it is, whatever the clone's order says.
+func TestEncrypted(t *testing.T) {
+	f := build(t)
+	o := order(1, 1, command.CreateVolume)
+	o.Encrypted = true
+	for range 2 {
+		o.ID.UUID[1]++
+		if err := f.obey(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, _ := f.engine.Volume(vol); !v.Encrypted() {
+		t.Error("not encrypted")
+	}
+	if err := f.engine.Snapshot(t.Context(), engine.Cut{Volume: vol, Snapshot: snap1}); err != nil {
+		t.Fatal(err)
+	}
+	c := order(9, 1, command.CloneVolume)
+	c.Volume, c.Snapshot = vol2, snap1
+	if out := f.agent.Obey(t.Context(), c); out.Err != nil || !out.Encrypted {
+		t.Errorf("%+v", out)
+	}
+	plain := order(10, 1, command.CreateVolume)
+	plain.Volume.UUID[5] = 1
+	if err := f.obey(plain); err != nil {
+		t.Fatal(err)
+	}
+	if v, _ := f.engine.Volume(plain.Volume); v.Encrypted() {
+		t.Error("encrypted unasked")
 	}
 }
 

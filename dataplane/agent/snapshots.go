@@ -91,7 +91,7 @@ func (*Agent) clone(
 			return err
 		}
 	}
-	out.Size = v.Size()
+	out.Size, out.Encrypted = v.Size(), v.Encrypted()
 	return nil
 }
 

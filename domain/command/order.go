@@ -122,6 +122,8 @@ type Order struct {
 	Size   domain.Bytes
 	Epoch  domain.Epoch
 	Export Export
+	// Encrypted asks for a new volume to be encrypted; a clone is what its source is.
+	Encrypted bool
 
 	Snapshot domain.SnapshotID // to clone, roll back to, or delete
 	Cuts     []Cut
@@ -146,9 +148,11 @@ type Taken struct {
 
 // Outcome is the agent's answer: nil Err means obeyed, now or before.
 type Outcome struct {
-	ID    domain.CommandID
-	Err   error
-	Size  domain.Bytes // of the volume, after CloneVolume and RollbackVolume
-	At    time.Time    // when the agent obeyed CutSnapshots, by its clock
-	Taken []Taken      // by CutSnapshots
+	ID   domain.CommandID
+	Err  error
+	Size domain.Bytes // of the volume, after CloneVolume and RollbackVolume
+	// Encrypted says that the volume is, after CloneVolume.
+	Encrypted bool
+	At        time.Time // when the agent obeyed CutSnapshots, by its clock
+	Taken     []Taken   // by CutSnapshots
 }

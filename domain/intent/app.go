@@ -509,6 +509,13 @@ func (s App) change(command domain.Command) ([]domain.Event, error) {
 		if equal(s.Overrides, c.Overrides) {
 			return nil, nil
 		}
+		if s.Overrides.Security.Encryption != c.Overrides.Security.Encryption && len(s.Volumes) > 0 {
+			return nil, &domain.Error{
+				Op: "intent.SetIntent", Kind: domain.Invalid, Ref: s.Name,
+				Msg:    "security.encryption cannot change while there are volumes",
+				Remedy: "make another application, and copy what is to be encrypted into it",
+			}
+		}
 		return []domain.Event{&IntentChanged{c.Overrides}}, nil
 	}
 	return nil, domain.Errorf(domain.Internal, "application: unknown command %T", command)

@@ -55,9 +55,11 @@ type Placement struct {
 	Capacity string `msgpack:"capacity,omitempty"` // "flash", "hdd"
 }
 
-// Security says how the data is reached.
+// Security says how the data is reached, and whether it is encrypted where it rests. A volume is
+// encrypted from its creation on, or never.
 type Security struct {
-	Authn string `msgpack:"authn,omitempty"` // "none", "chap", "mutual"
+	Authn      string `msgpack:"authn,omitempty"`      // "none", "chap", "mutual"
+	Encryption string `msgpack:"encryption,omitempty"` // "on", "off"
 }
 
 // Lifecycle orders a volume among others and bounds its end.
@@ -131,6 +133,7 @@ func (i Intent) Check(c *domain.Checker, at string) {
 	oneOf(c, at+".placement.hot", i.Placement.Hot, "nvram", "flash")
 	oneOf(c, at+".placement.capacity", i.Placement.Capacity, "flash", "hdd")
 	oneOf(c, at+".security.authn", i.Security.Authn, "none", "chap", "mutual")
+	oneOf(c, at+".security.encryption", i.Security.Encryption, "on", "off")
 	c.Check(i.Lifecycle.Priority >= 0 && i.Lifecycle.Priority <= 100, at+".lifecycle.priority",
 		"%d is not 0 to 100", i.Lifecycle.Priority)
 	i.Protection.check(c, at+".protection.snapshots")

@@ -117,6 +117,11 @@ func TestAppRefusals(t *testing.T) {
 			SetIntent{App: app, Overrides: Intent{Availability: Availability{Replicas: 6}}},
 			domain.Invalid,
 		},
+		{
+			"encrypt what is there", live,
+			SetIntent{App: app, Overrides: Intent{Security: Security{Encryption: "on"}}},
+			domain.Invalid,
+		},
 	} {
 		if _, err := DecideApp(c.s, domain.Request{Command: c.cmd}); domain.KindOf(err) != c.kind {
 			t.Errorf("%s: %v, want %s", c.name, err, c.kind)
@@ -139,7 +144,7 @@ func TestValidateListsAll(t *testing.T) {
 			IOPSMin: 10, IOPSMax: 5, LatencyP99US: -1, BWMinBPS: 2, BWMaxBPS: 1, BurstS: BurstMax + 1,
 		},
 		Availability: Availability{Replicas: 2, Survive: []Survive{{"rack", 2}}, Ack: "quorum"},
-		Placement:    Placement{Capacity: "tape"},
+		Placement:    Placement{Capacity: "tape"}, Security: Security{Encryption: "rot13"},
 	}
 	c.Export = Export{AllowAny: true, Initiators: []string{""}}
 	paths := map[string]bool{}
@@ -152,6 +157,7 @@ func TestValidateListsAll(t *testing.T) {
 		"intent.performance.iops_min", "intent.performance.latency_p99_us",
 		"intent.performance.bw_min_bps", "intent.performance.burst_s",
 		"intent.availability.survive[0]", "intent.availability.ack", "intent.placement.capacity",
+		"intent.security.encryption",
 		"export.allow_any", "export.initiators[0]",
 	} {
 		if !paths[p] {

@@ -267,6 +267,19 @@ func TestCompliance(t *testing.T) {
 	if c := Check(w, fact, &Observed{Devices: devices}); c.State != "compliant" {
 		t.Errorf("one of one: %+v", c)
 	}
+	for _, wish := range []string{"", "on", "off"} {
+		for _, is := range []bool{true, false} {
+			o, f := w, *fact
+			o.Set.Intent.Security.Encryption, f.Encrypted = wish, is
+			want := "compliant"
+			if wish == "on" && !is || wish == "off" && is {
+				want = "violated"
+			}
+			if c := Check(o, &f, &Observed{Devices: devices}); c.State != want {
+				t.Errorf("encryption %q, encrypted %t: %+v", wish, is, c)
+			}
+		}
+	}
 	devices[0].Failed = true
 	if c := Check(w, fact, &Observed{Devices: devices}); c.State != "violated" {
 		t.Errorf("failed device: %+v", c)

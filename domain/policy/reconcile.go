@@ -94,6 +94,7 @@ type Volume struct {
 	Born        time.Time
 	Restored    domain.UUID // the last wish to roll back that was fulfilled or refused
 	Missing     []int64     // rules whose last cut was not taken: their seconds
+	Encrypted   bool
 }
 
 // Observed is everything that is so, at one position of the log.
@@ -377,6 +378,7 @@ func (p *planner) choose(w *Wish, pl Placement) {
 		Order: command.Order{
 			Kind: command.CreateVolume, Node: pl.Chosen.Node, Volume: w.Volume,
 			Device: pl.Chosen.Device, Size: w.Size, Epoch: domain.Epoch(p.o.Position),
+			Encrypted: w.Set.Intent.Security.Encryption == "on",
 		},
 		Name: w.Name,
 		Why:  "it is wanted and does not exist",
@@ -451,6 +453,10 @@ func Check(w Wish, f *Volume, o *Observed) Compliance {
 		return Compliance{"converging", "growing"}
 	case len(f.Missing) > 0:
 		return Compliance{"violated", "scheduled snapshots fail"}
+	case w.Set.Intent.Security.Encryption == "on" && !f.Encrypted:
+		return Compliance{"violated", "it is not encrypted: only a new volume can be"}
+	case w.Set.Intent.Security.Encryption == "off" && f.Encrypted:
+		return Compliance{"violated", "it is encrypted, and stays so"}
 	}
 	if n := w.Set.Intent.Availability.Replicas; n > 1 {
 		return Compliance{"converging", fmt.Sprintf("1 of %d copies: add %d nodes", n, n-1)}

@@ -88,6 +88,7 @@ func fields() []field {
 		text("placement.hot", func(i *in) *string { return &i.Placement.Hot }),
 		text("placement.capacity", func(i *in) *string { return &i.Placement.Capacity }),
 		text("security.authn", func(i *in) *string { return &i.Security.Authn }),
+		text("security.encryption", func(i *in) *string { return &i.Security.Encryption }),
 		number("lifecycle.priority", func(i *in) *int64 { return &i.Lifecycle.Priority }),
 		{
 			path: "protection.snapshots",

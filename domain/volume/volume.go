@@ -27,7 +27,8 @@ type VolumeCreated struct {
 	Device domain.DeviceID `msgpack:"device,omitempty"`
 	Epoch  domain.Epoch    `msgpack:"epoch,omitempty"`
 	// Source is the snapshot that it began as; zero: none.
-	Source domain.SnapshotID `msgpack:"source,omitempty"`
+	Source    domain.SnapshotID `msgpack:"source,omitempty"`
+	Encrypted bool              `msgpack:"encrypted,omitempty"`
 }
 
 // VolumeRolledBack says that the volume is again what it was at a snapshot, its size included.

@@ -248,6 +248,7 @@ func (x Volume) Fact() policy.Volume {
 		Volume: x.Volume, App: x.App, Tenant: x.Tenant, Name: x.Name, Size: x.Size,
 		Node: x.Node, Device: x.Device, Epoch: x.Epoch, ServedBy: x.Online.Node,
 		Incarnation: x.Online.Incarnation, Export: x.Online.Export, Born: x.Born, Restored: x.Restored,
+		Encrypted: x.Encrypted,
 	}
 	for _, m := range x.Missing {
 		f.Missing = append(f.Missing, m.EveryS)

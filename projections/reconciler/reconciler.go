@@ -315,11 +315,10 @@ func (r *Reconciler) fact(s *policy.Step, out command.Outcome) (domain.Event, er
 	o := s.Order
 	switch o.Kind {
 	case command.CreateVolume, command.CloneVolume:
-		size := o.Size
 		if o.Kind == command.CloneVolume {
-			size = out.Size
+			o.Size, o.Encrypted = out.Size, out.Encrypted
 		}
-		return r.created(o, size), nil
+		return r.created(o), nil
 	case command.RollbackVolume:
 		return &volume.VolumeRolledBack{Restore: s.Wish, Snapshot: o.Snapshot, Size: out.Size}, nil
 	case command.ResizeVolume:
@@ -347,12 +346,12 @@ func (r *Reconciler) fact(s *policy.Step, out command.Outcome) (domain.Event, er
 }
 
 // created gives the fact of a volume that stands on a device now.
-func (r *Reconciler) created(o command.Order, size domain.Bytes) *volume.VolumeCreated {
+func (r *Reconciler) created(o command.Order) *volume.VolumeCreated {
 	// Where the wish went while the order was on its way, the volume stands on the device all the
 	// same; recorded without an owner, the next round removes it.
 	ev := &volume.VolumeCreated{
-		Volume: o.Volume, Size: size, Node: o.Node, Device: o.Device, Epoch: o.Epoch,
-		Source: o.Snapshot,
+		Volume: o.Volume, Size: o.Size, Node: o.Node, Device: o.Device, Epoch: o.Epoch,
+		Source: o.Snapshot, Encrypted: o.Encrypted,
 	}
 	for _, w := range r.cfg.Views.Desired().Volumes {
 		if w.Volume == o.Volume {
