@@ -147,6 +147,9 @@ type cipherID struct {
 
 // cipherOf gives the cipher of a volume's key in a life of a segment.
 func (e *Engine) cipherOf(k *volumeKey, lf *life) cipher.AEAD {
+	if k.secret == nil {
+		panic("engine: a key that is not there is used") // and would be one that everybody knows
+	}
 	r := &e.keys
 	id := cipherID{k.id, lf.base, lf.seq, lf.salt}
 	r.mu.Lock()

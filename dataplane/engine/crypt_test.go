@@ -469,6 +469,43 @@ func TestKeyMissing(t *testing.T) {
 	recount(t, e)
 }
 
+// TestKeylessJournal proves that a device whose journal holds records of an encrypted volume is not
+// opened without its key, since they could go to no disk, that nothing is lost by trying, and that
+// with the key they are there.
+func TestKeylessJournal(t *testing.T) {
+	dev := newMem(t, 32<<20, 256<<10, 1)
+	nv := newMemory(t, dev, 10)
+	e := open(t, dev, keyed, journaled(nv))
+	v := create(t, e, 16*domain.MiB)
+	if err := put(v, data(5, 1, 55)); err != nil {
+		t.Fatal(err)
+	}
+	e.Abandon()
+	for range 3 {
+		cfg := Config{Device: dev, Cluster: testCluster, Node: 1}
+		journaled(nv)(&cfg)
+		if _, err := Open(background, cfg); !errors.Is(err, ErrKeyMissing) {
+			t.Fatalf("opened: %v", err)
+		}
+	}
+	e = open(t, dev, keyed, journaled(nv))
+	v, _ = e.Volume(testVolume)
+	check(t, v, 5, 55)
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	check(t, v, 5, 55)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// What was destaged needs no journal's key: the volume is refused, and the device opens.
+	e = open(t, dev, journaled(nv))
+	defer e.Abandon()
+	if v, _ = e.Volume(testVolume); !errors.Is(v.Keyless(), ErrKeyMissing) {
+		t.Errorf("%v", v.Keyless())
+	}
+}
+
 // TestEncryptedBitFlips turns a bit in each used unit of an encrypted device, the key table
 // included: what is read is right, or said to be wrong (E10).
 func TestEncryptedBitFlips(t *testing.T) {
@@ -537,6 +574,91 @@ func TestHeaderLost(t *testing.T) {
 	if lost == 0 || told.count("corrupt") < lost {
 		t.Errorf("%d headers lost, told of %d", lost, told.count("corrupt"))
 	}
+}
+
+// TestForgedBlockIsNotMoved lets somebody who can write to the device, and knows every checksum of
+// the format, change a block with its checksums in entry and index: without the key the tag cannot
+// be put right, so the cleaner, who has the entry, does not take the block over and says so.
+func TestForgedBlockIsNotMoved(t *testing.T) {
+	dev := newMem(t, 32<<20, 256<<10, 1)
+	told := &facts{}
+	e := open(t, dev, keyed, quiet, told.into)
+	defer e.Abandon()
+	v := create(t, e, 16*domain.MiB)
+	for i := range uint64(40) {
+		if err := put(v, data(i, 1, i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(100) { // the segment is left behind, nearly empty
+		if err := put(v, data(10+i, 1, i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	loc := tamper(t, e, dev, v, 7)
+	id := uint32((loc.Off() - e.space.first) / e.space.size)
+	clearAt(t, dev, e.space.off(id+1)-segment.Sector, segment.Sector) // of the footer
+	e.maint.ckpt.Lock()
+	seq, _, before := e.space.life(id)
+	c := e.newCleaner()
+	err := c.segment(victim{id: id, seq: seq, stream: segment.StreamLog})
+	if err == nil {
+		err = c.end()
+	}
+	c.settle()
+	e.maint.ckpt.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, left := e.space.life(id)
+	if before < 5*segment.BlockSize || left != segment.BlockSize || told.count("corrupt") != 1 {
+		t.Errorf("%d of %d bytes left behind, told %+v", left, before, told.list)
+	}
+	check(t, v, 5, 6) // what stood beside it was moved
+}
+
+// tamper turns a bit of a block on the device, and puts right all checksums that its reader sees.
+func tamper(t *testing.T, e *Engine, dev *mem.Device, v *Volume, block uint64) segment.Loc {
+	t.Helper()
+	l := v.lane(block)
+	l.mu.Lock()
+	lf := v.fam.leaves[l.no][0].of(v.br.Load())
+	was := lf.own.get(int(block))
+	l.mu.Unlock()
+	b := backends.AlignedBuffer(segment.BlockSize)
+	if err := dev.ReadAt(b, was.Off()); err != nil {
+		t.Fatal(err)
+	}
+	b[100] ^= 1
+	if err := dev.WriteAt(b, was.Off(), true); err != nil {
+		t.Fatal(err)
+	}
+	now := segment.MakeLoc(was.Addr(), segment.Checksum(b))
+	l.mu.Lock()
+	l.put(lf, int(block), now)
+	l.mu.Unlock()
+	for _, p := range logged(t, e, l.no) {
+		if p.off+int64(p.h.HeaderBytes()) > was.Off() || p.off+int64(p.h.Bytes()) <= was.Off() {
+			continue
+		}
+		h := backends.AlignedBuffer(p.h.HeaderBytes())
+		if err := dev.ReadAt(h, p.off); err != nil {
+			t.Fatal(err)
+		}
+		old := binary.LittleEndian.AppendUint32(nil, was.CRC())
+		at := bytes.Index(h, old)
+		if at < 0 {
+			t.Fatal("the entry is not there")
+		}
+		binary.LittleEndian.PutUint32(h[at:], now.CRC())
+		p.h.Encode(h, saltOf(t, dev))
+		if err := dev.WriteAt(h, p.off, true); err != nil {
+			t.Fatal(err)
+		}
+		return now
+	}
+	t.Fatal("the chunk is not there")
+	return 0
 }
 
 // TestEncryptedAllocatesNothing gates a 4 KiB write and a read of an encrypted volume.
