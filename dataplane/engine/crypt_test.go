@@ -392,6 +392,46 @@ func TestEraseIsCutShort(t *testing.T) {
 	}
 }
 
+// TestCreateIsCutShort cuts the power at every write of the making of a volume and a clone: what is
+// there after the cut has its key, and what is not has left none.
+func TestCreateIsCutShort(t *testing.T) {
+	dev := recorded(t, 16<<20, 256<<10, 1)
+	e := open(t, dev, keyed)
+	begun := dev.Ops()
+	v := create(t, e, 16*domain.MiB)
+	if err := put(v, data(0, 1, 9)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Snapshot(background, Cut{Volume: testVolume, Snapshot: snapID(1)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Clone(background, snapID(1), volID(1), 1); err != nil {
+		t.Fatal(err)
+	}
+	e.Abandon()
+	seen := map[int]int{}
+	for at := begun; at <= dev.Ops(); at++ {
+		for seed := range uint64(4) {
+			e := open(t, dev.CrashImage(at, mem.Random(seed)), keyed)
+			for _, v := range e.Volumes() {
+				if err := put(v, data(1, 1, 5)); err != nil {
+					t.Fatalf("cut at %d: %v", at, err)
+				}
+				check(t, v, 1, 5)
+			}
+			n := len(e.Volumes())
+			if keys := len(wrappedOn(e)); keys != n {
+				t.Errorf("cut at %d: %d keys of %d volumes", at, keys, n)
+			}
+			seen[n]++
+			e.Abandon()
+		}
+	}
+	if seen[0] == 0 || seen[1] == 0 || seen[2] == 0 {
+		t.Errorf("images with so many volumes: %v", seen)
+	}
+}
+
 // TestKeyMissing opens a device without its cluster key and with another: encrypted volumes say so
 // and nothing of them is lost, plain ones are written and cleaned as ever, the checker finds the
 // device sound, and with the right key everything is back.
