@@ -336,6 +336,21 @@ func TestLyingDevice(t *testing.T) {
 	if raceOn || testing.Short() {
 		step = 13
 	}
+	runLiars(t, step, nil)
+}
+
+// TestLyingDeviceEncrypted is the same for an encrypted volume: a header that was lost, or stands
+// elsewhere, must not bring keys of another life.
+func TestLyingDeviceEncrypted(t *testing.T) {
+	step := 5
+	if raceOn || testing.Short() {
+		step = 29
+	}
+	runLiars(t, step, testKey)
+}
+
+func runLiars(t *testing.T, step int, key []byte) {
+	t.Helper()
 	w, fired := &verdict{}, 0
 	for n := 0; ; n += step {
 		more := false
@@ -345,7 +360,7 @@ func TestLyingDevice(t *testing.T) {
 				e := open(t, inner)
 				e.Abandon()
 				dev, told := harmed(t, inner, script), &facts{}
-				cfg := Config{Device: dev, Cluster: testCluster, Node: 1}
+				cfg := Config{Device: dev, Cluster: testCluster, Node: 1, ClusterKey: key}
 				told.into(&cfg)
 				e, err := Open(background, cfg)
 				if err != nil {
