@@ -124,6 +124,7 @@ func (c *chunk) close(e *Engine, lf *life, payload int64) {
 		}
 	}
 	c.life, c.closedAt, c.head.Salt = lf, payload, lf.salt
+	c.head.Place = uint64(payload-int64(c.head.HeaderBytes())) / segment.Sector
 }
 
 // before gives the checksums that n blocks from index i on had where they came from.

@@ -321,6 +321,7 @@ func (e *Engine) holdsMore(b *branch) bool {
 }
 
 // saltOf finds the salt of a life whose header is lost: chunks with something encrypted repeat it.
+// It is zero where there is none; then nothing that stands there can be opened.
 func (e *Engine) saltOf(id uint32, seq uint64) (salt segment.Salt) {
 	found := false
 	err := e.eachChunk(id, seq, func(_ int64, h *segment.Chunk, _ []byte) error {

@@ -353,7 +353,9 @@ func (e *Engine) readHeaders(a *segment.Anchor) ([]segment.Header, error) {
 				e.dev.Geometry().Path, h.Anchor, a.Seq)
 		}
 		sg.stream, sg.lane, sg.seq = h.Stream, h.Lane, h.Sequence
-		sg.life.Store(&life{base: e.space.off(uint32(i)), seq: h.Sequence, salt: h.Salt})
+		if h.Salt != (segment.Salt{}) {
+			sg.life.Store(&life{base: e.space.off(uint32(i)), seq: h.Sequence, salt: h.Salt})
+		}
 		e.space.mu.nextSeq = max(e.space.mu.nextSeq, h.Sequence+1)
 		if !a.Clean {
 			heads = append(heads, *h)
@@ -413,6 +415,10 @@ func (e *Engine) life(id uint32, at int64, b []byte, h *segment.Header, a *segme
 	}
 	if c, _, bad = segment.DecodeChunk(whole, e.super.Salt); bad != nil {
 		return nil, nil
+	}
+	to := int64(c.Place) * segment.Sector
+	if c.Sealed && (to < e.space.off(id) || to >= e.space.off(id+1)) {
+		return nil, nil // a write to another segment that came here
 	}
 	return c, nil
 }

@@ -99,7 +99,7 @@ func (e *Engine) scan(id uint32, seq uint64,
 			return err
 		}
 		h, entries, bad := segment.DecodeChunk(b, e.super.Salt)
-		if bad != nil {
+		if bad != nil || !h.Stands(s.base+at) {
 			at += segment.Sector
 			continue
 		}

@@ -25,7 +25,8 @@ func (c *checker) chunks(s *Segment) (found, footer []chunk) {
 	for at := int64(segment.Sector); at < int64(len(whole)); at += segment.Sector {
 		h, entries, err := segment.DecodeChunk(whole[at:min(at+segment.HeaderMax, int64(len(whole)))],
 			c.Super.Salt)
-		if err != nil || h.Sequence != s.Sequence || at+int64(h.Bytes()) > int64(len(whole)) {
+		if err != nil || h.Sequence != s.Sequence || at+int64(h.Bytes()) > int64(len(whole)) ||
+			!h.Stands(s.Off+at) {
 			continue
 		}
 		found = append(found, chunk{*h, s.Off + at, slices.Clone(entries), h.Chain(entries)})
@@ -62,7 +63,7 @@ func (c *checker) sectors(s *Segment) (found []chunk) {
 			}
 		}
 		h, entries, err := segment.DecodeChunk(b, c.Super.Salt)
-		if err == nil && h.Sequence == s.Sequence {
+		if err == nil && h.Sequence == s.Sequence && h.Stands(s.Off+at) {
 			found = append(found, chunk{*h, s.Off + at, slices.Clone(entries), h.Chain(entries)})
 		}
 	}

@@ -90,9 +90,11 @@ type Chunk struct {
 	PayloadBytes uint32 // a multiple of Sector
 	CRC          uint32 // over header and entries
 	// Sealed says that entries are encrypted. Then the salt of the segment's life stands before the
-	// entries too, so that the header of the segment may rot.
+	// entries too, so that the header of the segment may rot, and where the chunk stands: in
+	// another place its blocks would be opened as others.
 	Sealed bool
 	Salt   Salt
+	Place  uint64 // on the device, in sectors
 
 	scratch [20]byte
 }
@@ -110,6 +112,9 @@ func (c *Chunk) EntriesAt() int {
 	}
 	return ChunkHeader
 }
+
+// Stands tells whether the chunk may count where it was found, at an offset of the device.
+func (c *Chunk) Stands(off int64) bool { return !c.Sealed || c.Place == uint64(off/Sector) }
 
 // Encode writes the fixed part before the entries, which stand in b[EntriesAt:] already, and
 // computes CRC over both. b holds at least HeaderBytes; the padding is the caller's to clear.
@@ -129,6 +134,7 @@ func (c *Chunk) Encode(b []byte, salt uint32) {
 	if c.Sealed {
 		b[60] = chunkSealed
 		copy(b[ChunkHeader:], c.Salt[:])
+		le.PutUint64(b[ChunkHeader+len(c.Salt):], c.Place)
 	}
 	c.CRC = chunkCRC(b, int(c.EntryBytes), salt)
 	le.PutUint32(b[56:], c.CRC)
@@ -217,6 +223,7 @@ func DecodeChunk(b []byte, salt uint32) (c *Chunk, entries []byte, err error) {
 	}
 	if c.Sealed {
 		copy(c.Salt[:], b[ChunkHeader:])
+		c.Place = le.Uint64(b[ChunkHeader+len(c.Salt):])
 	}
 	return c, b[c.EntriesAt():end], nil
 }
@@ -263,7 +270,7 @@ const (
 	EntrySettled = 48
 	EntryFresh   = 16
 	EntryMoved   = 16
-	SaltBytes    = 16
+	SaltBytes    = 24 // of a salt and a place before the entries of a sealed chunk
 	TagBytes     = 16 // of each block of an encrypted entry
 )
 

@@ -131,7 +131,7 @@ func goldenSealed() (Chunk, []byte) {
 	c := Chunk{
 		Incarnation: 1, Sequence: 2, LSN: 100, PrevLSN: 95, FlushMark: 94, Entries: uint16(len(list)),
 		Stream: StreamLog, Lane: 2, PrevCRC: 3, EntryBytes: uint32(at - ChunkHeader),
-		PayloadBytes: 8 * Sector, Sealed: true, Salt: Salt(uuid(0xc1)),
+		PayloadBytes: 8 * Sector, Sealed: true, Salt: Salt(uuid(0xc1)), Place: 0x0102030405060708,
 	}
 	c.Encode(b, goldenSalt)
 	return c, b
