@@ -227,15 +227,22 @@ func (s *Store) dial(urls []string) error {
 		TLSClientConfig: cfg.TLS.Clone(), MaxIdleConnsPerHost: forwardConns,
 		MaxConnsPerHost: forwardConns, IdleConnTimeout: time.Minute,
 	}}
+	if s.mu.remote, err = newClient(cfg); err != nil {
+		return err
+	}
+	s.mu.single, err = newClient(cfg)
+	return err
+}
+
+// newClient makes a client and begins to connect. Its list of addresses is handed to grpc meanwhile
+// by the first use, and reading it there is not guarded against a change: the first use is here.
+func newClient(cfg clientv3.Config) (*clientv3.Client, error) {
 	c, err := clientv3.New(cfg)
 	if err != nil {
-		return &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Err: err}
+		return nil, &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Err: err}
 	}
-	s.mu.remote = c
-	if s.mu.single, err = clientv3.New(cfg); err != nil {
-		return &domain.Error{Op: "quorum.Open", Kind: domain.Unavailable, Err: err}
-	}
-	return nil
+	c.ActiveConnection().Connect()
+	return c, nil
 }
 
 func (s *Store) clientTLS() (*tls.Config, error) {
