@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"strings"
+	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -218,43 +220,90 @@ func (l loader) stops(ctx context.Context, last, tail eventstore.Head) error {
 	return nil
 }
 
+// page is a part of the log, as the database gave it.
+type page struct {
+	from domain.Position // what was asked for
+	kvs  []*mvccpb.KeyValue
+	err  error
+}
+
 // pages gives the entries after one head up to another, in order, as they are at one revision of
 // the database (0: now), so that what leaves it meanwhile is not missed. Both ends of every page
-// are bound: with a limit alone etcd counts the whole rest of the log each time.
+// are bound: with a limit alone etcd counts the whole rest of the log each time. While one page is
+// taken the next is on its way.
 func (l loader) pages(
 	ctx context.Context, from, to eventstore.Head, revision int64,
 	take func(eventstore.Entry) error,
 ) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var fetching sync.WaitGroup
+	defer fetching.Wait()
+	defer cancel()
+	open := to.Position == ^domain.Position(0) // nobody knows where it ends
+	per := cmp.Or(l.page, pageMax)
 	then := clientv3.WithRev(revision)
+	get := func(from domain.Position) page {
+		p := page{from: from}
+		res, err := l.kv.Get(ctx, l.keys.log(from),
+			clientv3.WithRange(l.keys.log(min(from+per, to.Position+1))), then)
+		if p.err = err; err == nil {
+			p.kvs = res.Kvs
+		}
+		return p
+	}
+	var ahead chan page
 	for at := from.Position; at.N() < to.Position.N(); {
-		next := at + 1 // the engine alone computes this
-		res, err := l.kv.Get(ctx, l.keys.log(next),
-			clientv3.WithRange(l.keys.log(min(next+cmp.Or(l.page, pageMax), to.Position+1))), then)
-		if err == nil && len(res.Kvs) == 0 { // the timeline was raised here, or a record is missing
-			res, err = l.kv.Get(ctx, l.keys.log(next),
-				clientv3.WithRange(l.keys.logEnd()), clientv3.WithLimit(1), then)
+		p := page{from: at} // the engine alone computes the next
+		if ahead != nil {
+			p = <-ahead
+			ahead = nil
 		}
-		if err != nil {
-			return unavailable(ctx, "", err)
+		if p.from != at+1 {
+			p = get(at + 1)
 		}
-		if len(res.Kvs) == 0 {
-			if to.Position == ^domain.Position(0) {
-				return nil
-			}
-			return &eventstore.CorruptError{Position: next, What: "is missing"}
+		if after := p.from + per; p.err == nil && !open && after.N() <= to.Position.N() {
+			ahead = make(chan page, 1)
+			fetching.Go(func() { ahead <- get(after) })
 		}
-		for _, kv := range res.Kvs {
-			p, ok := l.keys.position(string(kv.Key))
-			if !ok {
-				return &eventstore.CorruptError{Position: next, What: "has a key that is no position"}
-			}
-			if err := take(eventstore.Entry{At: p, Record: kv.Value}); err != nil {
-				return err
-			}
-			at = p
+		last, err := l.takePage(ctx, p, take, then)
+		if err != nil || last == 0 && open {
+			return err
 		}
+		if last == 0 {
+			return &eventstore.CorruptError{Position: p.from, What: "is missing"}
+		}
+		at = last
 	}
 	return nil
+}
+
+// takePage takes the entries of a page, or the one entry behind it where it has none: the timeline
+// was raised there, or a record is missing. It gives the place of the last, 0 where there is none.
+func (l loader) takePage(
+	ctx context.Context, p page, take func(eventstore.Entry) error, then clientv3.OpOption,
+) (last domain.Position, err error) {
+	if p.err == nil && len(p.kvs) == 0 {
+		var res *clientv3.GetResponse
+		res, p.err = l.kv.Get(ctx, l.keys.log(p.from),
+			clientv3.WithRange(l.keys.logEnd()), clientv3.WithLimit(1), then)
+		if p.err == nil {
+			p.kvs = res.Kvs
+		}
+	}
+	if p.err != nil {
+		return 0, unavailable(ctx, "", p.err)
+	}
+	for _, kv := range p.kvs {
+		at, ok := l.keys.position(string(kv.Key))
+		if !ok {
+			return 0, &eventstore.CorruptError{Position: p.from, What: "has a key that is no position"}
+		}
+		if err := take(eventstore.Entry{At: at, Record: kv.Value}); err != nil {
+			return 0, err
+		}
+		last = at
+	}
+	return last, nil
 }
 
 // verify is Store.Verify: the archive up to where the database begins, then the database, then what
