@@ -1,7 +1,8 @@
 // Package backends states what Weft needs of a device and knows nothing else of Weft. A Device is a
 // block device or a file used as one; a ByteDevice is memory that may survive a power cut. The
 // rooms below implement them: direct (O_DIRECT), mem (a crashable double), faulty (a device that
-// misbehaves by script), nvram (a mapping). devicetest is the suite every Device passes.
+// misbehaves by script), hybrid (flash and a disk as one), nvram (a mapping). devicetest is the
+// suite every Device passes.
 //
 // Durability is stated, never assumed: a completed write is Volatile, NeedsFlush or PowerSafe, and
 // a caller that must not lose it acts on that. No write above one logical block is assumed atomic.
@@ -43,16 +44,27 @@ func (d Durability) String() string {
 // Geometry describes a device. All sizes are bytes.
 type Geometry struct {
 	Size         int64
-	LogicalBlock int // smallest unit of I/O: 512 or 4096
-	AtomicUnit   int // never torn by a power cut; LogicalBlock unless probed larger
-	MemoryAlign  int // of a buffer's address
-	OptimalIO    int // 0: unknown
-	Rotational   bool
-	Durability   Durability
-	CanDiscard   bool
-	Path         string
-	Model        string
-	Serial       string
+	LogicalBlock int  // smallest unit of I/O: 512 or 4096
+	AtomicUnit   int  // never torn by a power cut; LogicalBlock unless probed larger
+	MemoryAlign  int  // of a buffer's address
+	OptimalIO    int  // 0: unknown
+	Rotational   bool // of what stands below Boundary, where there is one
+	// Boundary is the offset in bytes below which a pair (backends/hybrid) stands on flash; from there
+	// on it stands on a disk that turns. 0: the device is one.
+	Boundary   int64
+	Durability Durability
+	CanDiscard bool
+	Path       string
+	Model      string
+	Serial     string
+}
+
+// Front gives how many bytes from the start on are of one kind: all of them but on a pair.
+func (g Geometry) Front() int64 {
+	if g.Boundary > 0 {
+		return g.Boundary
+	}
+	return g.Size
 }
 
 // Device is a block device. Offsets and lengths are bytes and multiples of LogicalBlock, buffers
