@@ -103,11 +103,13 @@ func (c *Cache) Get(k Key, dst []byte) bool {
 }
 
 // Put says that a block was read from its device. It is taken in if that is the second time of
-// late.
-func (c *Cache) Put(k Key, block []byte) {
-	if c != nil && c.again(k) {
-		c.store(k, block, false)
+// late, and it tells whether it is.
+func (c *Cache) Put(k Key, block []byte) (again bool) {
+	if c == nil || !c.again(k) {
+		return false
 	}
+	c.store(k, block, false)
+	return true
 }
 
 // Ahead takes a block in that will be read once, soon: it goes when it is read, and before others.

@@ -68,7 +68,9 @@ func (a *audit) run(t testing.TB) {
 		if _, harm := dev.(*faulty.Device); harm || !closed || e.stats.corrupt.Load() > 0 {
 			continue
 		}
-		r, err := fsck.Check(dev, dev.Geometry().Size, fsck.Options{Data: true})
+		r, err := fsck.Check(dev, dev.Geometry().Size, fsck.Options{
+			Data: true, Boundary: dev.Geometry().Boundary,
+		})
 		if err != nil {
 			t.Errorf("the device cannot be checked: %v", err)
 			continue

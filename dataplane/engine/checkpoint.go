@@ -35,6 +35,7 @@ type maintenance struct {
 	taken     atomic.Int64                      // checkpoints so far, for waiters
 	sweeps    sweeps
 	reads     tier.ReadCost // what reads of the cleaner cost the device
+	cold      coldStream    // to the disk of a pair
 }
 
 // note counts log bytes and wakes the maintenance when a checkpoint is due.
@@ -91,6 +92,7 @@ func (e *Engine) maintain() error {
 	for vain := 0; !e.failed.Load(); {
 		e.runSweeps() // while the device is full, a deletion must not wait for the end of cleaning
 		before, served := e.space.freeCount(), e.space.served.Load()
+		diskBefore := e.space.diskFree()
 		short, moved := e.space.owed() > 0, false
 		if short && !e.maint.quiet.Load() {
 			var err error
@@ -98,8 +100,13 @@ func (e *Engine) maintain() error {
 				return err
 			}
 		}
+		cooled, err := e.cool()
+		if err != nil {
+			return err
+		}
+		moved = moved || cooled
 		if !e.due() {
-			if moved && e.space.owed() > 0 {
+			if moved && (e.space.owed() > 0 || e.maint.cold.debt > 0) {
 				continue
 			}
 			return nil
@@ -107,9 +114,9 @@ func (e *Engine) maintain() error {
 		if err := e.checkpointLocked(false); err != nil {
 			return err
 		}
-		won := e.space.freeCount() > before
+		won := e.space.freeCount() > before || e.space.diskFree() > diskBefore
 		switch {
-		case !short && e.space.owed() <= 0 || !moved && !won:
+		case !short && e.space.owed() <= 0 && e.maint.cold.debt == 0 || !moved && !won:
 			return nil // nothing left to win; the next change wakes us again
 		case won || e.space.served.Load() > served || e.space.waiting.Load() == 0:
 			vain = 0
@@ -127,7 +134,8 @@ func (e *Engine) maintain() error {
 // due tells whether a checkpoint is to be taken: enough was logged, what died is to be freed, or a
 // writer waits, and be it for no more than the room that the next checkpoint lays claim to.
 func (e *Engine) due() bool {
-	return e.maint.logged.Load() >= e.maint.limit || e.space.waiting.Load() > 0 || e.space.low()
+	return e.maint.logged.Load() >= e.maint.limit || e.space.waiting.Load() > 0 || e.space.low() ||
+		e.maint.cold.parched
 }
 
 // Checkpoint takes one now. One that fails takes the engine out of service: what it wrote is not

@@ -42,7 +42,7 @@ func (e *Engine) clean() (bool, error) {
 	c := e.newCleaner()
 	defer c.settle()
 	won, out := int64(0), int64(0)
-	for _, v := range e.victims() {
+	for _, v := range e.victims(false) {
 		if won >= want {
 			break
 		}
@@ -65,9 +65,10 @@ func (e *Engine) clean() (bool, error) {
 	return won > 0, err
 }
 
-// victims lists sealed segments by cost and benefit: (1-u)/(1+u) times the root of the age, as the
-// log-structured file systems do it (Rosenblum and Ousterhout 1992); the root is from simulation.
-func (e *Engine) victims() []victim {
+// victims lists sealed segments, those of the disk of a pair or the others, by cost and benefit:
+// (1-u)/(1+u) times the root of the age, as the log-structured file systems do it (Rosenblum and
+// Ousterhout 1992); the root is from simulation.
+func (e *Engine) victims(disk bool) []victim {
 	s := e.space
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +76,8 @@ func (e *Engine) victims() []victim {
 	for i, sg := range s.mu.segs {
 		live := sg.live.Load()
 		u := float64(live) / float64(s.size)
-		if sg.state != segSealed || sg.stream == segment.StreamMeta || live == 0 || u > tooFull {
+		if sg.state != segSealed || sg.cold != disk || sg.stream == segment.StreamMeta || live == 0 ||
+			u > tooFull {
 			continue
 		}
 		age := math.Sqrt(float64(s.mu.nextSeq - sg.seq))

@@ -53,6 +53,7 @@ type script struct {
 	spots []uint64 // the blocks it writes to
 	rnd   *rand.Rand
 	tune  []func(*Config)
+	point func() int // overrules mark
 }
 
 // crashDevice is small, so that its segments are reused and cleaned within a short script.
@@ -110,6 +111,9 @@ func (s *script) run(rounds, width int) {
 // mark gives the present point of the history that acknowledgements hang on: the journal's, where
 // there is one.
 func (s *script) mark() int {
+	if s.point != nil {
+		return s.point()
+	}
 	if s.nv != nil {
 		return s.nv.Mark()
 	}

@@ -85,6 +85,15 @@
 // woken by a checkpoint, and whatever may make a segment worth cleaning wakes the maintenance while
 // somebody waits.
 //
+// # Pair
+//
+// On a pair of flash and disk (backends/hybrid) the log goes on over both: the disk's segments are
+// those of the cleaner's cold stream and of nothing else. What is cold goes there as the cleaner
+// moves blocks, driven by the fill of the flash, and what is read again comes back (disk.go).
+//
+//	E19 No random write reaches the disk: each goes on where the one before ended, or begins a
+//	    segment.
+//
 // # Locks
 //
 // Engine.control before lane.seal before lane.mu, those by number and all of them for a change of

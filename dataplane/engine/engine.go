@@ -128,6 +128,7 @@ type counters struct {
 	chunks, logBytes, movedBytes, metaByte atomic.Int64
 	checkpoints, cleaned, corrupt, stalls  atomic.Int64
 	destaged, destages, delayed, full      atomic.Int64
+	cooled, promoted, diskCleaned, held    atomic.Int64
 }
 
 // Stats is a reading of the engine. Sizes are bytes, counts are since Open.
@@ -146,6 +147,14 @@ type Stats struct {
 	JournalBytes, JournalUsed   int64
 	DestagedBytes, Destages     int64
 	JournalDelayed, JournalFull int64
+
+	// Of a pair: DiskBytes is the capacity of the disk and DiskLiveBytes what lives there, both
+	// counted above, too; 0 where there is none. FlashFill is how full the flash is, in parts of a
+	// thousand. CooledBytes were destaged to the disk, PromotedBytes went back, DiskCleaned counts
+	// the disk's segments that were cleaned, FlashDelayed the chunks of hosts that were kept back.
+	DiskBytes, DiskLiveBytes, FlashFill int64
+	CooledBytes, PromotedBytes          int64
+	DiskCleaned, FlashDelayed           int64
 }
 
 // Stats reads the counters; the values are not of one instant.
@@ -160,6 +169,8 @@ func (e *Engine) Stats() Stats {
 		SinceCheckpoint: e.maint.logged.Load(), OpenVolumes: int64(len(e.Volumes())),
 	}
 	e.space.read(&s)
+	s.CooledBytes, s.PromotedBytes = e.stats.cooled.Load(), e.stats.promoted.Load()
+	s.DiskCleaned, s.FlashDelayed = e.stats.diskCleaned.Load(), e.stats.held.Load()
 	if e.nv != nil {
 		e.nv.read(&s)
 	}

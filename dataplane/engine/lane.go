@@ -245,6 +245,9 @@ func (l *lane) writer() {
 // carry writes a chunk that has its place, and sees to its outcome; that of a group's follows when
 // the group is flushed.
 func (l *lane) carry(c *chunk) {
+	if l.e.space.disk != nil {
+		l.e.space.disk.hold(l.e, int64(c.head.Bytes()))
+	}
 	err := l.write(c, l.e.fua && !c.group)
 	if err != nil && !l.e.failed.Load() {
 		if !c.group {

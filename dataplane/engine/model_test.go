@@ -26,6 +26,7 @@ type modelRun struct {
 	ids  []domain.VolumeID
 	n    uint64
 	next byte
+	tune []func(*Config)
 }
 
 const half = segment.BlockSize / 2
@@ -172,9 +173,9 @@ func (m *modelRun) restart(clean bool) {
 		}
 	}
 	m.e.Abandon()
-	m.e = open(m.t, m.dev, often, journaled(m.nv), func(c *Config) {
+	m.e = open(m.t, m.dev, append(m.tune, often, journaled(m.nv), func(c *Config) {
 		c.Report = func(f Fact) { m.t.Errorf("reported %+v", f) }
-	})
+	})...)
 }
 
 func (m *modelRun) audit() {

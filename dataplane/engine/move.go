@@ -163,6 +163,10 @@ type cleaner struct {
 	flight *flight
 	short  bool // of free segments: it does not give way to hosts
 	pad    pad
+
+	cold bool                 // what it moves goes to the disk of a pair
+	disk bool                 // and comes from there
+	only map[segment.Loc]bool // the only blocks it moves; nil: all that live
 }
 
 // flight is a chunk of the cleaner that is being written.
@@ -183,6 +187,7 @@ func (e *Engine) newCleaner() *cleaner {
 			}
 			e.windows[i] = w
 		}
+		w.cost = &e.maint.reads
 		w.reset()
 	}
 	_, can := e.dev.(backends.VectorWriter)
@@ -202,6 +207,7 @@ func (c *cleaner) settle() {
 	if c.flight != nil {
 		_ = c.land() // the round has failed already
 	}
+	c.e.dropCold()
 	if c.c != nil {
 		c.e.cache.put(c.c)
 		c.c = nil
@@ -213,6 +219,9 @@ func (c *cleaner) segment(v victim) error {
 	stream := segment.StreamGen1
 	if v.stream != segment.StreamLog {
 		stream = segment.StreamGen2
+	}
+	if c.cold {
+		stream = segment.StreamCold
 	}
 	err := c.e.eachChunk(v.id, v.seq, func(off int64, h *segment.Chunk, entries []byte) error {
 		return c.chunk(v, stream, off+int64(h.HeaderBytes()), h, entries)
@@ -258,6 +267,9 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		lf, ok := c.unlock(v.id, br, &en)
 		if !ok {
 			continue
+		}
+		for i := 0; c.only != nil && i < en.Count; i++ {
+			live[i] = live[i] && c.only[entryLoc(&en, this, addr, i)]
 		}
 		for i := 0; i < en.Count; i++ {
 			if !live[i] {
@@ -454,7 +466,7 @@ func (c *cleaner) write(w *window) error {
 			return err
 		}
 	}
-	if c.c != nil && len(c.c.parts) > 0 {
+	if c.c != nil && (len(c.c.parts) > 0 || c.cold) {
 		if err := c.flush(); err != nil {
 			return err
 		}
@@ -573,6 +585,9 @@ func (c *cleaner) flush() error {
 		LSN: math.MaxUint32, EntryBytes: uint32(out.entryBytes()), Sealed: len(out.secrets) > 0,
 		PayloadBytes: uint32(out.payload),
 	}
+	if c.stream == segment.StreamCold {
+		return c.lay(out)
+	}
 	if err := c.land(); err != nil {
 		return err
 	}
@@ -611,6 +626,9 @@ func (c *cleaner) flush() error {
 // land waits for the chunk that is being written and then, block by block, swaps the places that
 // are still what they were. The source stays until an anchor has taken the new places up.
 func (c *cleaner) land() error {
+	if err := c.pour(); err != nil {
+		return err
+	}
 	f := c.flight
 	if f == nil {
 		return nil

@@ -224,7 +224,9 @@ func (rd *reader) remember(e *Engine) {
 	for k := range rd.pieces {
 		p, i := rd.pieces[k].P, rd.first[k]
 		for j := range len(p) / segment.BlockSize {
-			e.cfg.Reads.Put(e.placeOf(rd.loc[i+j]), p[j*segment.BlockSize:])
+			if again := e.cfg.Reads.Put(e.placeOf(rd.loc[i+j]), p[j*segment.BlockSize:]); again {
+				e.promote(rd.loc[i+j])
+			}
 		}
 	}
 }
@@ -247,6 +249,9 @@ func (rd *reader) check(v *Volume) error {
 		}
 	}
 	rd.remember(v.e)
+	if v.e.space.disk != nil {
+		rd.warm(v.e)
+	}
 	if len(rd.from) > 0 {
 		return rd.reveal(v)
 	}

@@ -66,7 +66,7 @@ func Format(ctx context.Context, dev backends.Device, o FormatOptions) error {
 		return translate(err, "engine.Format", g.Path)
 	}
 	sb.Encode(b[:segment.Sector])
-	for _, off := range segment.SuperOffsets(g.Size) {
+	for _, off := range sb.SuperOffsets() {
 		if err := dev.WriteAt(b[:segment.Sector], off, false); err != nil {
 			return translate(err, "engine.Format", g.Path)
 		}
@@ -98,11 +98,11 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 	size := o.SegmentSize
 	if size == 0 {
 		size = 32 << 20
-		for size > 4<<20 && int64(size) > g.Size/256 {
+		for size > 4<<20 && int64(size) > g.Front()/256 {
 			size /= 2
 		}
 	}
-	last := segment.SuperOffsets(g.Size)[2]
+	last := segment.SuperOffsets(g.Front())[2]
 	count := (last - segment.DataOff) / max(int64(size), 1)
 	lanes := max(o.Lanes, 1)
 	switch {
@@ -114,13 +114,21 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 			24+2*lanes, domain.Bytes(size))
 	case lanes > segment.LanesMax:
 		return nil, domain.Errorf(domain.Invalid, "%d lanes: at most %d", lanes, segment.LanesMax)
+	case g.Boundary > 0 && (g.Size-g.Boundary)/int64(size) <= diskLeast:
+		return nil, domain.Errorf(domain.Invalid, "%s: the disk is too small: need %d segments of %s",
+			g.Path, diskLeast+1, domain.Bytes(size))
+	}
+	incompat := segment.IncompatBase | segment.IncompatKeys
+	if g.Boundary > 0 { // without keys: the salts of the disk's segments are not read at a start
+		count = (g.Size - segment.DataOff) / int64(size)
+		incompat = segment.IncompatBase | segment.IncompatPair
 	}
 	sb := &segment.Superblock{
-		Version: segment.FormatVersion, Incompat: segment.IncompatAll, Cluster: o.Cluster, Node: o.Node,
-		Device: o.Device, Size: uint64(g.Size), LogicalBlock: uint32(g.LogicalBlock),
+		Version: segment.FormatVersion, Incompat: incompat, Cluster: o.Cluster,
+		Node: o.Node, Device: o.Device, Size: uint64(g.Size), LogicalBlock: uint32(g.LogicalBlock),
 		AtomicUnit: uint32(g.AtomicUnit), SegmentSize: uint32(size),
 		Segments: uint32(min(count, 1<<31)), FirstOff: segment.DataOff, Lanes: uint16(lanes),
-		Tier: 2, Generation: 1, Salt: newSalt(),
+		Tier: 2, Generation: 1, Salt: newSalt(), Boundary: uint64(g.Boundary),
 	}
 	b := make([]byte, segment.Sector)
 	sb.Encode(b)
@@ -141,7 +149,7 @@ func newSalt() uint32 {
 func readSuper(dev backends.Device) (*segment.Superblock, error) {
 	var best *segment.Superblock
 	b := backends.AlignedBuffer(segment.Sector)
-	for _, off := range segment.SuperOffsets(dev.Geometry().Size) {
+	for _, off := range segment.SuperOffsets(dev.Geometry().Front()) {
 		if err := dev.ReadAt(b, off); err != nil {
 			return nil, err
 		}
@@ -182,6 +190,10 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 		return nil, domain.Errorf(domain.NotFound, "%s: no superblock", g.Path)
 	case sb.Cluster != cfg.Cluster:
 		return nil, domain.Errorf(domain.Denied, "%s belongs to cluster %s", g.Path, sb.Cluster)
+	case int64(sb.Boundary) != g.Boundary:
+		return nil, domain.Errorf(domain.Invalid,
+			"%s: its flash ends at %d, the store on it was made for %d: a pair is opened as that pair, "+
+				"a device alone as that", g.Path, g.Boundary, sb.Boundary)
 	case int64(sb.Size) > g.Size:
 		return nil, domain.Errorf(domain.Corrupt, "%s shrank from %s to %s", g.Path,
 			domain.Bytes(sb.Size), domain.Bytes(g.Size))
@@ -202,6 +214,9 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e.cfg.ClusterKey = nil
+	if e.space.disk != nil {
+		e.space.disk.clock = e.clock()
+	}
 	m := &e.maint
 	m.wakeup, m.halt = make(chan struct{}, 1), make(chan struct{})
 	m.directory = map[leafID]segment.Piece{}
@@ -219,7 +234,8 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 	for _, l := range e.lanes {
 		l.start()
 	}
-	short := e.space.owed() > 0 // asked while the maintenance, whose counters it reads, does not run
+	// Asked while the maintenance, whose counters it reads, does not run.
+	short := e.space.owed() > 0 || e.space.over() > 0
 	m.start(e)
 	e.nv.start()
 	e.tellLoss()
@@ -335,7 +351,7 @@ func (e *Engine) readHeaders(a *segment.Anchor) ([]segment.Header, error) {
 	b := backends.AlignedBuffer(2 * segment.Sector)
 	var heads []segment.Header
 	for i, sg := range e.space.mu.segs {
-		if sg.state == segReserved {
+		if sg.state == segReserved || sg.cold {
 			continue
 		}
 		if err := e.dev.ReadAt(b, e.space.off(uint32(i))); err != nil {
@@ -361,6 +377,7 @@ func (e *Engine) readHeaders(a *segment.Anchor) ([]segment.Header, error) {
 			heads = append(heads, *h)
 		}
 	}
+	e.space.skipLives(a.Clean)
 	slices.SortFunc(heads, func(a, b segment.Header) int {
 		return cmp.Compare(a.Sequence, b.Sequence)
 	})
@@ -433,6 +450,10 @@ func (e *Engine) settleSpace(a *segment.Anchor) {
 	for i, sg := range s.mu.segs {
 		switch {
 		case sg.state == segReserved:
+		case sg.cold && sg.live.Load() > 0:
+			sg.state, sg.stream = segSealed, segment.StreamCold // its life is read when it is asked for
+		case sg.cold:
+			s.disk.give(uint32(i))
 		case sg.live.Load() > 0 && sg.seq == 0:
 			// Whose blocks these are cannot be told without a header: the cleaner leaves it alone.
 			sg.state = segBad

@@ -248,7 +248,7 @@ func (p *scrubPass) found(d Damage) {
 func (p *scrubPass) frame(ctx context.Context) error {
 	e := p.e
 	b := p.buf[:segment.Sector]
-	for i, off := range segment.SuperOffsets(e.dev.Geometry().Size) {
+	for i, off := range e.super.SuperOffsets() {
 		err := e.dev.ReadAt(b, off)
 		if err == nil {
 			var sb *segment.Superblock
@@ -530,8 +530,11 @@ func (e *Engine) nameOf(b *branch) (domain.VolumeID, domain.SnapshotID) {
 // versionOf looks for the entry of a block in its segment; zero when there is none.
 func (e *Engine) versionOf(loc segment.Loc) domain.Version {
 	id := uint32((loc.Off() - e.space.first) / e.space.size)
-	seq, _, _ := e.space.life(id)
 	var v domain.Version
+	seq, err := e.lifeOf(id)
+	if err != nil {
+		return v
+	}
 	_ = e.eachChunk(id, seq, func(off int64, h *segment.Chunk, entries []byte) error {
 		base := uint64(off+int64(h.HeaderBytes())) / segment.Unit
 		for range h.Entries {
@@ -618,12 +621,16 @@ func (p *scrubPass) segment(id uint32) error {
 	// Under the lock nothing is freed and the cleaner rests: what lives only dies.
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
-	seq, st, live := e.space.life(id)
-	if live == 0 || st != segSealed && st != segBad {
+	if _, st, live := e.space.life(id); live == 0 || st != segSealed && st != segBad {
+		return nil
+	}
+	seq, err := e.lifeOf(id)
+	if err != nil {
+		p.found(Damage{Part: "header", Off: e.space.off(id), Detail: err.Error()})
 		return nil
 	}
 	b := p.buf[:segment.Sector]
-	err := e.dev.ReadAt(b, e.space.off(id))
+	err = e.dev.ReadAt(b, e.space.off(id))
 	if err == nil {
 		var h *segment.Header
 		if h, err = segment.DecodeHeader(b); err == nil && (h.Segment != id || h.Sequence != seq) {

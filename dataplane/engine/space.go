@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"weft/dataplane/segment"
+	"weft/dataplane/tier"
 )
 
 // segState is where a segment stands in its life.
@@ -23,6 +24,10 @@ type seg struct {
 	live atomic.Int64 // bytes of blocks whose newest copy stands here
 	meta int64        // bytes that the last durable checkpoint needs; maintenance only
 	life atomic.Pointer[life]
+	// read is the sequence that the newest segment had when something was read here last; on the flash
+	// of a pair only.
+	read atomic.Uint64
+	cold bool // it stands on the disk of a pair
 
 	// guarded by space.mu
 	state  segState
@@ -55,6 +60,10 @@ type space struct {
 	waiting  atomic.Int32 // writers that wait for a free segment
 	served   atomic.Int64 // segments that writers got so far
 
+	// disk is the part on the disk of a pair, which is given to StreamCold alone; nil: there is none.
+	// All reserves and free segments here are those of the other part.
+	disk *diskSpace
+
 	mu struct {
 		sync.Mutex
 		segs    []*seg
@@ -73,12 +82,13 @@ func newSpace(sb *segment.Superblock) *space {
 	s.mu.segs = make([]*seg, sb.Segments)
 	usable := 0
 	for i := range s.mu.segs {
-		s.mu.segs[i] = &seg{}
-		if holdsSuper(sb, i) {
+		s.mu.segs[i] = &seg{cold: sb.OnDisk(i)}
+		switch {
+		case sb.Reserved(i):
 			s.mu.segs[i].state = segReserved
-			continue
+		case !sb.OnDisk(i):
+			usable++
 		}
-		usable++
 	}
 	s.capacity = int64(usable) * s.size
 	s.reserveMeta = max(2, usable/100)
@@ -86,6 +96,9 @@ func newSpace(sb *segment.Superblock) *space {
 	s.lowWater = s.reserveUser + max(3, usable/20)
 	s.data = int64(max(0, usable-s.lowWater-int(sb.Lanes)-1))
 	s.usable.Store(s.data * s.packed.Load() / 100 * fillMax)
+	if sb.Boundary > 0 {
+		s.addDisk()
+	}
 	return s
 }
 
@@ -147,17 +160,6 @@ func chunkPayload(size int64) int {
 	return min(segment.PayloadMax, max(int(size)/4/segment.Sector*segment.Sector, segment.Sector))
 }
 
-// holdsSuper tells whether segment i lies over one of the superblock's copies.
-func holdsSuper(sb *segment.Superblock, i int) bool {
-	from := int64(sb.FirstOff) + int64(i)*int64(sb.SegmentSize)
-	for _, off := range segment.SuperOffsets(int64(sb.Size)) {
-		if off < from+int64(sb.SegmentSize) && off+segment.Sector > from {
-			return true
-		}
-	}
-	return false
-}
-
 // off gives the device offset of a segment.
 func (s *space) off(id uint32) int64 { return s.first + int64(id)*s.size }
 
@@ -179,7 +181,9 @@ func (s *space) admit(n int64) bool {
 	if n == 0 {
 		return true
 	}
-	if s.admitted.Add(n)+s.live.Load()+s.charge(s.index.Load()) > s.usable.Load() {
+	index := s.charge(s.index.Load())
+	if s.admitted.Add(n)+s.live.Load()+index > s.usable.Load() ||
+		s.disk != nil && index > s.disk.index {
 		s.admitted.Add(-n)
 		return false
 	}
@@ -242,7 +246,7 @@ func (s *space) short() bool { return s.owed() > (s.lowWater-s.reserveUser)/2 }
 func (s *space) dead() int {
 	n := 0
 	for _, sg := range s.mu.segs {
-		if sg.state == segSealed && sg.live.Load() == 0 && sg.meta == 0 {
+		if sg.state == segSealed && !sg.cold && sg.live.Load() == 0 && sg.meta == 0 {
 			n++
 		}
 	}
@@ -277,6 +281,9 @@ func (s *space) reserve(stream segment.Stream) int {
 func (s *space) take(stream segment.Stream, lane uint8) (uint32, *seg) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if stream == segment.StreamCold {
+		return s.takeCold()
+	}
 	for !s.mu.stopped && len(s.mu.free) <= s.reserve(stream) {
 		if stream != segment.StreamLog {
 			return 0, nil // the maintenance must not wait for itself
@@ -297,7 +304,8 @@ func (s *space) take(stream segment.Stream, lane uint8) (uint32, *seg) {
 	sg := s.mu.segs[id]
 	sg.state, sg.stream, sg.lane, sg.seq = segOpen, stream, lane, s.mu.nextSeq
 	s.mu.nextSeq++
-	if len(s.mu.free) < s.lowWater+s.needed() {
+	warm := s.disk != nil && s.flashFill() > tier.FlashCool
+	if warm || len(s.mu.free) < s.lowWater+s.needed() {
 		s.hurry()
 	}
 	return id, sg
@@ -310,6 +318,7 @@ func (s *space) set(sg *seg, st segState) {
 	defer s.mu.Unlock()
 	if st == segBad && sg.state != segBad {
 		s.usable.Add(-s.packed.Load() / 100 * fillMax)
+		s.disk.lose(sg, s.packed.Load()/100*fillMax)
 	}
 	sg.state = st
 	if st == segSealed && s.waiting.Load() > 0 {
@@ -322,6 +331,10 @@ func (s *space) release(ids []uint32) {
 	s.mu.Lock()
 	for _, id := range ids {
 		s.mu.segs[id].state = segFree
+		if s.mu.segs[id].cold {
+			s.disk.give(id)
+			continue
+		}
 		s.mu.free = append(s.mu.free, id)
 	}
 	s.mu.Unlock()
@@ -373,4 +386,7 @@ func (s *space) read(st *Stats) {
 	st.ReservedSegments = int64(s.reserveUser)
 	st.LiveBytes, st.UsableBytes = s.live.Load(), max(0, s.usable.Load())
 	st.CapacityBytes = s.capacity
+	if s.disk != nil {
+		s.readDisk(st)
+	}
 }

@@ -42,7 +42,7 @@ type Segment struct {
 	Off      int64  `json:"offset"`
 	Reserved bool   `json:"reserved,omitempty"` // lies over a superblock: never used
 	Sequence uint64 `json:"sequence"`           // of its life; 0: it has no header
-	Stream   string `json:"stream,omitempty"`   // "log", "moved", "moved again", "metadata"
+	Stream   string `json:"stream,omitempty"`   // "log", "moved", "moved again", "metadata", "cold"
 	Lane     uint8  `json:"lane"`
 	Footer   bool   `json:"footer"`
 	Chunks   int    `json:"chunks"`
@@ -144,7 +144,11 @@ func (c *checker) segmentOf(off int64) int64 {
 // supers reads the copies of the superblock; the newest valid one holds.
 func (c *checker) supers() error {
 	var list [3]*segment.Superblock
-	for i, off := range segment.SuperOffsets(c.size) {
+	front := c.size
+	if c.o.Boundary > 0 {
+		front = c.o.Boundary
+	}
+	for i, off := range segment.SuperOffsets(front) {
 		b, err := c.read(off, segment.Sector)
 		if err != nil {
 			continue
@@ -161,7 +165,15 @@ func (c *checker) supers() error {
 			Remedy: "name the device itself, not a partition or a copy that is cut short",
 		}
 	}
-	for i, off := range segment.SuperOffsets(c.size) {
+	if int64(c.Super.Boundary) != c.o.Boundary {
+		return &domain.Error{
+			Op: "fsck", Kind: domain.Invalid, Msg: fmt.Sprintf(
+				"the store was made for a flash that ends at %d, not at %d", c.Super.Boundary, c.o.Boundary,
+			),
+			Remedy: "name a pair as hybrid:flash=PATH,hdd=PATH, and a device alone by its path",
+		}
+	}
+	for i, off := range segment.SuperOffsets(front) {
 		c.place(off, segment.Sector, "superblock")
 		if list[i] == nil || list[i].Generation != c.Super.Generation {
 			c.problem(Problem{Part: "superblock", Off: off, Segment: -1}, "copy %d does not verify", i)
@@ -269,10 +281,7 @@ func (c *checker) leaves() {
 func (c *checker) headers() {
 	first, size := int64(c.Super.FirstOff), int64(c.Super.SegmentSize)
 	for i := range int64(c.Super.Segments) {
-		s := Segment{ID: uint32(i), Off: first + i*size}
-		for _, off := range segment.SuperOffsets(int64(c.Super.Size)) {
-			s.Reserved = s.Reserved || off < s.Off+size && off+segment.Sector > s.Off
-		}
+		s := Segment{ID: uint32(i), Off: first + i*size, Reserved: c.Super.Reserved(int(i))}
 		c.Segments = append(c.Segments, s)
 		if s.Reserved {
 			continue
@@ -286,6 +295,10 @@ func (c *checker) headers() {
 		if err == nil && h.Segment == s.ID && h.Device == c.Super.Device {
 			s.Sequence, s.Lane, s.Stream = h.Sequence, h.Lane, streams[h.Stream]
 			c.Segments[i] = s
+			if cold := h.Stream == segment.StreamCold; cold != c.Super.OnDisk(int(i)) {
+				c.problem(Problem{Part: "header", Off: s.Off, Segment: i},
+					"it is of stream %q, on the wrong side of the boundary", s.Stream)
+			}
 		}
 	}
 }
@@ -293,13 +306,15 @@ func (c *checker) headers() {
 // streams names the streams.
 var streams = [...]string{
 	segment.StreamLog: "log", segment.StreamGen1: "moved", segment.StreamGen2: "moved again",
-	segment.StreamMeta: "metadata",
+	segment.StreamMeta: "metadata", segment.StreamCold: "cold",
 }
 
 // Options choose what is checked.
 type Options struct {
 	// Data reads every block that some name sees and compares its checksum.
 	Data bool
+	// Boundary is that of a pair (backends.Geometry); 0 for a device that is one.
+	Boundary int64
 	// Progress hears how many of the live bytes were read; nil hears nothing.
 	Progress func(done, total int64)
 }

@@ -21,7 +21,8 @@ const (
 	StreamGen1  Stream = 2 // moved once by the cleaner
 	StreamGen2  Stream = 3 // moved again
 	StreamMeta  Stream = 4 // leaves and checkpoint roots
-	StreamCount        = 5
+	StreamCold  Stream = 5 // on the disk of a pair: moved there by the cleaner
+	StreamCount        = 6
 )
 
 // Header opens a segment. It is durable before the segment's first chunk is written.

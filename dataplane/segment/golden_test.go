@@ -43,6 +43,13 @@ func goldenSuper() *Superblock {
 	}
 }
 
+func goldenPair() *Superblock {
+	s := goldenSuper()
+	s.Incompat |= IncompatPair
+	s.Boundary = 0x20304000
+	return s
+}
+
 func goldenAnchor() *Anchor {
 	return &Anchor{
 		Seq: 0x1112131415161718, Incarnation: 0x21222324, Clean: true, NextSegSeq: 0x31,
@@ -245,6 +252,10 @@ func codecs() []codec {
 	return []codec{
 		{
 			"superblock", goldenSuper(), sector(goldenSuper().Encode),
+			func(b []byte) (any, error) { return DecodeSuperblock(b) },
+		},
+		{
+			"superblock-pair", goldenPair(), sector(goldenPair().Encode),
 			func(b []byte) (any, error) { return DecodeSuperblock(b) },
 		},
 		{

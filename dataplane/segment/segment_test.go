@@ -58,6 +58,45 @@ func TestArithmetic(t *testing.T) {
 	}
 }
 
+// TestPairLayout proves where a pair's superblocks stand and which segments it does not use: the
+// copies below the boundary, the segment that lies across it never used and of neither part, and
+// the boundary and its feature bit together or not at all.
+func TestPairLayout(t *testing.T) {
+	s := goldenPair()
+	s.Boundary = DataOff + 100*uint64(s.SegmentSize) + Guard/2
+	b := make([]byte, Sector)
+	for i, off := range s.SuperOffsets() {
+		if off+Sector > int64(s.Boundary) {
+			t.Errorf("copy %d at %d, the boundary at %d", i, off, s.Boundary)
+		}
+	}
+	if !s.Reserved(100) || s.OnDisk(100) || s.Reserved(101) || !s.OnDisk(101) || s.OnDisk(99) ||
+		!s.Reserved(99) || s.Reserved(98) {
+		t.Error("the segments about the boundary are of the wrong part")
+	}
+	if one := goldenSuper(); one.OnDisk(254) || one.SuperOffsets() != SuperOffsets(int64(one.Size)) {
+		t.Error("a device alone has a disk")
+	}
+	for _, c := range []struct {
+		boundary, incompat uint64
+		ok                 bool
+	}{
+		{s.Boundary, IncompatBase | IncompatPair, true},
+		{0, IncompatBase, true},
+		{s.Boundary, IncompatBase, false},
+		{0, IncompatBase | IncompatPair, false},
+		{s.Size, IncompatBase | IncompatPair, false},
+		{DataOff - Sector, IncompatBase | IncompatPair, false},
+		{s.Boundary + 512, IncompatBase | IncompatPair, false},
+	} {
+		s.Boundary, s.Incompat = c.boundary, c.incompat
+		s.Encode(b)
+		if _, err := DecodeSuperblock(b); (err == nil) != c.ok {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
 // TestSuperOffsets proves that the three copies lie apart, aligned and inside the device.
 func TestSuperOffsets(t *testing.T) {
 	for _, size := range []int64{4 << 20, 4<<20 + 512, 1<<30 + 12345*512, SizeMax} {

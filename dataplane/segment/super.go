@@ -33,7 +33,9 @@ const (
 	IncompatBase = uint64(1) << 0
 	// IncompatKeys: volumes may be encrypted, and the key table counts. Set with the first one.
 	IncompatKeys = uint64(1) << 1
-	IncompatAll  = IncompatBase | IncompatKeys
+	// IncompatPair is set on a pair of flash and disk: see Superblock.Boundary.
+	IncompatPair = uint64(1) << 8
+	IncompatAll  = IncompatBase | IncompatKeys | IncompatPair
 	ROCompatAll  = uint64(0)
 )
 
@@ -55,15 +57,46 @@ type Superblock struct {
 	Lanes        uint16
 	Tier         uint8  // 1 nvram, 2 flash, 3 hdd
 	Generation   uint64 // raised by each write; the newest valid copy wins
+	// Boundary is the offset from which on a pair stands on a disk that turns; 0: the device is one.
+	// What stands there is moved by the cleaner and nothing else; superblocks, anchors, logs of hosts
+	// and checkpoints stand below. IncompatPair says that it is not 0.
+	Boundary uint64
 	// Salt begins the checksum of every chunk of the device. It is drawn when the device is
 	// formatted and never leaves it, so that no host can write a block that recovery, scanning a
 	// torn segment, would take for a chunk.
 	Salt uint32
 }
 
-// SuperOffsets gives the places of the three copies on a device of that size.
+// SuperOffsets gives the places of the three copies on a device of that size; of a pair the size is
+// that of the part below its boundary.
 func SuperOffsets(size int64) [3]int64 {
 	return [3]int64{Guard, size / 2 / Sector * Sector, (size - Guard) / Sector * Sector}
+}
+
+// SuperOffsets gives the places of the three copies.
+func (s *Superblock) SuperOffsets() [3]int64 {
+	if s.Boundary > 0 {
+		return SuperOffsets(int64(s.Boundary))
+	}
+	return SuperOffsets(int64(s.Size))
+}
+
+// Reserved tells whether segment i is never used, because it lies over one of the superblock's
+// copies, or across the boundary of a pair.
+func (s *Superblock) Reserved(i int) bool {
+	from := int64(s.FirstOff) + int64(i)*int64(s.SegmentSize)
+	to := from + int64(s.SegmentSize)
+	for _, off := range s.SuperOffsets() {
+		if off < to && off+Sector > from {
+			return true
+		}
+	}
+	return from < int64(s.Boundary) && to > int64(s.Boundary)
+}
+
+// OnDisk tells whether segment i stands on the disk of a pair.
+func (s *Superblock) OnDisk(i int) bool {
+	return s.Boundary > 0 && s.FirstOff+uint64(i)*uint64(s.SegmentSize) >= s.Boundary
 }
 
 // Encode fills one sector.
@@ -87,6 +120,7 @@ func (s *Superblock) Encode(b []byte) {
 	b[122] = s.Tier
 	le.PutUint64(b[124:], s.Generation)
 	le.PutUint32(b[132:], s.Salt)
+	le.PutUint64(b[256:], s.Boundary)
 	le.PutUint32(b[Sector-4:], Checksum(b[:Sector-4]))
 }
 
@@ -104,6 +138,7 @@ func DecodeSuperblock(b []byte) (*Superblock, error) {
 		AtomicUnit: le.Uint32(b[100:]), SegmentSize: le.Uint32(b[104:]),
 		Segments: le.Uint32(b[108:]), FirstOff: le.Uint64(b[112:]), Lanes: le.Uint16(b[120:]),
 		Tier: b[122], Generation: le.Uint64(b[124:]), Salt: le.Uint32(b[132:]),
+		Boundary: le.Uint64(b[256:]),
 	}
 	copy(s.Cluster.UUID[:], b[40:])
 	copy(s.Node.UUID[:], b[56:])
@@ -123,6 +158,9 @@ func (s *Superblock) check() error {
 		return fmt.Errorf("superblock: segments %d x %d: %w", s.Segments, s.SegmentSize, ErrBad)
 	case s.FirstOff < DataOff || s.FirstOff%Sector != 0 || s.Size > SizeMax || end > s.Size:
 		return fmt.Errorf("superblock: data outside the device: %w", ErrBad)
+	case (s.Boundary > 0) != (s.Incompat&IncompatPair != 0) || s.Boundary%Sector != 0 ||
+		s.Boundary > 0 && (s.Boundary < DataOff || s.Boundary >= s.Size):
+		return fmt.Errorf("superblock: boundary at %d: %w", s.Boundary, ErrBad)
 	case s.Lanes == 0 || s.Lanes > LanesMax:
 		return fmt.Errorf("superblock: %d lanes: %w", s.Lanes, ErrBad)
 	case s.LogicalBlock != 512 && s.LogicalBlock != 4096:
