@@ -52,7 +52,7 @@ func demandFlags(cmd *cobra.Command) *demands {
 	f.StringArrayVar(&d.rules, "snapshots", nil,
 		"a snapshot every so often and how many to keep, such as 1h=24 or 1d=7; repeatable")
 	complete(cmd, "hot", "nvram", "flash")
-	complete(cmd, "capacity", "flash", "hdd")
+	complete(cmd, "capacity", "flash", "hdd", "hybrid")
 	complete(cmd, "authn", "none", "chap", "mutual")
 	complete(cmd, "encryption", "on", "off")
 	return d

@@ -26,7 +26,7 @@ type ServeOptions struct {
 	DataDir    string
 	Devices    []string
 	DeviceSize domain.Bytes // 0: what fits
-	Media      string       // "flash" or "hdd"
+	Media      string       // "flash", "hdd" or "probe"
 	Durability string       // "durable" or "process"
 	NVRAM      string       // PATH or PATH:SIZE; empty for none
 	DropNVRAM  bool         // destage what it holds and give it up
@@ -98,10 +98,12 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	s := &serveFlags{}
 	f := cmd.Flags()
 	f.StringArrayVar(&s.o.Devices, "device", nil,
-		"block device or file to keep data on; repeatable (default: a file in the data folder)")
+		"block device or file to keep data on: PATH, or flash:PATH or hdd:PATH where --media is not what\n"+
+			"it is, or hybrid:flash=PATH,hdd=PATH, a disk behind flash that takes all writes; the loss of\n"+
+			"either is the loss of both. Repeatable (default: a file in the data folder)")
 	f.Var(&s.size, "device-size", "size of the file made as a device (default 4GiB, or what fits)")
-	s.media = choose(cmd, "media", "", "what the devices are, whatever the kernel says", "flash",
-		"hdd")
+	s.media = choose(cmd, "media", "", "what the devices are; probe asks the kernel, and virtual\n"+
+		"disks often say that they rotate", "flash", "hdd", "probe")
 	s.dur = choose(cmd, "durability", "",
 		"what an acknowledged write survives: a power cut, or only the end of the process",
 		"durable", "process")

@@ -14,6 +14,7 @@ import (
 
 	"weft/backends"
 	"weft/backends/direct"
+	"weft/backends/hybrid"
 	"weft/backends/watched"
 	"weft/dataplane/cache"
 	"weft/dataplane/engine"
@@ -30,9 +31,9 @@ const deviceMin = 128 * domain.MiB
 
 // devices are the node's open devices and the engines over them.
 type devices struct {
-	list    []*direct.Device
+	list    []backends.Device // each a direct.Device or, of two, a hybrid.Device
 	ids     []domain.DeviceID // of list
-	watched []*watched.Device // below the engines, in their order
+	watched []*watched.Device // below the engines, in their order; of a pair the flash alone
 	engines []*engine.Engine
 	reads   *cache.Cache // of all engines; nil is none
 	key     []byte       // that wraps the keys of encrypted volumes
@@ -140,11 +141,13 @@ func (d *dataDir) deviceFiles(o Options) ([]string, error) {
 func (ds *devices) attach(ctx context.Context, o Options, d *dataDir, path string,
 	log *slog.Logger,
 ) error {
-	// The kernel's word is not asked: virtual disks often say that they rotate.
-	hdd := o.Media == "hdd"
-	dev, err := direct.Open(path, direct.Options{Rotational: &hdd})
+	spec, err := parseDevice(path)
 	if err != nil {
-		return deviceError(err)
+		return err
+	}
+	dev, err := spec.open(o.Media)
+	if err != nil {
+		return err
 	}
 	ds.list = append(ds.list, dev)
 	id, cluster, err := engine.Probe(dev)
@@ -177,12 +180,11 @@ func (ds *devices) attach(ctx context.Context, o Options, d *dataDir, path strin
 func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, i int,
 	log *slog.Logger,
 ) error {
-	id, below := ds.ids[i], backends.Device(ds.list[i])
-	if o.Wrap != nil {
-		below = o.Wrap(below.Geometry().Path, below)
+	id := ds.ids[i]
+	w, err := ds.watch(o, d, i, log)
+	if err != nil {
+		return err
 	}
-	w := watched.New(below, time.Now, func(c watched.Change) { ds.changed(id, d.id.Node, c, log) })
-	ds.watched = append(ds.watched, w)
 	mode := engine.Durable
 	if o.Durability == "process" {
 		mode = engine.Process
@@ -205,6 +207,35 @@ func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, i int,
 // device can be read on any node of its cluster, and nowhere else.
 func volumesKey(authority []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, authority, nil, "weft volume keys 1", 32)
+}
+
+// watch puts between a device and its engine what watches it. Of a pair it watches the flash: no
+// host waits for a write to the disk, and one of megabytes would be taken for a slow one.
+func (ds *devices) watch(o Options, d *dataDir, i int, log *slog.Logger) (backends.Device, error) {
+	wrap := func(dev backends.Device) backends.Device {
+		if o.Wrap == nil {
+			return dev
+		}
+		return o.Wrap(dev.Geometry().Path, dev)
+	}
+	id := ds.ids[i]
+	watch := func(dev backends.Device) *watched.Device {
+		w := watched.New(wrap(dev), time.Now, func(c watched.Change) {
+			ds.changed(id, d.id.Node, c, log)
+		})
+		ds.watched = append(ds.watched, w)
+		return w
+	}
+	pair, ok := ds.list[i].(*hybrid.Device)
+	if !ok {
+		return watch(ds.list[i]), nil
+	}
+	flash, disk := pair.Members()
+	again, err := hybrid.Open(watch(flash), wrap(disk))
+	if err != nil {
+		return nil, deviceError(err)
+	}
+	return again, nil
 }
 
 // blank refuses a device whose beginning holds anything.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -16,43 +15,19 @@ import (
 	"weft/domain"
 )
 
-// reader is a device opened for reading alone. It ends being read when its user gives up.
-type reader struct {
-	file *os.File
-	ctx  context.Context
-}
-
-// ReadAt implements fsck.Reader.
-func (r reader) ReadAt(p []byte, off int64) error {
-	if err := r.ctx.Err(); err != nil {
-		return err
-	}
-	_, err := r.file.ReadAt(p, off)
-	return err
-}
-
 // checkDevice is `weft fsck` and `weft inspect`. The device is opened for reading alone, and held
 // against other processes meanwhile.
 func checkDevice(ctx context.Context, path string, data bool, say func(string)) (
 	cli.DeviceCheck, error,
 ) {
-	f, err := os.Open(path)
+	dev, err := openReading(ctx, path)
 	if err != nil {
-		return cli.DeviceCheck{}, domain.Wrap(asDomain(err), "fsck", path)
+		return cli.DeviceCheck{}, domain.Wrap(err, "fsck", path)
 	}
-	defer func() { _ = f.Close() }() // nothing was written
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
-		return cli.DeviceCheck{}, &domain.Error{
-			Op: "fsck", Kind: domain.Locked, Ref: path, Msg: "another process uses the device",
-			Remedy: "stop the node first; while it runs: weft node scrub start",
-		}
-	}
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return cli.DeviceCheck{}, domain.Wrap(asDomain(err), "fsck", path)
-	}
-	r, err := fsck.Check(reader{f, ctx}, size, fsck.Options{
-		Data: data, Progress: func(done, total int64) {
+	defer func() { _ = dev.Close() }() // nothing was written
+	g := dev.Geometry()
+	r, err := fsck.Check(dev, g.Size, fsck.Options{
+		Data: data, Boundary: g.Boundary, Progress: func(done, total int64) {
 			say(fmt.Sprintf("%s of %s read", domain.Bytes(done), domain.Bytes(total)))
 		},
 	})

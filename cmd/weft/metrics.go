@@ -111,6 +111,36 @@ func journalMetrics() []metric {
 	}
 }
 
+// pairMetrics are those of a pair of flash and disk.
+func pairMetrics() []metric {
+	return []metric{
+		{
+			"weft_device_disk_bytes", "Size of the disk behind the device's flash.", false,
+			func(s engine.Stats) int64 { return s.DiskBytes },
+		},
+		{
+			"weft_device_disk_live_bytes", "Bytes that live there.", false,
+			func(s engine.Stats) int64 { return s.DiskLiveBytes },
+		},
+		{
+			"weft_device_flash_fill_permille", "How full the flash is, in parts of a thousand.", false,
+			func(s engine.Stats) int64 { return s.FlashFill },
+		},
+		{
+			"weft_device_cooled_bytes_total", "Bytes that went from the flash to the disk.", true,
+			func(s engine.Stats) int64 { return s.CooledBytes },
+		},
+		{
+			"weft_device_promoted_bytes_total", "Bytes that came back, being read again.", true,
+			func(s engine.Stats) int64 { return s.PromotedBytes },
+		},
+		{
+			"weft_device_flash_delayed_total", "Chunks kept back, the flash being full.", true,
+			func(s engine.Stats) int64 { return s.FlashDelayed },
+		},
+	}
+}
+
 // Describe implements prometheus.Collector: the set depends on what is served.
 func (*collector) Describe(chan<- *prometheus.Desc) {}
 
@@ -130,6 +160,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		list := deviceMetrics()
 		if s.JournalBytes > 0 {
 			list = append(list, journalMetrics()...)
+		}
+		if s.DiskBytes > 0 {
+			list = append(list, pairMetrics()...)
 		}
 		for _, m := range list {
 			send(m.counter, m.get(s), m.name, m.help, []string{"device"}, []string{id.String()})

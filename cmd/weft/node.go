@@ -35,7 +35,7 @@ type Options struct {
 	DataDir    string
 	Devices    []string
 	DeviceSize domain.Bytes
-	Media      string // "flash" or "hdd", whatever the kernel says
+	Media      string // "flash" or "hdd", whatever the kernel says, or "probe"
 	Durability string // "durable" or "process"
 	// NVRAM is PATH or PATH:SIZE of the node's NVRAM; empty is none.
 	NVRAM string
@@ -239,12 +239,8 @@ func join(ctx context.Context, o Options, s *quorum.Store, x *eventstore.Executo
 	cmds = append(cmds, vote...)
 	for _, e := range ds.engines {
 		id, geo := e.Info()
-		class := "flash"
-		if geo.Rotational {
-			class = "hdd"
-		}
 		cmds = append(cmds, cluster.Admit{DeviceAdmitted: cluster.DeviceAdmitted{
-			Device: id, Node: d.id.Node, Path: geo.Path, Class: class,
+			Device: id, Node: d.id.Node, Path: geo.Path, Class: classOf(geo),
 			Bytes: domain.Bytes(geo.Size), Usable: domain.Bytes(e.Stats().UsableBytes),
 			Sector: int64(geo.LogicalBlock), Durability: geo.Durability.String(),
 		}})

@@ -144,6 +144,10 @@ func checkOptions(o cli.ServeOptions) error {
 	if _, err := cluster.ParseLocation(o.Location); err != nil {
 		c.Check(false, "--location", "%v", err)
 	}
+	for _, d := range o.Devices {
+		_, err := parseDevice(d)
+		c.Check(err == nil, "--device", "%v; %s", err, deviceForms)
+	}
 	c.Check(o.DeviceSize == 0 || o.DeviceSize >= deviceMin, "--device-size",
 		"%s is too small: %s is the least", o.DeviceSize, deviceMin)
 	return c.Err("serve", "")
@@ -245,7 +249,7 @@ func (r *running) announce(o cli.ServeOptions) error {
 	r.facts(&b)
 	b.WriteString("\nNext, in another terminal:\n")
 	if r.first {
-		b.WriteString("  weft template create gold --replicas 1 --capacity " + o.Media + "\n" +
+		b.WriteString("  weft template create gold --replicas 1 --capacity " + r.media() + "\n" +
 			"  weft volume create disk1 --app web --template gold --size 1GiB\n" +
 			"  weft describe volume disk1\n")
 	} else {
@@ -254,6 +258,12 @@ func (r *running) announce(o cli.ServeOptions) error {
 	b.WriteString("\nCtrl-C stops it; the same command continues with the same data.\n")
 	_, err := io.WriteString(o.Out, b.String())
 	return err
+}
+
+// media gives the class of the node's first device, which a first volume may ask for.
+func (r *running) media() string {
+	_, geo := r.backend.devices.engines[0].Info()
+	return classOf(geo)
 }
 
 // facts lists the addresses, and at the first start the token.

@@ -67,7 +67,7 @@ type DeviceAdmitted struct {
 	Device     domain.DeviceID `msgpack:"device,omitempty"`
 	Node       domain.NodeID   `msgpack:"node,omitempty"`
 	Path       string          `msgpack:"path,omitempty"`
-	Class      string          `msgpack:"class,omitempty"` // "flash", "hdd"
+	Class      string          `msgpack:"class,omitempty"` // "flash", "hdd", "hybrid"
 	Bytes      domain.Bytes    `msgpack:"bytes,omitempty"`
 	Usable     domain.Bytes    `msgpack:"usable,omitempty"`
 	Sector     int64           `msgpack:"sector,omitempty"`

@@ -52,7 +52,7 @@ type Survive struct {
 // Placement says where the data may stand.
 type Placement struct {
 	Hot      string `msgpack:"hot,omitempty"`      // "nvram", "flash"
-	Capacity string `msgpack:"capacity,omitempty"` // "flash", "hdd"
+	Capacity string `msgpack:"capacity,omitempty"` // "flash", "hdd", "hybrid"
 }
 
 // Security says how the data is reached, and whether it is encrypted where it rests. A volume is
@@ -131,7 +131,7 @@ func (i Intent) Check(c *domain.Checker, at string) {
 	c.Check(a.Ack == "" || a.Ack == "all", at+".availability.ack",
 		"%q: every live copy acknowledges; only \"all\" is offered", a.Ack)
 	oneOf(c, at+".placement.hot", i.Placement.Hot, "nvram", "flash")
-	oneOf(c, at+".placement.capacity", i.Placement.Capacity, "flash", "hdd")
+	oneOf(c, at+".placement.capacity", i.Placement.Capacity, "flash", "hdd", "hybrid")
 	oneOf(c, at+".security.authn", i.Security.Authn, "none", "chap", "mutual")
 	oneOf(c, at+".security.encryption", i.Security.Encryption, "on", "off")
 	c.Check(i.Lifecycle.Priority >= 0 && i.Lifecycle.Priority <= 100, at+".lifecycle.priority",
