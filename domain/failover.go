@@ -8,8 +8,16 @@ import "slices"
 func Failover(category string) bool {
 	return slices.Contains([]string{
 		"cluster", "membership", "coordination", "node", "device", "domain", "replicaset", "placement",
-		"reservation", "plan", "decision", "process",
+		"reservation", "plan", "decision", "process", "engine",
 	}, category)
+}
+
+// Intent tells whether the streams of a category hold wishes, which another log than the embedded
+// one may take. What became of them (volume, snapshot) and what was refused (command) is not among
+// them: it is written while that other log is away, and under a fencing token that it cannot judge.
+func Intent(category string) bool {
+	return !Failover(category) &&
+		!slices.Contains([]string{"volume", "snapshot", "command"}, category)
 }
 
 // Vital tells whether the streams of a category are admitted until the log's database is full: what

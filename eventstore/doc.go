@@ -18,6 +18,8 @@
 //	    whatever it expected; that look comes before any conflict.
 //	E6  a conflict is answered only on proof that the belief about the stream is current.
 //	E7  a command takes effect once: its id is looked for in its stream before it is decided.
+//	E8  every intent is decided by one log: while EngineStream closes this one to them, it takes
+//	    copies of what the other decided and nothing else, and no copies while it is open.
 //
 // The bytes of a record are drawn in FORMAT.md.
 package eventstore

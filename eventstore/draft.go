@@ -43,16 +43,18 @@ func TokenAt(c StreamHead) uint64 {
 }
 
 // Add judges one append, which Check has passed, and takes it into the batch. A Duplicate answer
-// and an error leave the batch as it was. A ConflictError and an ErrFenced rest on the mirror
-// alone: the engine proves that the mirror is current before it passes them on (E6).
+// and an error leave the batch as it was. A ConflictError, an ErrFenced and an ErrElsewhere rest on
+// the mirror alone: the engine proves that the mirror is current before it passes them on (E6).
 func (d *Draft) Add(s domain.StreamID, e Expect, events []Proposed) (Appended, error) {
 	if a, found, err := d.mirror.Find(s, e, events); found || err != nil {
 		return a, err
 	}
-	head, touched := d.streams[s]
-	if !touched {
-		head = d.mirror.StreamHead(s)
+	if closed := domain.Intent(s.Category()) && ClosedAt(d.end(EngineStream).Revision); closed !=
+		(e.kind == expectCopied) {
+		return Appended{}, domain.Wrap(ErrElsewhere, "eventstore.Append", string(s))
 	}
+	_, touched := d.streams[s]
+	head := d.end(s)
 	if !e.Holds(head.Revision) {
 		return Appended{}, &ConflictError{Stream: s, Want: e, Current: head.Revision}
 	}
@@ -80,6 +82,14 @@ func (d *Draft) Add(s domain.StreamID, e Expect, events []Proposed) (Appended, e
 	d.streams[s] = head
 	d.closed = d.closed || s.Category() == "coordination"
 	return Appended{Last: head.Revision, Position: head.Position}, nil
+}
+
+// end gives the end of a stream as the appends so far leave it.
+func (d *Draft) end(s domain.StreamID) StreamHead {
+	if h, touched := d.streams[s]; touched {
+		return h
+	}
+	return d.mirror.StreamHead(s)
 }
 
 // Holds tells whether one of the ids stands in this batch, so that nobody knows yet whether it will

@@ -24,6 +24,9 @@ var (
 	ErrNoSpace = domain.Errorf(domain.NoSpace, "the event log is full")
 	// ErrFenced (Stale): an event carries a token that is not the current one.
 	ErrFenced = domain.Errorf(domain.Stale, "the fencing token is not the current one")
+	// ErrElsewhere (Unavailable): another log takes the intents and this one only copies of them, or
+	// the other way round; nothing was written.
+	ErrElsewhere = domain.Errorf(domain.Unavailable, "another log takes changes of intent")
 	// ErrTimelineChanged (Stale): the cursor belongs to a history that was given up.
 	ErrTimelineChanged = domain.Errorf(domain.Stale, "the cursor lies in a lost history")
 	// ErrClosed (Unavailable): the store, or the subscription, was closed.

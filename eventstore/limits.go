@@ -1,6 +1,10 @@
 package eventstore
 
-import "time"
+import (
+	"time"
+
+	"weft/domain"
+)
 
 // The limits of the log. Each has a test at the limit and one beyond it.
 const (
@@ -46,3 +50,10 @@ const NoLimit = -1
 
 // CoordinationStream is the stream whose last event is the current fencing token.
 const CoordinationStream = "coordination-reconciler"
+
+// EngineStream says which log takes the intents, by its length: every second event from the first
+// on closes this log to them, and the one behind it opens it again.
+const EngineStream = "engine-intents"
+
+// ClosedAt tells whether a log whose EngineStream ends so takes copies of intents alone.
+func ClosedAt(engine domain.Revision) bool { return engine >= 0 && engine%2 == 0 }

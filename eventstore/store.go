@@ -24,6 +24,7 @@ const (
 	expectAt
 	expectAny
 	expectExists
+	expectCopied
 )
 
 // Expect is what an append believes of its stream. The zero value is invalid.
@@ -44,10 +45,14 @@ func Any() Expect { return Expect{kind: expectAny} }
 // Exists expects a stream with at least one event. It exists for the conformance suite.
 func Exists() Expect { return Expect{kind: expectExists} }
 
+// Copied expects what At does, for events that stand behind this revision in the log that takes the
+// intents and are copied from there. A log takes it exactly while it does not take At (E8).
+func Copied(r domain.Revision) Expect { return Expect{kind: expectCopied, rev: r} }
+
 // Holds tells whether a stream at this revision is as expected.
 func (e Expect) Holds(current domain.Revision) bool {
 	switch e.kind {
-	case expectAt:
+	case expectAt, expectCopied:
 		return current == e.rev
 	case expectAny:
 		return true
@@ -59,14 +64,16 @@ func (e Expect) Holds(current domain.Revision) bool {
 }
 
 // Exact gives the revision expected, if one is.
-func (e Expect) Exact() (domain.Revision, bool) { return e.rev, e.kind == expectAt }
+func (e Expect) Exact() (domain.Revision, bool) {
+	return e.rev, e.kind == expectAt || e.kind == expectCopied
+}
 
 // String says it in words.
 func (e Expect) String() string {
-	switch {
-	case e.kind == expectAt && e.rev == domain.NoRevision:
+	switch _, exact := e.Exact(); {
+	case exact && e.rev == domain.NoRevision:
 		return "no stream"
-	case e.kind == expectAt:
+	case exact:
 		return fmt.Sprintf("revision %d", e.rev)
 	case e.kind == expectAny:
 		return "any revision"
@@ -118,10 +125,10 @@ type Store interface {
 	// Append adds events to the end of one stream, all or none. A nil error means that they are
 	// durable on a quorum. An append of no events is Invalid.
 	//
-	// Errors: ConflictError, ErrTooLarge, ErrFenced, ErrIDReused, ErrNoSpace, ErrNoQuorum,
-	// CorruptError and kind Invalid mean that nothing was written. ErrUnknownOutcome means that
-	// nobody knows. A context that ends before the append was begun gives kind Aborted and nothing
-	// was written; one that ends later gives ErrUnknownOutcome.
+	// Errors: ConflictError, ErrTooLarge, ErrFenced, ErrElsewhere, ErrIDReused, ErrNoSpace,
+	// ErrNoQuorum, CorruptError and kind Invalid mean that nothing was written. ErrUnknownOutcome
+	// means that nobody knows. A context that ends before the append was begun gives kind Aborted and
+	// nothing was written; one that ends later gives ErrUnknownOutcome.
 	Append(ctx context.Context, s domain.StreamID, e Expect, ev ...Proposed) (Appended, error)
 
 	// ReadStream gives the events of one stream from a revision on, that one included. Backward

@@ -46,6 +46,7 @@ var verdicts = []struct {
 }{
 	{"conflict", eventstore.ErrConflict},
 	{"fenced", eventstore.ErrFenced},
+	{"elsewhere", eventstore.ErrElsewhere},
 	{"too-large", eventstore.ErrTooLarge},
 	{"no-space", eventstore.ErrNoSpace},
 	{"id-reused", eventstore.ErrIDReused},

@@ -235,7 +235,7 @@ func (q *sequencer) batch(waiting []*call) []*call {
 		case c.doubt == nil && c.placed.Duplicate:
 			c.reply(c.placed, nil)
 		case c.doubt == nil, errors.Is(c.doubt, eventstore.ErrConflict),
-			errors.Is(c.doubt, eventstore.ErrFenced):
+			errors.Is(c.doubt, eventstore.ErrFenced), errors.Is(c.doubt, eventstore.ErrElsewhere):
 			judged = append(judged, c)
 		default:
 			c.reply(eventstore.Appended{}, c.doubt)

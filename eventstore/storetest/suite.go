@@ -50,6 +50,7 @@ func Run(t *testing.T, e Engine) {
 		{"DuplicateBeforeConflict", testDuplicateBeforeConflict},
 		{"IDsPartlyUsed", testIDReuse},
 		{"FencingToken", testToken},
+		{"IntentsElsewhere", testElsewhere},
 		{"Limits", testLimits},
 		{"SizeLimits", testSizeLimits},
 		{"Invalid", testInvalid},
