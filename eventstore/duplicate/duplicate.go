@@ -58,9 +58,35 @@ func (r *Report) add(e *eventstore.Recorded, content [32]byte) {
 // with kind Mismatch and names the place. Every event that was written is read back and compared.
 // All other errors are those of the two stores, and the copy can be run again.
 func Run(ctx context.Context, from, to eventstore.Store, o Options) (Report, error) {
-	c := copier{to: to, o: o, last: map[domain.StreamID]domain.Revision{}}
-	filter := domain.Filter{StreamPrefix: o.StreamPrefix}
-	for r, err := range from.ReadAll(ctx, 0, eventstore.Forward, filter, eventstore.NoLimit) {
+	c := New(from, to, o)
+	report, err := c.Round(ctx)
+	if err != nil {
+		return report, err
+	}
+	return report, c.NothingBeyond(ctx)
+}
+
+// Copy is a copy that goes on while its source grows. It belongs to one goroutine.
+type Copy struct{ c copier }
+
+// New begins a copy. Nothing is read yet.
+func New(from, to eventstore.Store, o Options) *Copy {
+	return &Copy{copier{from: from, to: to, o: o, last: map[domain.StreamID]domain.Revision{}}}
+}
+
+// Round copies what the source holds behind what was copied, up to the head that it meets, and
+// gives the counts since the beginning. Its errors are those of Run; after one, the next round goes
+// on behind what was compared.
+func (c *Copy) Round(ctx context.Context) (Report, error) { return c.c.round(ctx) }
+
+// NothingBeyond reads the whole target and checks that the copied streams have no event there that
+// was not copied. Its errors are those of Run.
+func (c *Copy) NothingBeyond(ctx context.Context) error { return c.c.nothingBeyond(ctx) }
+
+func (c *copier) round(ctx context.Context) (Report, error) {
+	c.batch, c.size = nil, 0
+	after, filter := c.report.Through, domain.Filter{StreamPrefix: c.o.StreamPrefix}
+	for r, err := range c.from.ReadAll(ctx, after, eventstore.Forward, filter, eventstore.NoLimit) {
 		if err != nil {
 			return c.report, domain.Wrap(err, "duplicate.Run", "source")
 		}
@@ -72,10 +98,7 @@ func Run(ctx context.Context, from, to eventstore.Store, o Options) (Report, err
 		c.batch = append(c.batch, r)
 		c.size += sizeOf(&r)
 	}
-	if err := c.flush(ctx); err != nil {
-		return c.report, err
-	}
-	return c.report, c.nothingBeyond(ctx)
+	return c.report, c.flush(ctx)
 }
 
 // Digest reads a log as Run would read its source, and counts it.
@@ -98,6 +121,18 @@ func Digest(ctx context.Context, s eventstore.Store, prefixes []string) (Report,
 // another log: what is there is compared, what is missing is appended and read back. It tells how
 // many it appended. The errors are those of Run.
 func Put(ctx context.Context, to eventstore.Store, events ...eventstore.Recorded) (int, error) {
+	return put(ctx, to, eventstore.At, events)
+}
+
+// Join is Put into a log that takes copies of intents alone, see eventstore.Copied.
+func Join(ctx context.Context, to eventstore.Store, events ...eventstore.Recorded) (int, error) {
+	return put(ctx, to, eventstore.Copied, events)
+}
+
+func put(
+	ctx context.Context, to eventstore.Store, expect func(domain.Revision) eventstore.Expect,
+	events []eventstore.Recorded,
+) (int, error) {
 	if len(events) == 0 {
 		return 0, nil
 	}
@@ -114,7 +149,7 @@ func Put(ctx context.Context, to eventstore.Store, events ...eventstore.Recorded
 		h.Stream, h.Revision, h.Position = "", 0, 0
 		h.Hash, h.Prev = [32]byte{}, [32]byte{}
 	}
-	if _, err := to.Append(ctx, id, eventstore.At(first-1), proposed...); err != nil {
+	if _, err := to.Append(ctx, id, expect(first-1), proposed...); err != nil {
 		return 0, domain.Wrap(err, "duplicate.Put", fmt.Sprintf("%s@%d", id, first))
 	}
 	written, err := compare(ctx, to, missing)
@@ -126,6 +161,7 @@ func Put(ctx context.Context, to eventstore.Store, events ...eventstore.Recorded
 
 // copier is one run.
 type copier struct {
+	from   eventstore.Store
 	to     eventstore.Store
 	o      Options
 	batch  []eventstore.Recorded // of one stream, behind each other in the source
