@@ -81,7 +81,7 @@ position; weft get KIND --at POSITION shows the state as it was there.`,
 	one.Use, one.ValidArgsFunction = "show POSITION", cobra.NoFileCompletions
 	one.Example = "  weft events show 12\n  weft events show 12 -o json"
 	cmd.AddCommand(t.eventsList(), one, t.eventsVerify(), t.eventsRepair(), t.eventsWatch(),
-		t.eventsReplay(), t.eventsDiff(), t.archiveCommand())
+		t.eventsReplay(), t.eventsDiff(), t.archiveCommand(), t.eventsEngine(), t.eventsMigrate())
 	return cmd
 }
 

@@ -464,6 +464,35 @@ type Archive struct {
 	Database ArchiveDatabase `json:"database"`
 }
 
+// Engine says which event log takes changes of intent, and how far the copies between the logs are.
+type Engine struct {
+	Engine   string      `json:"engine"` // "embedded", or an address
+	State    string      `json:"state"`  // "embedded", "copying", "closed", "external", "stuck" ...
+	Reason   string      `json:"reason,omitempty"`
+	To       string      `json:"to,omitempty"`
+	Events   uint64      `json:"events,omitempty"`
+	Through  string      `json:"through,omitempty"`
+	Behind   int         `json:"behind"`
+	Migrated string      `json:"migrated,omitempty"`
+	Copy     *EngineCopy `json:"copy,omitempty"`
+}
+
+// EngineCopy counts what a move to another log would do.
+type EngineCopy struct {
+	Events  uint64       `json:"events"`
+	Present uint64       `json:"present"`
+	Missing uint64       `json:"missing"`
+	Streams int          `json:"streams"`
+	Bytes   domain.Bytes `json:"bytes"`
+}
+
+// EngineBody asks for another log to take changes of intent.
+type EngineBody struct {
+	To     string `json:"to"`
+	Secret string `json:"secret,omitempty"`
+	DryRun bool   `json:"dry_run,omitempty"`
+}
+
 // ArchiveHolder is a node that keeps an archive, and how far it reaches.
 type ArchiveHolder struct {
 	Node     string `json:"node"`

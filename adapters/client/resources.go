@@ -286,6 +286,20 @@ func (c *Client) Archive(ctx context.Context) (Reply[Archive], error) {
 	return get[Archive](ctx, c, "/v1/log/archive", nil)
 }
 
+// Engine says which event log takes changes of intent.
+func (c *Client) Engine(ctx context.Context) (Reply[Engine], error) {
+	return get[Engine](ctx, c, "/v1/log/engine", nil)
+}
+
+// MoveEngine lets another log take changes of intent. It answers once that was recorded; Engine
+// tells how far it is.
+func (c *Client) MoveEngine(ctx context.Context, b EngineBody, ch Change) (Reply[Engine], error) {
+	return call[Engine](ctx, c, request{
+		method: "POST", path: "/v1/log/engine", query: ch.query(), body: b, change: &ch,
+		slow: b.DryRun,
+	})
+}
+
 // ArchiveSegments lists the sealed files of the node's archive.
 func (c *Client) ArchiveSegments(ctx context.Context) (Reply[List[ArchiveSegment]], error) {
 	return get[List[ArchiveSegment]](ctx, c, "/v1/log/segments", nil)

@@ -103,6 +103,9 @@ type Backend interface {
 	// Archive says how the old part of the log is kept, ArchiveSegments in which files.
 	Archive(ctx context.Context) (Archive, error)
 	ArchiveSegments(ctx context.Context) ([]ArchiveSegment, error)
+	// Engine says which log takes changes of intent, CompareEngine what a move to another would copy.
+	Engine(ctx context.Context) (Engine, error)
+	CompareEngine(ctx context.Context, address, secret string) (EngineCopy, error)
 	// LogDamage lists what is damaged of the nodes' copies of the log.
 	LogDamage() []LogDamage
 	// RepairLog makes a node read all of its copy of the log and repair what is damaged. What it finds

@@ -163,6 +163,7 @@ func (s *Server) routes() {
 	s.clusterRoutes()
 	s.nodeRoutes()
 	s.archiveRoutes()
+	s.engineRoutes()
 	s.scrubRoutes()
 	s.templateRoutes()
 	s.appRoutes()

@@ -171,6 +171,10 @@ func (l *leading) lead(ctx context.Context) error {
 		l.repeat(term, "the archive of the log", a.keep)
 	})
 	work.Go(func() {
+		m := &engineer{leading: l}
+		l.repeat(term, "the log that takes changes of intent", m.step)
+	})
+	work.Go(func() {
 		e := &eraser{leading: l}
 		l.repeat(term, "the keys of erased users", e.step)
 	})

@@ -19,6 +19,7 @@ import (
 	"weft/domain/volume"
 	"weft/eventstore"
 	"weft/eventstore/codec"
+	"weft/eventstore/intents"
 	"weft/eventstore/quorum"
 	"weft/eventstore/vault"
 	"weft/projections"
@@ -148,6 +149,11 @@ func newCodec(v *vault.Vault) (*codec.Registry, error) {
 	return r, r.Err()
 }
 
+// newCommands runs commands where their streams are decided.
+func newCommands(s *intents.Store, c *codec.Registry) (*eventstore.Executor, error) {
+	return newExecutor(s, c)
+}
+
 // newExecutor knows every aggregate.
 func newExecutor(s eventstore.Store, c *codec.Registry) (*eventstore.Executor, error) {
 	x, err := eventstore.NewExecutor(eventstore.ExecutorConfig{Store: s, Codec: c, Clock: time.Now})
@@ -159,6 +165,7 @@ func newExecutor(s eventstore.Store, c *codec.Registry) (*eventstore.Executor, e
 	eventstore.Register(x, cluster.NodeAggregate())
 	eventstore.Register(x, cluster.MembershipAggregate())
 	eventstore.Register(x, cluster.DeviceAggregate())
+	eventstore.Register(x, cluster.EngineAggregate())
 	eventstore.Register(x, tenancy.Aggregate())
 	eventstore.Register(x, tenancy.DirectoryAggregate())
 	eventstore.Register(x, identity.UserAggregate())

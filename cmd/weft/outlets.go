@@ -217,13 +217,8 @@ func unnamed(c *codec.Registry, ev domain.Event) domain.Event {
 func (p *publishing) mirror(
 	ctx context.Context, s *feed.Subscriber, o outlet.State, user, secret string, log *slog.Logger,
 ) error {
-	address := o.Address
-	if user != "" {
-		scheme, rest, _ := strings.Cut(address, "://")
-		address = scheme + "://" + url.UserPassword(user, secret).String() + "@" + rest
-	}
 	to, err := kurrent.New(kurrent.Config{
-		Connection: address, Unfenced: true, Pause: retryPause, Log: log,
+		Connection: withUser(o.Address, user, secret), Unfenced: true, Pause: retryPause, Log: log,
 	})
 	if err != nil {
 		return err
@@ -232,6 +227,15 @@ func (p *publishing) mirror(
 	return feed.Mirror(ctx, s, &held{to, func(ctx context.Context) error {
 		return p.hold(ctx, o.Outlet)
 	}})
+}
+
+// withUser puts user and password into an address; without a user it stays as it is.
+func withUser(address, user, password string) string {
+	if user == "" {
+		return address
+	}
+	scheme, rest, _ := strings.Cut(address, "://")
+	return scheme + "://" + url.UserPassword(user, password).String() + "@" + rest
 }
 
 // hold waits while an outlet is not to publish: its end follows, but nothing may leave meanwhile.

@@ -16,7 +16,7 @@ import (
 func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*Node, func(), error) {
 	wire.Build(
 		openDevices, openPeer, openStore, wire.Bind(new(eventstore.Store), new(*quorum.Store)),
-		openVault, newCodec, newExecutor, newViews, openRunner, join, newPool, openFront, newAgent, newDispatcher,
+		openVault, newCodec, openIntents, newCommands, newViews, openRunner, join, newPool, openFront, newAgent, newDispatcher,
 		startLeading, startTelling, startScrubbing, openRefusals, newVerifier,
 		wire.Struct(new(backend), "dir", "store", "codec", "vault", "exec", "runner", "views",
 			"agent", "front", "devices", "peer", "to", "refused", "idps"),

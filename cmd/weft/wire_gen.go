@@ -36,27 +36,28 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	executor, err := newExecutor(store, registry)
-	if err != nil {
-		cleanup2()
-		cleanup()
-		return nil, nil, err
-	}
 	mainViews := newViews(vault)
-	runner, cleanup3, err := openRunner(ctx, store, registry, mainViews, log)
+	intentsStore, cleanup3, err := openIntents(store, d, mainViews, log)
 	if err != nil {
 		cleanup2()
 		cleanup()
 		return nil, nil, err
 	}
-	mainDevices, cleanup4, err := openDevices(ctx, o, d, mainPeerPort, log)
+	executor, err := newCommands(intentsStore, registry)
 	if err != nil {
 		cleanup3()
 		cleanup2()
 		cleanup()
 		return nil, nil, err
 	}
-	mainMember, err := join(ctx, o, store, executor, runner, d, mainDevices, mainViews)
+	runner, cleanup4, err := openRunner(ctx, store, registry, mainViews, log)
+	if err != nil {
+		cleanup3()
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
+	mainDevices, cleanup5, err := openDevices(ctx, o, d, mainPeerPort, log)
 	if err != nil {
 		cleanup4()
 		cleanup3()
@@ -64,8 +65,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	pool, cleanup5 := newPool()
-	mainFront, cleanup6, err := openFront(o, d, log)
+	mainMember, err := join(ctx, o, store, executor, runner, d, mainDevices, mainViews)
 	if err != nil {
 		cleanup5()
 		cleanup4()
@@ -74,7 +74,8 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	agent, cleanup7, err := newAgent(mainMember, d, mainDevices, pool, mainFront, log)
+	pool, cleanup6 := newPool()
+	mainFront, cleanup7, err := openFront(o, d, log)
 	if err != nil {
 		cleanup6()
 		cleanup5()
@@ -84,9 +85,21 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainDispatcher := newDispatcher(d, agent, mainPeerPort, mainViews)
-	mainRefusals, cleanup8, err := openRefusals(d, executor, vault, log)
+	agent, cleanup8, err := newAgent(mainMember, d, mainDevices, pool, mainFront, log)
 	if err != nil {
+		cleanup7()
+		cleanup6()
+		cleanup5()
+		cleanup4()
+		cleanup3()
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
+	mainDispatcher := newDispatcher(d, agent, mainPeerPort, mainViews)
+	mainRefusals, cleanup9, err := openRefusals(d, executor, vault, log)
+	if err != nil {
+		cleanup8()
 		cleanup7()
 		cleanup6()
 		cleanup5()
@@ -113,21 +126,8 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		refused: mainRefusals,
 		idps:    verifier,
 	}
-	mainLeading, cleanup9 := startLeading(o, store, registry, vault, executor, runner, mainViews, mainDispatcher, d, mainPeerPort, log)
-	mainApi, cleanup10, err := startAPI(o, mainBackend, log)
-	if err != nil {
-		cleanup9()
-		cleanup8()
-		cleanup7()
-		cleanup6()
-		cleanup5()
-		cleanup4()
-		cleanup3()
-		cleanup2()
-		cleanup()
-		return nil, nil, err
-	}
-	mainServedLog, cleanup11, err := serveLog(o, mainBackend, log)
+	mainLeading, cleanup10 := startLeading(o, store, registry, vault, executor, runner, mainViews, mainDispatcher, d, mainPeerPort, log)
+	mainApi, cleanup11, err := startAPI(o, mainBackend, log)
 	if err != nil {
 		cleanup10()
 		cleanup9()
@@ -141,8 +141,23 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainTelling, cleanup12 := startTelling(mainMember, mainDevices, executor, mainViews, d, log)
-	mainScrubbing, cleanup13 := startScrubbing(mainMember, o, mainDevices, executor, runner, mainViews, d, log)
+	mainServedLog, cleanup12, err := serveLog(o, mainBackend, log)
+	if err != nil {
+		cleanup11()
+		cleanup10()
+		cleanup9()
+		cleanup8()
+		cleanup7()
+		cleanup6()
+		cleanup5()
+		cleanup4()
+		cleanup3()
+		cleanup2()
+		cleanup()
+		return nil, nil, err
+	}
+	mainTelling, cleanup13 := startTelling(mainMember, mainDevices, executor, mainViews, d, log)
+	mainScrubbing, cleanup14 := startScrubbing(mainMember, o, mainDevices, executor, runner, mainViews, d, log)
 	node := &Node{
 		dir:     d,
 		backend: mainBackend,
@@ -154,6 +169,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		scrubs:  mainScrubbing,
 	}
 	return node, func() {
+		cleanup14()
 		cleanup13()
 		cleanup12()
 		cleanup11()

@@ -205,6 +205,7 @@ type State struct {
 	Last     domain.NodeNumber // the highest number given to a node
 	Archived domain.Position   // the last record that a SegmentArchived names
 	Settings []SettingChanged  // the latest of each setting, in order of key
+	Engine   Engine            // but for what EngineStream tells
 }
 
 // Aggregate is the cluster for the executor.
@@ -212,6 +213,8 @@ func Aggregate() domain.Aggregate[State] {
 	return domain.Aggregate[State]{
 		Category: Category,
 		Evolve: func(s State, ev domain.Event) State {
+			s.Engine.Closed = true // as far as this stream can tell
+			s.Engine = s.Engine.After(ev)
 			switch ev := ev.(type) {
 			case *ClusterInitialized:
 				s.Exists, s.Last = true, 1
@@ -253,6 +256,10 @@ func decideCluster(s State, r domain.Request) ([]domain.Event, error) {
 		return s.decideArchive(c)
 	case ChangeSetting:
 		return s.decideSetting(c)
+	case MoveEngine:
+		return s.Engine.decideMove(c)
+	case EndMove:
+		return s.Engine.decideEnd(c)
 	case RevokeToken:
 		if s.token(c.Token) < 0 {
 			return nil, nil

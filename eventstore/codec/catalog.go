@@ -21,6 +21,8 @@ func Catalog() *Registry {
 		&cluster.ClusterInitialized{}, &cluster.RoleOpened{}, &cluster.LeadershipAcquired{},
 		&cluster.LogRestored{}, &cluster.TimelineRaised{}, &cluster.SegmentArchived{},
 		&cluster.SettingChanged{}, &cluster.LogRecovered{}, &cluster.KeysExported{},
+		&cluster.IntentsClosed{}, &cluster.IntentsOpened{}, &cluster.EngineMoveStarted{},
+		&cluster.EngineMoveFailed{}, &cluster.EngineMigrated{},
 		&cluster.NodeJoined{}, &cluster.NodeRestarted{}, &cluster.SoftwareVersionChanged{},
 		&cluster.JoinTokenIssued{}, &cluster.JoinTokenUsed{}, &cluster.JoinTokenRevoked{},
 		&cluster.NodeEndpointChanged{}, &cluster.NodeDown{}, &cluster.NodeReturned{},

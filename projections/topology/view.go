@@ -64,6 +64,8 @@ type state struct {
 	Settings []cluster.SettingChanged
 	// Damaged is what nodes found damaged of their copies of the log.
 	Damaged []cluster.LogDamaged
+	// Engine is which log takes intents.
+	Engine cluster.Engine
 }
 
 var _ projections.Keeper = (*View)(nil)
@@ -79,13 +81,14 @@ func New() *View {
 func (*View) Name() string { return "topology" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 5 }
+func (*View) Version() uint16 { return 6 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	s := &v.mu.state
+	s.Engine = s.Engine.After(r.Event)
 	id := string(r.Stream)
 	switch ev := r.Event.(type) {
 	case *cluster.ClusterInitialized:
@@ -231,6 +234,13 @@ func (v *View) Settings() []cluster.Setting {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return cluster.Settings(v.mu.Settings)
+}
+
+// Engine tells which log takes intents.
+func (v *View) Engine() cluster.Engine {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.mu.Engine
 }
 
 // LogWindow gives how many events the log's database holds before the oldest leave it.
