@@ -174,6 +174,34 @@ func TestStaleHeadMap(t *testing.T) {
 	}
 }
 
+// B closed the log to intents, or opened it, and A has not heard: A neither takes an intent into a
+// closed log nor refuses one that an open log takes (E6, E8).
+func TestStaleEngine(t *testing.T) {
+	a := open(t, t.TempDir())
+	b := foreign(t, a)
+	turn := func(rev domain.Revision) {
+		t.Helper()
+		if _, err := b.append(t.Context(), eventstore.EngineStream, eventstore.At(rev-1),
+			storetest.Propose(fmt.Sprint("engine", rev), 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for term := range domain.Revision(3) {
+		turn(2 * term)
+		_, err := a.Append(t.Context(), "tenant-1", eventstore.At(2*term-1),
+			storetest.Propose(fmt.Sprint("direct", term), 1)...)
+		if !errors.Is(err, eventstore.ErrElsewhere) {
+			t.Fatalf("an intent into a log that B closed: %v", err)
+		}
+		add(t, a, "tenant-1", eventstore.Copied(2*term-1), fmt.Sprint("copy", term), 1)
+		turn(2*term + 1)
+		add(t, a, "tenant-1", eventstore.At(2*term), fmt.Sprint("open", term), 1)
+	}
+	if err := a.Verify(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A reader of A hears of what B appended once it asks for the head.
 func TestHeadSeesForeignAppend(t *testing.T) {
 	a := open(t, t.TempDir())
