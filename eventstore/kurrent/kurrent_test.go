@@ -3,10 +3,12 @@ package kurrent_test
 import (
 	"context"
 	"runtime"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"weft/domain"
 	"weft/eventstore"
 	"weft/eventstore/kurrent"
 	"weft/eventstore/storetest"
@@ -36,6 +38,35 @@ func connect(t testing.TB, s *esdouble.Server, change ...func(*kurrent.Config)) 
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	return store
+}
+
+// TestSchemes proves that a connection string may have the scheme that newer clients know.
+func TestSchemes(t *testing.T) {
+	server := esdouble.Serve(t, esdouble.New())
+	for i, scheme := range []string{"esdb", "kurrentdb", "kurrent"} {
+		s := connect(t, server, func(c *kurrent.Config) {
+			c.Connection = scheme + strings.TrimPrefix(c.Connection, "esdb")
+		})
+		if _, err := s.Append(t.Context(), "s-1", eventstore.At(domain.Revision(i-1)),
+			storetest.Propose(scheme, 1)...); err != nil {
+			t.Errorf("%s: %v", scheme, err)
+		}
+	}
+	for _, c := range []string{
+		"esdb+discover://h", "kurrentdb+discover://h", "kurrent+discover://h",
+	} {
+		s, err := kurrent.New(kurrent.Config{Connection: c, Pause: yield})
+		if err != nil {
+			t.Errorf("%s: %v", c, err)
+			continue
+		}
+		_ = s.Close()
+	}
+	for _, c := range []string{"kurrentdb2://h", "kurrently://h", "http://h"} {
+		if _, err := kurrent.New(kurrent.Config{Connection: c, Pause: yield}); err == nil {
+			t.Errorf("%s is taken", c)
+		}
+	}
 }
 
 // TestConformance runs the suite against an EventStoreDB double through the official client.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +32,8 @@ const (
 
 // Config says which cluster to use and how.
 type Config struct {
-	// Connection is the cluster's connection string, esdb://... or esdb+discover://...
+	// Connection is the cluster's connection string, esdb://... or esdb+discover://..., or the same
+	// with kurrentdb or kurrent.
 	Connection string
 	// Prefix stands before the name of each of our streams, and tells them from those of others.
 	// Empty is "weft.".
@@ -84,7 +86,7 @@ func New(c Config) (*Store, error) {
 		c.Mark = func(p []byte) { _, _ = rand.Read(p) } // it never fails
 	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
-	config, err := esdb.ParseConnectionString(c.Connection)
+	config, err := esdb.ParseConnectionString(ofClient(c.Connection))
 	if err != nil {
 		return nil, &domain.Error{Op: "kurrent.New", Kind: domain.Invalid, Err: err}
 	}
@@ -98,6 +100,18 @@ func New(c Config) (*Store, error) {
 	s.ended, s.end = context.WithCancel(context.Background())
 	s.mu.heads = map[domain.StreamID]*head{}
 	return s, nil
+}
+
+// ofClient gives a connection string as this client knows it: newer ones call the scheme kurrentdb,
+// or kurrent for short, and mean the same.
+func ofClient(connection string) string {
+	for _, name := range []string{"kurrentdb", "kurrent"} {
+		rest, ok := strings.CutPrefix(connection, name)
+		if ok && (strings.HasPrefix(rest, "://") || strings.HasPrefix(rest, "+discover://")) {
+			return "esdb" + rest
+		}
+	}
+	return connection
 }
 
 // Close implements eventstore.Store. It waits for every call to the cluster and every subscription,
