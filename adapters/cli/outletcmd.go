@@ -57,7 +57,7 @@ func (t *tool) outletCreate() *cobra.Command {
 		Long: `Publish events from the first one on, or with --from-now those to come. The address decides
 what it is: nats:// and tls:// a broker, esdb:// and kurrentdb:// a mirror. A password has no
 place in an address, since addresses are in the log: keep user and password on each node with
-weft secret put, and name them with --secret.`,
+weft secret set, and name them with --secret.`,
 		Example: `  weft outlet create bus --to nats://broker:4222 --subject weft.events
   weft outlet create audit --to esdb://kurrent:2113 --secret kurrent`,
 	}
@@ -66,7 +66,7 @@ weft secret put, and name them with --secret.`,
 	f.StringVar(&b.Address, "to", "", "address, without a password")
 	f.StringVar(&b.Topic, "subject", "", "NATS: subject of the messages")
 	f.StringSliceVar(&b.Types, "types", nil, "what the types of events begin with; without any: all")
-	f.StringVar(&b.Secret, "secret", "", "name of user and password (weft secret put, on each node)")
+	f.StringVar(&b.Secret, "secret", "", "name of user and password (weft secret set, on each node)")
 	f.BoolVar(&b.FromNow, "from-now", false, "leave out what has happened until now")
 	if err := cmd.MarkFlagRequired("to"); err != nil {
 		panic(err) // the flag stands above

@@ -141,7 +141,7 @@ func (c Create) Validate() error {
 	k.Check(len(c.Address) <= AddressMax && host != "" && !strings.ContainsAny(c.Address, " \n\t"),
 		"address", "not an address of at most %d bytes", AddressMax)
 	k.Check(!strings.Contains(host, "@"), "address",
-		"a password has no place in an event: keep it with weft secret put, and name it")
+		"a password has no place in an event: keep it with weft secret set, and name it")
 	switch Kind(c.Kind) {
 	case NATS:
 		k.Check(scheme == "nats" || scheme == "tls", "address", "nats://host:port or tls://host:port")
