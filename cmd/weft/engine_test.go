@@ -43,8 +43,8 @@ func (m *machine) engine(ctx context.Context) client.Engine {
 	return r.Value
 }
 
-// TestEngineSecret proves that what is said of an address that cannot be used quotes no password: it
-// may become an event.
+// TestEngineSecret proves that what is said of an address that cannot be used quotes no password:
+// it may become an event.
 func TestEngineSecret(t *testing.T) {
 	d, unlock, err := openDataDir(t.TempDir())
 	if err != nil {

@@ -116,9 +116,9 @@ func (c MoveEngine) Validate() error {
 	if c.To != EngineEmbedded {
 		scheme, rest, _ := strings.Cut(c.To, "://")
 		host, _, _ := strings.Cut(rest, "/")
-		k.Check(scheme == "esdb" || scheme == "esdb+discover" || scheme == "kurrentdb" ||
-			scheme == "kurrentdb+discover", "to",
-			"embedded, esdb://host:port, esdb+discover:// or kurrentdb://")
+		scheme = strings.TrimSuffix(scheme, "+discover")
+		k.Check(scheme == "esdb" || scheme == "kurrentdb" || scheme == "kurrent", "to",
+			"embedded, esdb://host:port, esdb+discover://, kurrentdb:// or kurrent://")
 		k.Check(len(c.To) <= EngineAddressMax && host != "" && !strings.ContainsAny(c.To, " \n\t"),
 			"to", "not an address of at most %d bytes", EngineAddressMax)
 		k.Check(!strings.Contains(host, "@"), "to",

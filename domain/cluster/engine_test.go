@@ -121,6 +121,7 @@ func TestEngineStreamTakesTurns(t *testing.T) {
 func TestEngineAddress(t *testing.T) {
 	for to, ok := range map[string]bool{
 		"embedded": true, "esdb://h:1?tls=true": true, "kurrentdb+discover://h": true,
+		"kurrent://h:1": true, "+discover://h": false,
 		"esdb://u:p@h:1": false, "http://h": false, "esdb://": false, "esdb:///x": false, "": false,
 		"esdb://h h": false, "esdb://" + strings.Repeat("h", EngineAddressMax): false,
 	} {
