@@ -106,6 +106,10 @@ func (a *appending) run(ctx context.Context) (eventstore.Appended, error) {
 			return eventstore.Appended{}, a.unanswered(err)
 		}
 		done, out, err2 := a.judge(ctx, h, fresh)
+		if errors.Is(err2, eventstore.ErrIDReused) && !fresh { // by what is remembered alone
+			h, fresh, err = a.reload(ctx)
+			continue
+		}
 		if done || err2 != nil {
 			return out, err2
 		}

@@ -2,6 +2,7 @@ package kurrent_test
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"strings"
 	"testing"
@@ -66,6 +67,32 @@ func TestSchemes(t *testing.T) {
 		if _, err := kurrent.New(kurrent.Config{Connection: c, Pause: yield}); err == nil {
 			t.Errorf("%s is taken", c)
 		}
+	}
+}
+
+// TestStaleIDs proves that ids are not called used on the word of a memory that another store has
+// made old: what looks like a part of an append there is all of it (E6). Found by
+// TestSameAnswersAsMemory.
+func TestStaleIDs(t *testing.T) {
+	server := esdouble.Serve(t, esdouble.New())
+	a, b := connect(t, server), connect(t, server)
+	ctx, ev := t.Context(), storetest.Propose("two", 2)
+	if _, err := a.Append(ctx, "s-1", eventstore.At(3), ev...); err == nil {
+		t.Fatal("no conflict") // a remembers that the stream is empty
+	}
+	if _, err := b.Append(ctx, "s-1", eventstore.NoStream(), ev...); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Append(ctx, "s-1", eventstore.NoStream(), ev[0]); err != nil {
+		t.Fatal(err) // a remembers the first event
+	}
+	got, err := a.Append(ctx, "s-1", eventstore.At(0), ev...)
+	if err != nil || !got.Duplicate || got.Last != 1 {
+		t.Errorf("the whole append: %+v, %v", got, err)
+	}
+	if _, err := a.Append(ctx, "s-1", eventstore.At(1), append(ev, storetest.Propose("x", 1)...)...,
+	); !errors.Is(err, eventstore.ErrIDReused) {
+		t.Errorf("more than was appended: %v", err)
 	}
 }
 
