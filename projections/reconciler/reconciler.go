@@ -303,11 +303,15 @@ func (r *Reconciler) step(ctx context.Context, s *policy.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.do(ctx, "fact/"+o.ID.String(), volume.Record{Volume: o.Volume, Fact: fact}, r.token)
-	if err != nil || o.Kind != command.DeleteVolume {
-		return err
+	if o.Kind == command.DeleteVolume {
+		// Before the fact, behind which nobody would come back to it: the share is an intent's, and the
+		// log that takes those may be away.
+		if err := r.release(ctx, o); err != nil {
+			return err
+		}
 	}
-	return r.release(ctx, o)
+	_, err = r.do(ctx, "fact/"+o.ID.String(), volume.Record{Volume: o.Volume, Fact: fact}, r.token)
+	return err
 }
 
 // fact gives what is so once an order was obeyed.

@@ -47,6 +47,7 @@ type house struct {
 	obeyed func(command.Order) command.Outcome
 	ask    func(command.Question) (command.Answer, error)
 	store  eventstore.Store
+	away   bool // the log takes nothing of tenants
 }
 
 func (h *house) Desired() policy.Desired { return h.want.Desired() }
@@ -94,8 +95,16 @@ func build(t *testing.T) *house {
 	t.Helper()
 	h := &house{
 		t: t, topo: topology.New(), want: desired.New(), facts: catalog.New(),
-		now: time.Unix(1e9, 0), store: memory.New(),
+		now: time.Unix(1e9, 0),
 	}
+	h.store = memory.New(memory.WithFaults(
+		func(s domain.StreamID, _ []eventstore.Proposed) memory.Fault {
+			if h.away && s.Category() == tenancy.Category {
+				return memory.UnknownLost
+			}
+			return memory.None
+		},
+	))
 	reg := codec.Catalog()
 	var err error
 	h.exec, err = eventstore.NewExecutor(eventstore.ExecutorConfig{
@@ -253,6 +262,28 @@ func TestLoop(t *testing.T) {
 	again := shop(domain.GiB) // the name is free, and so is the volume's share
 	again.App, again.Volumes[0].Volume = domain.AppID{UUID: domain.UUID{11}}, vol2
 	h.do(again)
+}
+
+// TestShareIsFreedInTheEnd proves that a volume's share of the quota is given back although the log
+// took nothing of tenants when the volume was deleted.
+func TestShareIsFreedInTheEnd(t *testing.T) {
+	h := build(t)
+	h.do(shop(domain.GiB))
+	h.settle()
+	h.do(intent.DeleteApp{App: app})
+	h.away = true
+	h.settle()
+	if h.held() == 0 {
+		t.Fatal("the tenant holds nothing while the log takes nothing of it")
+	}
+	h.away = false
+	for range 4 {
+		h.now = h.now.Add(RetryMax)
+		h.settle()
+	}
+	if n, apps := h.held(), len(h.want.Apps(tenant)); n != 0 || apps != 0 {
+		t.Errorf("the tenant holds %s and %d applications", n, apps)
+	}
 }
 
 // TestLoopIsQuiet proves that a settled loop appends nothing (L3).
