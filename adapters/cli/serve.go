@@ -150,6 +150,13 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	s.cache = readCache
 	f.Var(&s.cache, "read-cache",
 		"memory for blocks that hosts read again and again, taken as they come; 0: none")
+	s.logFlags(cmd, level)
+	s.form = choose(cmd, "output", "o", "what to print when ready", "text", "json")
+	return s
+}
+
+// logFlags are those of the event log, and of the node's own log, whose least level is given.
+func (s *serveFlags) logFlags(cmd *cobra.Command, level string) {
 	s.timing = choose(cmd, "log-timing", "",
 		"how soon a leader of the event log that is silent is replaced: within a quarter to half of a\n"+
 			"second, or calmly, within one to two, where hosts are loaded or far apart; the same on all",
@@ -162,8 +169,6 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	}
 	s.level = choose(cmd, "log-level", "", "least level that is logged", levels...)
 	s.log = choose(cmd, "log-format", "", "form of the log on standard error", "text", "json")
-	s.form = choose(cmd, "output", "o", "what to print when ready", "text", "json")
-	return s
 }
 
 // options gives what the flags said.

@@ -27,10 +27,10 @@ const (
 )
 
 // Bundle gives all keys of the vault, closed under a passphrase, to be kept beside a backup of the
-// log of a cluster: with both, a restored cluster knows its users by name. Whoever has a bundle, its
-// passphrase and a copy of the log reads what was sealed for every user who was not erased when the
-// bundle was made: an erasure is complete once older bundles are destroyed. It gives the number of
-// users too.
+// log of a cluster: with both, a restored cluster knows its users by name. Whoever has a bundle,
+// its passphrase and a copy of the log reads what was sealed for every user who was not erased when
+// the bundle was made: an erasure is complete once older bundles are destroyed. It gives the number
+// of users too.
 //
 //	| "WKEY" | version 1 | 0 x 3 | iterations u32 | cluster 16 | salt 16 | box |
 //
@@ -120,8 +120,8 @@ func opener(head []byte, passphrase string) (cipher.AEAD, error) {
 // with. Keys of users that secrets already say are erased stay away, and repeating it changes
 // nothing. It gives the number of users.
 //
-// Errors: Corrupt for what is no bundle, was changed, or does not open with the passphrase; Mismatch
-// for one of another cluster; Exists where a vault with other keys was opened before; and those of
+// Errors: Corrupt for what is no bundle, was changed, or does not open with the passphrase;
+// Mismatch for one of another cluster; Exists where a vault with other keys was opened before; and those of
 // Secrets.
 func Unpack(
 	ctx context.Context, s Secrets, master []byte, in domain.ClusterID, bundle []byte,

@@ -11,7 +11,8 @@ import (
 	"weft/domain"
 )
 
-// store is Secrets in a map, of one goroutine. memory.Secrets would import this package in a circle.
+// store is Secrets in a map, of one goroutine. memory.Secrets would import this package in a
+// circle.
 type store map[string][]byte
 
 func (s store) Load(_ context.Context, name string) ([]byte, error) { return s[name], nil }

@@ -273,7 +273,7 @@ func TestShareIsFreedInTheEnd(t *testing.T) {
 	h.do(intent.DeleteApp{App: app})
 	h.away = true
 	h.settle()
-	if h.held() == 0 {
+	if h.held(tenant) == 0 {
 		t.Fatal("the tenant holds nothing while the log takes nothing of it")
 	}
 	h.away = false
@@ -281,7 +281,7 @@ func TestShareIsFreedInTheEnd(t *testing.T) {
 		h.now = h.now.Add(RetryMax)
 		h.settle()
 	}
-	if n, apps := h.held(), len(h.want.Apps(tenant)); n != 0 || apps != 0 {
+	if n, apps := h.held(tenant), len(h.want.Apps(tenant)); n != 0 || apps != 0 {
 		t.Errorf("the tenant holds %s and %d applications", n, apps)
 	}
 }
