@@ -2,6 +2,7 @@ package intents
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"weft/domain"
@@ -69,14 +70,17 @@ func Move(ctx context.Context, m MoveConfig) (Moved, error) {
 	return out, err
 }
 
-// approach copies until a round had few events.
+// approach copies until a round had few events, or hardly fewer than the one before: then the log
+// grows as fast as it is copied, and only closing it helps.
 func approach(ctx context.Context, c *duplicate.Copy) (duplicate.Report, error) {
-	for seen := uint64(0); ; {
+	seen, last := uint64(0), uint64(math.MaxUint64)
+	for {
 		r, err := c.Round(ctx)
-		if err != nil || r.Events-seen <= roundMost {
+		n := r.Events - seen
+		if err != nil || n <= roundMost || n > last-last/4 {
 			return r, err
 		}
-		seen = r.Events
+		seen, last = r.Events, n
 	}
 }
 
