@@ -98,9 +98,9 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	s := &serveFlags{}
 	f := cmd.Flags()
 	f.StringArrayVar(&s.o.Devices, "device", nil,
-		"block device or file to keep data on: PATH, or flash:PATH or hdd:PATH where --media is not what\n"+
-			"it is, or hybrid:flash=PATH,hdd=PATH, a disk behind flash that takes all writes; the loss of\n"+
-			"either is the loss of both. Repeatable (default: a file in the data folder)")
+		"block device or file to keep data on: PATH, or flash:PATH or hdd:PATH where --media is not\n"+
+			"what it is, or hybrid:flash=PATH,hdd=PATH, a disk behind flash that takes all writes; the\n"+
+			"loss of either is the loss of both. Repeatable (default: a file in the data folder)")
 	f.Var(&s.size, "device-size", "size of the file made as a device (default 4GiB, or what fits)")
 	s.media = choose(cmd, "media", "", "what the devices are; probe asks the kernel, and virtual\n"+
 		"disks often say that they rotate", "flash", "hdd", "probe")

@@ -249,8 +249,8 @@ func (*steadyLoad) stream(w int) domain.StreamID {
 	return domain.StreamID(fmt.Sprintf("load-%d", w))
 }
 
-// write appends one event after the other. One whose outcome is not known is appended again with the
-// same id.
+// write appends one event after the other. One whose outcome is not known is appended again with
+// the same id.
 func (l *steadyLoad) write(ctx context.Context, w int) {
 	for ctx.Err() == nil {
 		from := time.Now()
