@@ -114,12 +114,12 @@ func all(lf *leaf) []*leaf {
 // lives is what some name sees, no more and no less.
 func recount(t testing.TB, e *Engine) {
 	t.Helper()
-	e.maint.ckpt.Lock()
-	defer e.maint.ckpt.Unlock()
-	if e.nv != nil {
+	if e.nv != nil { // first: what is being destaged may wait for a segment that the cleaner frees
 		e.nv.turn.Lock()
 		defer e.nv.turn.Unlock()
 	}
+	e.maint.ckpt.Lock()
+	defer e.maint.ckpt.Unlock()
 	families := map[*family]bool{}
 	for _, b := range e.mu.branches {
 		if !b.gone {
