@@ -374,6 +374,7 @@ func TestOptions(t *testing.T) {
 		{"-repeats", "0"},
 		{"-runtime", "1ms"},
 		{"-runtime", "1h"},
+		{"-read-cache", "x"},
 		{"-only", "("},
 		{"surplus"},
 	} {
@@ -381,8 +382,8 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%q is taken", args)
 		}
 	}
-	o, err := parse([]string{"-size", "3GiB", "-only", "nbd"})
-	if err != nil || o.size != 3*gib || o.repeats != 3 || o.runtime != 20*time.Second {
+	o, err := parse([]string{"-size", "1536MiB", "-only", "nbd"})
+	if err != nil || o.size != 3*gib/2 || o.repeats != 3 || o.runtime != 20*time.Second {
 		t.Errorf("%+v, %v", o, err)
 	}
 }
