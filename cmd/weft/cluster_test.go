@@ -208,6 +208,42 @@ type load struct {
 	gap   time.Duration
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
+	gate  chan struct{} // while it is not nil, each write waits for a word from it
+}
+
+// hold lets writes through only when the function that it gives is called, one each time, until they
+// are let go.
+func (l *load) hold() (one, release func()) {
+	gate := make(chan struct{}, 1)
+	l.mu.Lock()
+	l.gate = gate
+	l.mu.Unlock()
+	one = func() {
+		select {
+		case gate <- struct{}{}:
+		default:
+		}
+	}
+	return one, func() {
+		l.mu.Lock()
+		l.gate = nil
+		l.mu.Unlock()
+		close(gate)
+	}
+}
+
+// pass waits until the next write may begin.
+func (l *load) pass(ctx context.Context) {
+	l.mu.Lock()
+	gate := l.gate
+	l.mu.Unlock()
+	if gate == nil {
+		return
+	}
+	select {
+	case <-gate:
+	case <-ctx.Done():
+	}
 }
 
 func newLoad(t *testing.T, list []*machine) *load {
@@ -221,6 +257,7 @@ func newLoad(t *testing.T, list []*machine) *load {
 	for w := range 4 {
 		l.wg.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
+				l.pass(ctx)
 				name := fmt.Sprintf("t-%d-%d", w, i)
 				body := client.TemplateBody{Name: name, Intent: &client.Intent{}}
 				key := client.Change{Key: "load-" + name} // so that a repeat is the same

@@ -15,9 +15,13 @@ import (
 	"weft/testing/esdouble"
 )
 
-// migrate makes a log take intents and waits until it does.
-func (m *machine) migrate(to string) {
+// migrate makes a log take intents and waits until it does, while a load goes on at a pace that the
+// copy can follow on any machine: one write for every twenty events that it has copied.
+func (m *machine) migrate(to string, l *load) {
 	m.t.Helper()
+	one, release := l.hold()
+	defer release()
+	paid := uint64(0)
 	until(m.t, "the move is recorded", func(ctx context.Context) bool {
 		within, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
@@ -26,6 +30,10 @@ func (m *machine) migrate(to string) {
 	})
 	until(m.t, to+" takes intents", func(ctx context.Context) bool {
 		e := m.engine(ctx)
+		if e.Events < paid || e.Events >= paid+20 {
+			paid = e.Events
+			one()
+		}
 		if e.To == "" && e.Engine != to && e.Reason != "" {
 			m.t.Fatalf("the move came to nothing: %s", e.Reason)
 		}
@@ -90,7 +98,7 @@ func TestIntentsElsewhere(t *testing.T) {
 		t.Logf("%s: %s without an acknowledgement", what, l.take().Round(time.Millisecond))
 	}
 	more("before")
-	list[0].migrate(address)
+	list[0].migrate(address, l)
 	more("into the event store")
 
 	victim := leader(t, list, nil)
@@ -119,7 +127,7 @@ func TestIntentsElsewhere(t *testing.T) {
 	again := newLoad(t, list) // it meets the names of the first, and goes on behind them
 	defer again.wg.Wait()
 	defer again.stop()
-	list[1].migrate("embedded")
+	list[1].migrate("embedded", again)
 	until(t, "writes into the embedded log", func(context.Context) bool {
 		return again.count() > l.count()+20
 	})
