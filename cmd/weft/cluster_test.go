@@ -211,8 +211,8 @@ type load struct {
 	gate  chan struct{} // while it is not nil, each write waits for a word from it
 }
 
-// hold lets writes through only when the function that it gives is called, one each time, until they
-// are let go.
+// hold lets writes through only when the function that it gives is called, one each time, until
+// they are let go.
 func (l *load) hold() (one, release func()) {
 	gate := make(chan struct{}, 1)
 	l.mu.Lock()

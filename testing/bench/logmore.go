@@ -514,7 +514,8 @@ func (b *logBench) memory(ctx context.Context) (err error) {
 	if err := b.save(ctx, saved); err != nil {
 		return err
 	}
-	if out, err := output(ctx, prepareLimit, b.weft, "restore", saved, "--data-dir", data); err != nil {
+	out, err := output(ctx, prepareLimit, b.weft, "restore", saved, "--data-dir", data)
+	if err != nil {
 		return fmt.Errorf("weft restore: %w\n%s", err, out)
 	}
 	in, w, err := os.Pipe()

@@ -19,8 +19,8 @@ type node struct {
 	out    chan json.RawMessage
 }
 
-// startNode starts a server in a durability mode over a new device file in a folder, by the options'
-// room as large as its volume, and writes the volume once from end to end.
+// startNode starts a server in a durability mode over a new device file in a folder, by the
+// options' room as large as its volume, and writes the volume once from end to end.
 func startNode(ctx context.Context, dir, mode string, opt options) (*node, error) {
 	self, err := os.Executable()
 	if err != nil {
