@@ -18,7 +18,7 @@ run: build ## serve a demonstration volume and say how to attach it
 
 test: ## every test, with the race detector; then the crash enumeration in full, without
 	@.ci/deps
-	$(TESTRUN) -race -count=1 -timeout 20m $(PKGS)
+	$(TESTRUN) -race -count=1 -p 3 -timeout 20m $(PKGS)
 	$(TESTRUN) -count=1 -timeout 20m ./dataplane/...
 
 check: ## what must be green before a commit
