@@ -397,11 +397,16 @@ func volumes(t *testing.T, list []*machine) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	_, err := list[1].api.CreateTemplate(ctx, client.TemplateBody{
+	gold, err := list[1].api.CreateTemplate(ctx, client.TemplateBody{
 		Name: "gold", Intent: &client.Intent{Availability: &client.Availability{Replicas: 1}},
 	}, client.Change{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, m := range list { // each is asked for a volume, and must have heard of the template
+		if _, err := m.api.Nodes(ctx, client.At{Min: gold.Position}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	homes := map[string]bool{}
 	for i := 0; len(homes) < len(list); i++ {

@@ -143,21 +143,21 @@ func twins(t *testing.T, m *machine, log *esdouble.Log) {
 		e := m.engine(ctx)
 		return e.State == "external" && e.Behind == 0
 	})
-	r, err := m.api.Nodes(t.Context(), client.At{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	here := map[string][]string{}
-	for _, line := range m.history(r.Position) { // position, id, type, stream
-		f := strings.Fields(line)
-		here[f[3]] = append(here[f[3]], f[1]+" "+f[2])
-	}
-	there := map[string][]string{}
-	for _, e := range log.Events("weft.") {
-		_, name, _ := strings.Cut(strings.TrimPrefix(string(e.Stream), "weft."), ".")
-		_, name, _ = strings.Cut(name, ".") // the cluster, and the turn
-		there[name] = append(there[name], fmt.Sprint(e.ID, " ", e.Type))
-	}
+	var here, there map[string][]string
+	until(t, "what the store has alone is copied in", func(ctx context.Context) bool {
+		r, err := m.api.Nodes(ctx, client.At{})
+		if err != nil {
+			return false
+		}
+		here, there = m.byStream(r.Position), inStore(log)
+		for id := range there {
+			category, _, _ := strings.Cut(id, "-")
+			if domain.Intent(category) && len(here[id]) < len(there[id]) {
+				return false
+			}
+		}
+		return true
+	})
 	for _, id := range slices.Sorted(maps.Keys(here)) {
 		n := min(len(here[id]), len(there[id])) // the nodes go on telling of themselves
 		if !slices.Equal(here[id][:n], there[id][:n]) {
@@ -169,4 +169,26 @@ func twins(t *testing.T, m *machine, log *esdouble.Log) {
 		}
 	}
 	t.Logf("%d streams in both logs", len(here))
+}
+
+// byStream gives what a node's log holds up to a position, stream by stream.
+func (m *machine) byStream(to domain.Position) map[string][]string {
+	m.t.Helper()
+	here := map[string][]string{}
+	for _, line := range m.history(to) { // position, id, type, stream
+		f := strings.Fields(line)
+		here[f[3]] = append(here[f[3]], f[1]+" "+f[2])
+	}
+	return here
+}
+
+// inStore gives what an event store holds of ours, stream by stream.
+func inStore(log *esdouble.Log) map[string][]string {
+	there := map[string][]string{}
+	for _, e := range log.Events("weft.") {
+		_, name, _ := strings.Cut(strings.TrimPrefix(string(e.Stream), "weft."), ".")
+		_, name, _ = strings.Cut(name, ".") // the cluster, and the turn
+		there[name] = append(there[name], fmt.Sprint(e.ID, " ", e.Type))
+	}
+	return there
 }
