@@ -67,6 +67,19 @@ func (g Geometry) Front() int64 {
 	return g.Size
 }
 
+// Check tells whether n bytes at an offset are within the contract: ErrAlign or ErrRange, as they
+// are. p is the buffer of them, nil where there is none.
+func (g *Geometry) Check(p []byte, off, n int64) error {
+	block := int64(g.LogicalBlock)
+	switch {
+	case off%block != 0 || n%block != 0 || len(p) > 0 && !Aligned(p, g.MemoryAlign):
+		return ErrAlign
+	case off < 0 || n < 0 || off > g.Size-n:
+		return ErrRange
+	}
+	return nil
+}
+
 // Device is a block device. Offsets and lengths are bytes and multiples of LogicalBlock, buffers
 // are aligned to MemoryAlign: use AlignedBuffer. All methods may be called from many goroutines. A
 // call blocks until the I/O has ended; overlapping writes in flight at the same time are the

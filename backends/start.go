@@ -35,3 +35,18 @@ type VectorWriter interface {
 	// none is empty. The slice is the device's to change during the call; the buffers are only read.
 	WriteVAt(bufs [][]byte, off int64, fua bool) error
 }
+
+// WriteV writes buffers one behind the other from off on: as one write where the device can, else
+// buffer by buffer, with FUA on each where that was asked for. Its errors are the device's.
+func WriteV(dev Device, bufs [][]byte, off int64, fua bool) error {
+	if v, ok := dev.(VectorWriter); ok {
+		return v.WriteVAt(bufs, off, fua)
+	}
+	for _, b := range bufs {
+		if err := dev.WriteAt(b, off, fua); err != nil {
+			return err
+		}
+		off += int64(len(b))
+	}
+	return nil
+}

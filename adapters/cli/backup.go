@@ -121,10 +121,9 @@ type BackupPrograms struct {
 type RestoreOptions struct {
 	From, DataDir string
 	Name          string // of the new node; empty: the host's
-	// Keys are what Backup's --keys wrote, nil when there is none, and their passphrase.
-	Keys       []byte
-	Passphrase string
-	Progress   func(string)
+	KeysFile      string // what Backup's --keys wrote; empty: none
+	Passphrase    string // of that file
+	Progress      func(string)
 }
 
 // Restored says what a restore made.
@@ -166,8 +165,8 @@ devices of the nodes that had them.`,
 			Progress: func(s string) { _, _ = fmt.Fprintln(cmd.ErrOrStderr(), s) },
 		}
 		err := keys.check()
-		if err == nil && keys.file != "" {
-			o.Keys, o.Passphrase, err = keys.load(cmd)
+		if o.KeysFile = keys.file; err == nil && keys.file != "" {
+			o.Passphrase, err = readSecret(cmd, keys.passphrase)
 		}
 		if err != nil {
 			return err

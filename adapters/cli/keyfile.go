@@ -1,10 +1,6 @@
 package cli
 
 import (
-	"io"
-	"os"
-	"path/filepath"
-
 	"github.com/spf13/cobra"
 
 	"weft/adapters/client"
@@ -43,46 +39,5 @@ func (k *keyFlags) save(cmd *cobra.Command, c *client.Client) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return r.Value.Users, replaceFile(k.file, r.Value.Bundle)
-}
-
-// replaceFile makes a file of mode 0600 hold these bytes, durably, or leaves it as it was.
-func replaceFile(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".weft-keys-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return err
-}
-
-// keysMax bounds what is read as a file of keys.
-const keysMax = 96 << 20
-
-// load reads the file and its passphrase.
-func (k *keyFlags) load(cmd *cobra.Command) (bundle []byte, phrase string, err error) {
-	if phrase, err = readSecret(cmd, k.passphrase); err != nil {
-		return nil, "", err
-	}
-	f, err := os.Open(k.file)
-	if err != nil {
-		return nil, "", &domain.Error{Kind: domain.NotFound, Msg: "the file of keys", Err: err}
-	}
-	defer func() { _ = f.Close() }()
-	bundle, err = io.ReadAll(io.LimitReader(f, keysMax+1))
-	return bundle, phrase, err
+	return r.Value.Users, client.ReplaceFile(k.file, r.Value.Bundle)
 }

@@ -332,7 +332,7 @@ func (c *Client) broken(ctx context.Context, err error) *failure {
 				"node of the cluster; and a name or address of the node that the certificate holds",
 		}}
 	}
-	if strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+	if errors.Is(err, http.ErrSchemeMismatch) {
 		return &failure{err: &domain.Error{
 			Kind: domain.Denied, Msg: "the API at " + c.base.Host + " speaks no TLS", Err: err,
 			Remedy: "write it as http://" + c.base.Host + " if the network between is your own",

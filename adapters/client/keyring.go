@@ -70,19 +70,32 @@ func (k Keyring) Write(env func(string) string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return &domain.Error{Kind: domain.Denied, Ref: path, Err: err}
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".keyring-")
-	if err != nil {
+	if err := ReplaceFile(path, append(b, '\n')); err != nil {
 		return &domain.Error{Kind: domain.Denied, Ref: path, Err: err}
 	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
 	return nil
+}
+
+// ReplaceFile makes a file of mode 0600 hold these bytes, durably and in one step, or leaves it as
+// it was.
+func ReplaceFile(path string, b []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".weft-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 // Token gives the token for an API, empty when there is none or its time is over.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,7 +16,6 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"weft/domain"
-	"weft/domain/identity"
 	"weft/projections/access"
 )
 
@@ -138,9 +138,14 @@ const metricsPath = "/metrics"
 // metrics guards the page of metrics.
 func (s *Server) metrics(page http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.cfg.OpenMetrics && !principalOf(r.Context()).Rights.May(identity.Read, nil) {
-			attemptOf(r.Context()).Reason = "the token may not read the whole cluster"
-			unauthorized(w, requestID(r.Context()))
+		need := readCluster
+		if s.cfg.OpenMetrics {
+			need = openToAll
+		}
+		if err := s.guard(r.Context(), need, nil); err != nil {
+			var refused *Problem
+			_ = errors.As(problem(r.Context(), err), &refused) // it makes nothing else
+			write(w, refused)
 			return
 		}
 		page.ServeHTTP(w, r)

@@ -205,20 +205,15 @@ func (d *Device) Close() error {
 }
 
 func (d *Device) check(what string, off, n int64, p []byte) error {
-	g, block := &d.geometry, int64(d.geometry.LogicalBlock)
-	var err error
-	switch {
-	case d.life.closed:
+	err := d.geometry.Check(p, off, n)
+	if d.life.closed {
 		err = backends.ErrClosed
-	case off%block != 0 || n%block != 0 || len(p) > 0 && !backends.Aligned(p, g.MemoryAlign):
-		err = backends.ErrAlign
-	case off < 0 || n < 0 || off > g.Size-n:
-		err = backends.ErrRange
-	default:
+	}
+	if err == nil {
 		return nil
 	}
 	d.stats.errors.Add(1)
-	return fmt.Errorf("direct: %s %d bytes at %d of %s: %w", what, n, off, g.Path, err)
+	return fmt.Errorf("direct: %s %d bytes at %d of %s: %w", what, n, off, d.geometry.Path, err)
 }
 
 func (d *Device) failed(what string, off, n int64, err error) error {

@@ -115,16 +115,7 @@ func (d *Disk) WriteVAt(bufs [][]byte, off int64, fua bool) error {
 		n += int64(len(b))
 	}
 	d.write(off, n, fua)
-	if v, ok := d.Device.(backends.VectorWriter); ok {
-		return v.WriteVAt(bufs, off, fua)
-	}
-	for _, b := range bufs {
-		if err := d.Device.WriteAt(b, off, fua); err != nil {
-			return err
-		}
-		off += int64(len(b))
-	}
-	return nil
+	return backends.WriteV(d.Device, bufs, off, fua)
 }
 
 // Flush implements backends.Device.

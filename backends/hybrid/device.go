@@ -148,16 +148,11 @@ func (d *Device) Members() (flash, disk backends.Device) { return d.flash, d.dis
 
 // check refuses what is outside the contract.
 func (d *Device) check(what string, off, n int64, p []byte) error {
-	g, block := &d.geometry, int64(d.geometry.LogicalBlock)
-	var err error
-	switch {
-	case d.closed.Load():
+	err := d.geometry.Check(p, off, n)
+	if d.closed.Load() {
 		err = backends.ErrClosed
-	case off%block != 0 || n%block != 0 || len(p) > 0 && !backends.Aligned(p, g.MemoryAlign):
-		err = backends.ErrAlign
-	case off < 0 || n < 0 || off > g.Size-n:
-		err = backends.ErrRange
-	default:
+	}
+	if err == nil {
 		return nil
 	}
 	d.stats.errors.Add(1)
@@ -236,12 +231,12 @@ func (d *Device) WriteVAt(bufs [][]byte, off int64, fua bool) error {
 	k := d.below(off, n)
 	front, back := divide(bufs, k)
 	if k > 0 {
-		if err := writeV(d.flash, front, off, fua); err != nil {
+		if err := backends.WriteV(d.flash, front, off, fua); err != nil {
 			return d.note(err)
 		}
 	}
 	if k < n {
-		err := writeV(d.disk, back, d.onDisk(off+k), fua)
+		err := backends.WriteV(d.disk, back, d.onDisk(off+k), fua)
 		d.written.Store(true)
 		if err != nil {
 			return d.note(err)
@@ -269,19 +264,6 @@ func divide(bufs [][]byte, k int64) (front, back [][]byte) {
 		k -= int64(len(b))
 	}
 	return bufs, nil
-}
-
-func writeV(dev backends.Device, bufs [][]byte, off int64, fua bool) error {
-	if v, ok := dev.(backends.VectorWriter); ok {
-		return v.WriteVAt(bufs, off, fua)
-	}
-	for _, b := range bufs {
-		if err := dev.WriteAt(b, off, fua); err != nil {
-			return err
-		}
-		off += int64(len(b))
-	}
-	return nil
 }
 
 // Flush implements backends.Device: what was written to either member is durable.

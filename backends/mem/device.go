@@ -218,16 +218,11 @@ func (d *Device) ready(ctx context.Context) error {
 // check asserts what a real device asserts, and more: one that only tests would forgive a caller
 // teaches him wrong.
 func (d *Device) check(what string, off, n int64, p []byte) error {
-	g, block := &d.geometry, int64(d.geometry.LogicalBlock)
-	var err error
-	switch {
-	case d.mu.closed:
+	err := d.geometry.Check(p, off, n)
+	if d.mu.closed {
 		err = backends.ErrClosed
-	case off%block != 0 || n%block != 0 || !backends.Aligned(p, g.MemoryAlign) && len(p) > 0:
-		err = backends.ErrAlign
-	case off < 0 || n < 0 || off > g.Size-n:
-		err = backends.ErrRange
-	default:
+	}
+	if err == nil {
 		return nil
 	}
 	d.errors.Add(1)

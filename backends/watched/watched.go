@@ -298,22 +298,9 @@ func (d *Device) Flush(ctx context.Context) error {
 // buffer, with FUA on each where that was asked for.
 func (d *Device) WriteVAt(bufs [][]byte, off int64, fua bool) error {
 	at := d.begin()
-	err := d.writeV(bufs, off, fua)
+	err := backends.WriteV(d.Device, bufs, off, fua)
 	d.end(at, err, true)
 	return err
-}
-
-func (d *Device) writeV(bufs [][]byte, off int64, fua bool) error {
-	if v, ok := d.Device.(backends.VectorWriter); ok {
-		return v.WriteVAt(bufs, off, fua)
-	}
-	for _, b := range bufs {
-		if err := d.Device.WriteAt(b, off, fua); err != nil {
-			return err
-		}
-		off += int64(len(b))
-	}
-	return nil
 }
 
 // StartRead implements backends.ReadStarter; false where the device below cannot.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -62,7 +64,7 @@ func restore(ctx context.Context, o cli.RestoreOptions) (cli.Restored, error) {
 		Hash: hex.EncodeToString(head.Hash[:]), Timeline: uint16(to), Node: d.id.Name,
 	}
 	err = d.restoreLog(ctx, folder, head, to, func(s *quorum.Store) (err error) {
-		if o.Keys != nil {
+		if o.KeysFile != "" {
 			o.Progress("opening the keys")
 			done.Keys, err = d.restoreKeys(ctx, s, o)
 		}
@@ -78,11 +80,19 @@ func restore(ctx context.Context, o cli.RestoreOptions) (cli.Restored, error) {
 func (d *dataDir) restoreKeys(
 	ctx context.Context, s *quorum.Store, o cli.RestoreOptions,
 ) (int, error) {
+	f, err := os.Open(o.KeysFile)
+	if err != nil {
+		return 0, asDomain(err)
+	}
+	bundle, err := io.ReadAll(io.LimitReader(f, vault.BundleMax+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return 0, asDomain(err)
+	}
 	ca, err := d.newIdentity()
 	if err != nil {
 		return 0, err
 	}
-	return vault.Unpack(ctx, s.Secrets(), ca.Key, d.id.Cluster, o.Keys, o.Passphrase)
+	return vault.Unpack(ctx, s.Secrets(), ca.Key, d.id.Cluster, bundle, o.Passphrase)
 }
 
 // restoreLog writes the log, records what happened, and lets the new node in by a token that it

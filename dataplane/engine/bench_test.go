@@ -36,12 +36,15 @@ func (s signal) Appended(_ *Record, err error) { s <- err }
 
 // TestNoAllocationPerIO proves that neither a 4 KiB write nor a read allocates: the mean over some
 // thousand of each is below one, so what a new segment costs is spread over its records.
-func TestNoAllocationPerIO(t *testing.T) {
+func TestNoAllocationPerIO(t *testing.T) { allocatesNothing(t, quiet) }
+
+func allocatesNothing(t *testing.T, tune ...func(*Config)) {
+	t.Helper()
 	if raceOn {
 		t.Skip("the race detector allocates")
 	}
 	dev := &sink{Device: newMem(t, 256<<20, 4<<20, 1)}
-	e := open(t, dev, quiet)
+	e := open(t, dev, tune...)
 	defer e.Abandon()
 	v := create(t, e, 16*domain.MiB)
 	done := make(signal, 1)

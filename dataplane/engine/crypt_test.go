@@ -702,40 +702,7 @@ func tamper(t *testing.T, e *Engine, dev *mem.Device, v *Volume, block uint64) s
 }
 
 // TestEncryptedAllocatesNothing gates a 4 KiB write and a read of an encrypted volume.
-func TestEncryptedAllocatesNothing(t *testing.T) {
-	if raceOn {
-		t.Skip("the race detector allocates")
-	}
-	dev := &sink{Device: newMem(t, 256<<20, 4<<20, 1)}
-	e := open(t, dev, quiet, keyed)
-	defer e.Abandon()
-	v := create(t, e, 16*domain.MiB)
-	done, r, buf := make(signal, 1), data(0, 1, 7), backends.AlignedBuffer(segment.BlockSize)
-	r.To = done
-	for b := range uint64(64) {
-		if err := put(v, data(b, 1, 9)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	reads := testing.AllocsPerRun(4000, func() {
-		if err := v.Read(5, 1, buf); err != nil {
-			t.Fatal(err)
-		}
-	})
-	dev.forget = true
-	n := uint64(0)
-	writes := testing.AllocsPerRun(4000, func() {
-		n++
-		r.Block = n % 64
-		v.Append(r)
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	})
-	if reads != 0 || writes != 0 {
-		t.Errorf("%v allocations per read, %v per write", reads, writes)
-	}
-}
+func TestEncryptedAllocatesNothing(t *testing.T) { allocatesNothing(t, quiet, keyed) }
 
 // TestKeyTable proves the limits of the table, and that a device that is formatted again, or was
 // formatted before there were keys, has none.

@@ -588,7 +588,7 @@ func (c *cleaner) pour() error {
 	m.bufs, m.laid, m.full, m.size = nil, nil, nil, 0
 	e.sched.Begin(qos.Clean, c.urgent)
 	done := make(chan error, 1)
-	go func() { done <- writeBehind(e.dev, bufs, off) }()
+	go func() { done <- backends.WriteV(e.dev, bufs, off, false) }()
 	if c.flying != nil && !c.disk {
 		c.flying.wait(e.dev)
 	}
@@ -612,20 +612,6 @@ func (c *cleaner) pour() error {
 		e.space.set(o.sg, state)
 	}
 	return e.device(err, "engine.cool")
-}
-
-// writeBehind writes buffers one behind the other, as one write where the device can.
-func writeBehind(dev backends.Device, bufs [][]byte, off int64) error {
-	if v, ok := dev.(backends.VectorWriter); ok {
-		return v.WriteVAt(bufs, off, false)
-	}
-	for _, b := range bufs {
-		if err := dev.WriteAt(b, off, false); err != nil {
-			return err
-		}
-		off += int64(len(b))
-	}
-	return nil
 }
 
 // dropCold gives up what was laid and not written. Its segment takes no more: it would go on behind

@@ -389,22 +389,27 @@ func (s State) reserve(c Reserve, id domain.CommandID) ([]domain.Event, error) {
 		return nil, domain.Errorf(domain.Invalid, "a reservation is not negative")
 	case len(s.Held) >= ReservedMax:
 		return nil, domain.Errorf(domain.NoSpace, "the tenant holds %d objects", len(s.Held))
-	case c.Below && s.exceeds(c):
-		return nil, domain.Errorf(domain.NoSpace, "the quota of a tenant above leaves no room for it")
-	case c.Bytes > 0 && s.Quota.Bytes > 0 && s.Bytes+c.Bytes > s.Quota.Bytes:
-		return nil, domain.Errorf(domain.NoSpace, "quota: %s of %s are held, %s more wanted",
-			s.Bytes, s.Quota.Bytes, c.Bytes)
-	case c.Volumes > 0 && s.Quota.Volumes > 0 && s.Count+c.Volumes > s.Quota.Volumes:
-		return nil, domain.Errorf(domain.NoSpace, "quota: %d of %d volumes are held",
-			s.Count, s.Quota.Volumes)
+	}
+	if err := s.exceeds(c); err != nil {
+		if c.Below {
+			err = domain.Errorf(domain.NoSpace, "the quota of a tenant above leaves no room for it")
+		}
+		return nil, err
 	}
 	return []domain.Event{&Reserved{id, c.Kind, c.Name, c.Object, c.Bytes, c.Volumes}}, nil
 }
 
-// exceeds tells whether a reservation goes beyond the quota.
-func (s State) exceeds(c Reserve) bool {
-	return c.Bytes > 0 && s.Quota.Bytes > 0 && s.Bytes+c.Bytes > s.Quota.Bytes ||
-		c.Volumes > 0 && s.Quota.Volumes > 0 && s.Count+c.Volumes > s.Quota.Volumes
+// exceeds gives by what a reservation goes beyond the quota, nil where it does not.
+func (s State) exceeds(c Reserve) error {
+	switch {
+	case c.Bytes > 0 && s.Quota.Bytes > 0 && s.Bytes+c.Bytes > s.Quota.Bytes:
+		return domain.Errorf(domain.NoSpace, "quota: %s of %s are held, %s more wanted", s.Bytes,
+			s.Quota.Bytes, c.Bytes)
+	case c.Volumes > 0 && s.Quota.Volumes > 0 && s.Count+c.Volumes > s.Quota.Volumes:
+		return domain.Errorf(domain.NoSpace, "quota: %d of %d volumes are held", s.Count,
+			s.Quota.Volumes)
+	}
+	return nil
 }
 
 // CheckName refuses a name that is no lower-case DNS label: it becomes part of IQNs and export

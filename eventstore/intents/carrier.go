@@ -56,7 +56,7 @@ type Carrier struct {
 	cfg  CarrierConfig
 	mine func(category string) bool
 	copy func(ctx context.Context, r *eventstore.Recorded) error
-	done map[domain.StreamID]domain.Revision // what this session copied or compared
+	done map[domain.StreamID]domain.Revision // what was copied or compared since the mark was loaded
 
 	mark    Mark
 	unsaved int
@@ -99,7 +99,7 @@ func newCarrier(c CarrierConfig) (*Carrier, error) {
 func (c *Carrier) Run(ctx context.Context) error {
 	for failures := 0; ; {
 		began := c.mark.Position
-		err := c.session(ctx)
+		err := c.follow(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -136,8 +136,8 @@ func (c *Carrier) save(ctx context.Context) error {
 	return nil
 }
 
-// session copies from the mark on until something goes wrong.
-func (c *Carrier) session(ctx context.Context) error {
+// follow copies from the mark on until something goes wrong.
+func (c *Carrier) follow(ctx context.Context) error {
 	m, err := c.cfg.Marks.Load(ctx)
 	if err != nil {
 		return err

@@ -121,8 +121,8 @@ func opener(head []byte, passphrase string) (cipher.AEAD, error) {
 // nothing. It gives the number of users.
 //
 // Errors: Corrupt for what is no bundle, was changed, or does not open with the passphrase;
-// Mismatch for one of another cluster; Exists where a vault with other keys was opened before; and those of
-// Secrets.
+// Mismatch for one of another cluster; Exists where a vault with other keys was opened before; and
+// those of Secrets.
 func Unpack(
 	ctx context.Context, s Secrets, master []byte, in domain.ClusterID, bundle []byte,
 	passphrase string,

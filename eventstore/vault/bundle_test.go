@@ -49,7 +49,8 @@ var home = domain.ClusterID{UUID: domain.UUID{9}}
 
 func user(n byte) domain.UserID { return domain.UserID{UUID: domain.UUID{n}} }
 
-// bundled gives a vault that knows two users and erased a third, its bundle, and a box of the first.
+// bundled gives a vault that knows two users and erased a third, its bundle, and a box of the
+// first.
 func bundled(t testing.TB) (v *Vault, bundle, box []byte) {
 	t.Helper()
 	v, err := Open(t.Context(), store{}, []byte("one master"))
@@ -73,7 +74,8 @@ func bundled(t testing.TB) (v *Vault, bundle, box []byte) {
 
 // TestBundle proves that a cluster with another master opens what was sealed and finds what was
 // digested once it has the bundle, also when that is repeated; that who was erased stays so; that
-// who is erased by then does not come back; and that nothing of a key stands in the bundle in clear.
+// who is erased by then does not come back; and that nothing of a key stands in the bundle in
+// clear.
 func TestBundle(t *testing.T) {
 	ctx := t.Context()
 	v, bundle, box := bundled(t)

@@ -9,9 +9,9 @@ import (
 	"weft/domain/tenancy"
 )
 
-// TestQuotaAbove proves that a quota holds for a tenant and all below it together: what a sub-tenant
-// takes, grows, shrinks and gives back counts at each tenant above; a refusal up there leaves
-// nothing behind below, and tells no figures.
+// TestQuotaAbove proves that a quota holds for a tenant and all below it together: what a
+// sub-tenant takes, grows, shrinks and gives back counts at each tenant above; a refusal up there
+// leaves nothing behind below, and tells no figures.
 func TestQuotaAbove(t *testing.T) {
 	h := build(t)
 	top, mid, low, side := tid(30), tid(31), tid(32), tid(33)

@@ -239,25 +239,19 @@ func (c *logCluster) close() {
 
 // openCluster makes a log with so many voters.
 func openCluster(ctx context.Context, dir string, voters int) (*logCluster, error) {
-	c := &logCluster{}
-	var first string
+	c, urls := &logCluster{}, []string{""}
 	for i := range voters {
-		url, err := c.open(ctx, filepath.Join(dir, fmt.Sprint(i)), first)
+		url, err := c.open(ctx, filepath.Join(dir, fmt.Sprint(i)), urls[0])
 		if err != nil {
 			c.close()
 			return nil, err
 		}
-		if i == 0 {
-			first = url
-			continue
-		}
-		if err := c.stores[0].AddLearner(ctx, url); err != nil {
-			c.close()
-			return nil, err
+		if urls = append(urls, url); i == 0 {
+			urls = urls[1:]
 		}
 	}
 	if voters > 1 {
-		if err := c.inStep(ctx, voters-1); err != nil {
+		if err := c.grow(ctx, urls[1:]...); err != nil {
 			c.close()
 			return nil, err
 		}
@@ -296,9 +290,7 @@ func (c *logCluster) openAt(ctx context.Context, dir, addr, seed string) (string
 	loop.Go(func() {
 		for life.Err() == nil {
 			_ = s.Follow(life) // the next look comes soon
-			rest, done := context.WithTimeout(life, 20*time.Millisecond)
-			<-rest.Done()
-			done()
+			pause(life, 20*time.Millisecond)
 		}
 	})
 	c.stores = append(c.stores, s)
@@ -329,9 +321,7 @@ func (c *logCluster) inStep(ctx context.Context, want int) error {
 		if len(ids) == want {
 			return c.stores[0].Promote(ctx, ids...)
 		}
-		rest, done := context.WithTimeout(ctx, 20*time.Millisecond)
-		<-rest.Done()
-		done()
+		pause(ctx, 20*time.Millisecond)
 		if ctx.Err() != nil {
 			return errors.New("the learners were not in step within a minute")
 		}
@@ -404,9 +394,7 @@ func (*logCluster) idle(ctx context.Context, d time.Duration) (float64, error) {
 		return 0, err
 	}
 	begin := time.Now()
-	rest, done := context.WithTimeout(ctx, d)
-	<-rest.Done()
-	done()
+	pause(ctx, d)
 	after, err := cpuTime(pid)
 	return 100 * (after - before).Seconds() / time.Since(begin).Seconds(), err
 }
@@ -452,13 +440,22 @@ func fillVolumes(ctx context.Context, s eventstore.Store, events int, say progre
 	return nil
 }
 
-// replays measures reading a long log from the mirror and from the engine.
-func (b *logBench) replays(ctx context.Context) error {
-	cfg := quorum.Config{
+// openLong opens the log that is replayed and folded.
+func (b *logBench) openLong(ctx context.Context) (*quorum.Store, error) {
+	return quorum.Open(ctx, quorum.Config{
 		Dir: filepath.Join(b.dir, "long"), ClusterID: domain.ClusterID{UUID: domain.UUID{2}},
 		Logger: slog.New(slog.DiscardHandler),
-	}
-	s, err := quorum.Open(ctx, cfg)
+	})
+}
+
+// logViews are the views of a node that need no keys.
+func logViews() []projections.View {
+	return []projections.View{topology.New(), desired.New(), catalog.New(), audit.New()}
+}
+
+// replays measures reading a long log from the mirror and from the engine.
+func (b *logBench) replays(ctx context.Context) error {
+	s, err := b.openLong(ctx)
 	if err != nil {
 		return err
 	}
@@ -481,7 +478,7 @@ func (b *logBench) replays(ctx context.Context) error {
 			return err
 		}
 		begin = time.Now()
-		if s, err = quorum.Open(ctx, cfg); err != nil {
+		if s, err = b.openLong(ctx); err != nil {
 			return err
 		}
 		r = b.row("start: all records by Range, verified into the mirror", "events/s", 100_000, false)
@@ -493,10 +490,7 @@ func (b *logBench) replays(ctx context.Context) error {
 
 // folds measures the rebuild of all views from the first event.
 func (b *logBench) folds(ctx context.Context) error {
-	s, err := quorum.Open(ctx, quorum.Config{
-		Dir: filepath.Join(b.dir, "long"), ClusterID: domain.ClusterID{UUID: domain.UUID{2}},
-		Logger: slog.New(slog.DiscardHandler),
-	})
+	s, err := b.openLong(ctx)
 	if err != nil {
 		return err
 	}
@@ -504,7 +498,7 @@ func (b *logBench) folds(ctx context.Context) error {
 	for range b.repeats {
 		r, err := projections.New(projections.Config{
 			Store: s, Codec: codec.Catalog(),
-			Views: []projections.View{topology.New(), desired.New(), catalog.New(), audit.New()},
+			Views: logViews(),
 		})
 		if err != nil {
 			return err

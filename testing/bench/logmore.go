@@ -409,10 +409,7 @@ func (c *logCluster) replace(ctx context.Context, dead int, url, by string) erro
 // trims measures appends while archived events are deleted from the database, beside appends alone,
 // on the long log.
 func (b *logBench) trims(ctx context.Context) (err error) {
-	s, err := quorum.Open(ctx, quorum.Config{
-		Dir: filepath.Join(b.dir, "long"), ClusterID: domain.ClusterID{UUID: domain.UUID{2}},
-		Logger: slog.New(slog.DiscardHandler),
-	})
+	s, err := b.openLong(ctx)
 	if err != nil {
 		return err
 	}
@@ -452,17 +449,13 @@ const pastEvents = 100_000
 
 // pasts measures reading the state at past positions, two readers at once.
 func (b *logBench) pasts(ctx context.Context) (err error) {
-	s, err := quorum.Open(ctx, quorum.Config{
-		Dir: filepath.Join(b.dir, "long"), ClusterID: domain.ClusterID{UUID: domain.UUID{2}},
-		Logger: slog.New(slog.DiscardHandler),
-	})
+	s, err := b.openLong(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	r, err := projections.New(projections.Config{
-		Store: s, Codec: codec.Catalog(),
-		Views: []projections.View{topology.New(), desired.New(), catalog.New(), audit.New()},
+		Store: s, Codec: codec.Catalog(), Views: logViews(),
 	})
 	if err != nil {
 		return err
