@@ -43,7 +43,8 @@ func demandFlags(cmd *cobra.Command) *demands {
 	f.Int64Var(&d.perf.BurstS, "burst-s", 0,
 		"seconds at the maxima that may come at once after a pause; 1 where nothing is said")
 	f.StringVar(&d.place.Hot, "hot", "", "media for hot data: nvram or flash")
-	f.StringVar(&d.place.Capacity, "capacity", "", "media for all data: flash or hdd")
+	f.StringVar(&d.place.Capacity, "capacity", "",
+		"media for all data: flash, hdd, or hybrid, which is a disk behind flash")
 	f.StringVar(&d.security.Authn, "authn", "",
 		"how iSCSI hosts prove themselves: none, chap or mutual")
 	f.StringVar(&d.security.Encryption, "encryption", "",
