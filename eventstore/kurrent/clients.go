@@ -118,11 +118,16 @@ func guarded(
 	return f(metadata.AppendToOutgoingContext(ctx, "requires-leader", "true"), c)
 }
 
-// codeOf gives the client's own code, ErrorCodeUnknown when there is none.
+// codeOf gives the client's own code, ErrorCodeUnknown when there is none. The client hands out the
+// failure of a read to begin as gRPC's bare status: one that found no server is given the code that
+// it has everywhere else.
 func codeOf(err error) esdb.ErrorCode {
 	var e *esdb.Error
-	if errors.As(err, &e) {
+	switch {
+	case errors.As(err, &e):
 		return e.Code()
+	case err != nil && status.Code(err) == codes.Unavailable:
+		return esdb.ErrorUnavailable
 	}
 	return esdb.ErrorCodeUnknown
 }

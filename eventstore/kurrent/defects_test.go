@@ -119,6 +119,34 @@ func TestDeadClient(t *testing.T) {
 	}
 }
 
+// TestReadFindsTheServerBack proves that a read whose connection was lost while it lay idle is tried
+// again: the client gives the refusal such a read meets in another form than all others.
+func TestReadFindsTheServerBack(t *testing.T) {
+	server := esdouble.Serve(t, esdouble.New())
+	tries := 0
+	s := connect(t, server, func(c *kurrent.Config) {
+		c.Clients = 1
+		c.Pause = func(ctx context.Context, _ int) error {
+			if tries++; tries == 1 {
+				server.Start()
+			}
+			return ctx.Err()
+		}
+	})
+	appendOne(t, s, "a-1", eventstore.NoStream(), "one")
+	server.Stop()
+	read := 0
+	for _, err := range s.ReadAll(t.Context(), 0, eventstore.Forward, domain.Filter{}, -1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		read++
+	}
+	if read != 1 || tries == 0 {
+		t.Errorf("read %d events behind %d failed tries", read, tries)
+	}
+}
+
 // TestClientPanics proves that an answer the client panics over is an error.
 func TestClientPanics(t *testing.T) {
 	n := &node{read: func(s streams.Streams_ReadServer) error {
