@@ -222,7 +222,11 @@ func TestComesAgain(t *testing.T) {
 		t.Fatalf("open %t, %v", open, s.Err())
 	}
 	r.cursors.fail = nil
-	take(s, 0).Ack()
+	ch = r.subscribe(s)
+	(<-ch).Ack()
+	if m := <-ch; m == nil || m.UUID != events[1].ID.String() { // so the cursor stands behind event 0
+		t.Fatalf("%+v, want event 1; %v", m, s.Err())
+	}
 	_ = s.Close()
 	take(r.consumer(), 1)
 	if _, err := s.Subscribe(t.Context(), ""); !errors.Is(err, eventstore.ErrClosed) {
