@@ -25,7 +25,7 @@ to another node; then, when no volume stands on it, remove it.`,
   weft node remove node3`,
 	}
 	cmd.AddCommand(t.listCommand(nodeKind()), t.nodeTokenCommand(), t.nodeLocateCommand(),
-		t.nodeDrainCommand(), t.nodeRemoveCommand(), t.scrubCommand())
+		t.nodeDrainCommand(), t.nodeRemoveCommand(), t.nodeDeviceCommand(), t.scrubCommand())
 	return cmd
 }
 

@@ -273,6 +273,16 @@ type Node struct {
 	Peer        string `json:"peer,omitempty"`
 	API         string `json:"api,omitempty"`
 	Location    string `json:"location,omitempty"`
+
+	Adding  []string        `json:"adding,omitempty"`
+	Refused []RefusedDevice `json:"refused,omitempty"`
+}
+
+// RefusedDevice is a device that a node was asked to use and does not.
+type RefusedDevice struct {
+	Device string `json:"device"`
+	Reason string `json:"reason"`
+	Remedy string `json:"remedy,omitempty"`
 }
 
 // LocationBody says where a node stands.

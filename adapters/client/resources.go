@@ -183,6 +183,28 @@ func (c *Client) ScrubNode(ctx context.Context, node string, b ScrubBody, ch Cha
 	return change[List[Scrub]](ctx, c, "POST", "/v1/nodes/"+seg(node)+"/scrub", b, ch)
 }
 
+// AddDevice lets a node take a device into use. The node answers in its own time: DeviceTaken.
+func (c *Client) AddDevice(ctx context.Context, node, device string, ch Change) (
+	Reply[Node], error,
+) {
+	return change[Node](ctx, c, "POST", "/v1/nodes/"+seg(node)+"/devices",
+		map[string]string{"device": device}, ch)
+}
+
+// RemoveDevice puts a device, named by its id, out of use once nothing stands on it.
+func (c *Client) RemoveDevice(ctx context.Context, node, id string, ch Change) (
+	Reply[Device], error,
+) {
+	return change[Device](ctx, c, "DELETE", "/v1/nodes/"+seg(node)+"/devices/"+seg(id), nil, ch)
+}
+
+// KeepDevice takes RemoveDevice back.
+func (c *Client) KeepDevice(ctx context.Context, node, id string, ch Change) (
+	Reply[Device], error,
+) {
+	return change[Device](ctx, c, "POST", "/v1/nodes/"+seg(node)+"/devices/"+seg(id)+"/keep", nil, ch)
+}
+
 // Devices lists the devices.
 func (c *Client) Devices(ctx context.Context, at At) (Reply[List[Device]], error) {
 	return get[List[Device]](ctx, c, "/v1/devices", at.query())

@@ -1,8 +1,10 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	"weft/domain"
 )
@@ -105,6 +107,67 @@ func (c *Client) Gone(ctx context.Context, after domain.Position, tenant, app, v
 		return &domain.Error{
 			Kind: domain.Aborted, Ref: ref, Msg: "not gone yet", Err: ctx.Err(),
 			Remedy: "the deletion goes on; follow it with: weft events watch",
+		}
+	}
+	return err
+}
+
+// DeviceTaken waits until a node has answered whether it uses a device, and gives the node; its
+// refusal is a Conflict. When ctx ends first the node has not answered yet.
+func (c *Client) DeviceTaken(
+	ctx context.Context, after domain.Position, node, device string,
+) (found Node, err error) {
+	err = c.Until(ctx, after, func(ctx context.Context, least domain.Position) (bool, error) {
+		r, err := c.Nodes(ctx, At{Min: least})
+		if err != nil {
+			return false, err
+		}
+		i := slices.IndexFunc(r.Value.Items, func(n Node) bool {
+			return (n.Name == node || n.ID == node) && n.State != "removed"
+		})
+		if i < 0 {
+			return false, domain.Errorf(domain.NotFound, "no node %q", node)
+		}
+		found = r.Value.Items[i]
+		for _, x := range found.Refused {
+			if x.Device == device {
+				return false, &domain.Error{
+					Kind: domain.Conflict, Ref: device, Msg: x.Reason, Remedy: x.Remedy,
+				}
+			}
+		}
+		return !slices.Contains(found.Adding, device), nil
+	})
+	if err != nil && ctx.Err() != nil {
+		err = &domain.Error{
+			Kind: domain.Aborted, Ref: device, Msg: "the node has not answered yet", Err: ctx.Err(),
+			Remedy: "is it up? weft get nodes; it goes on by itself",
+		}
+	}
+	return found, err
+}
+
+// DeviceGone waits until a device is out of use. When ctx ends first the error says what keeps it.
+func (c *Client) DeviceGone(ctx context.Context, after domain.Position, id string) error {
+	var last Device
+	err := c.Until(ctx, after, func(ctx context.Context, least domain.Position) (bool, error) {
+		r, err := c.Devices(ctx, At{Min: least})
+		if err != nil {
+			return false, err
+		}
+		i := slices.IndexFunc(r.Value.Items, func(d Device) bool { return d.ID == id })
+		if i < 0 {
+			return true, nil
+		}
+		last = r.Value.Items[i]
+		return false, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return &domain.Error{
+			Kind: domain.Aborted, Ref: cmp.Or(last.Path, id), Err: ctx.Err(),
+			Msg: "still in use " + last.Reason,
+			Remedy: "what stands on it: weft get volumes -o wide; to stop waiting for it: " +
+				"weft node device keep",
 		}
 	}
 	return err

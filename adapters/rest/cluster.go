@@ -3,9 +3,12 @@ package rest
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"strings"
 
 	"weft/domain"
 	"weft/domain/policy"
+	"weft/projections/topology"
 )
 
 // Health is the answer to "is it there".
@@ -30,6 +33,16 @@ type Node struct {
 	Peer        string `json:"peer,omitempty" doc:"where other nodes reach it"`
 	API         string `json:"api,omitempty" doc:"where its API answers"`
 	Location    string `json:"location,omitempty" doc:"failure domains, as zone=a,rack=r1"`
+
+	Adding  []string        `json:"adding,omitempty" doc:"devices that it was asked to use"`
+	Refused []RefusedDevice `json:"refused,omitempty" doc:"devices that it does not use"`
+}
+
+// RefusedDevice is a device that a node was asked to use and does not.
+type RefusedDevice struct {
+	Device string `json:"device"`
+	Reason string `json:"reason"`
+	Remedy string `json:"remedy,omitempty"`
 }
 
 // Device is a device of a node.
@@ -38,7 +51,7 @@ type Device struct {
 	Node        string       `json:"node"`
 	Path        string       `json:"path"`
 	Class       string       `json:"class"`
-	State       string       `json:"state" enum:"ok,suspect,failed"`
+	State       string       `json:"state" enum:"ok,suspect,failed,leaving"`
 	Reason      string       `json:"reason,omitempty" doc:"why it is not ok"`
 	Damaged     int64        `json:"damaged,omitempty" doc:"places that scrubs found and did not mend"`
 	Bytes       domain.Bytes `json:"bytes"`
@@ -148,21 +161,7 @@ func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error
 	out := &Got[List[Device]]{Position: v.Position.String()}
 	out.Body = List[Device]{[]Device{}, v.Position.String()}
 	for _, x := range v.Topology.Devices() {
-		d := Device{
-			ID: x.Device.String(), Node: x.Node.String(), Path: x.Path, Class: x.Class, State: "ok",
-			Bytes: x.Bytes, Usable: x.Usable, Durability: x.Durability,
-		}
-		switch {
-		case x.Failed:
-			d.State, d.Reason = "failed", x.Why
-		case x.Suspended != "":
-			d.State, d.Reason = "suspect", x.Suspended+": "+x.Why
-		}
-		for _, f := range x.Damages {
-			if !f.Mended {
-				d.Damaged++
-			}
-		}
+		d := deviceDoc(v, x)
 		if l, ok := s.b.LiveDevice(x.Device); ok && !past {
 			d.Used, d.Usable, d.Segments, d.Free = l.Used, l.Usable, l.Segments, l.FreeSegments
 			d.Corruptions, d.Mode = l.Corruptions, l.Mode
@@ -170,6 +169,43 @@ func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error
 		out.Body.Items = append(out.Body.Items, d)
 	}
 	return out, nil
+}
+
+// namesMax is how many volumes are named where there may be many.
+const namesMax = 5
+
+// deviceDoc is what the log knows of a device.
+func deviceDoc(v Views, x topology.Device) Device {
+	d := Device{
+		ID: x.Device.String(), Node: x.Node.String(), Path: x.Path, Class: x.Class, State: "ok",
+		Bytes: x.Bytes, Usable: x.Usable, Durability: x.Durability,
+	}
+	switch {
+	case x.Failed:
+		d.State, d.Reason = "failed", x.Why
+	case x.Leaving:
+		d.State, d.Reason = "leaving", "nothing stands on it any more"
+		var on []string
+		for _, f := range v.Catalog.Volumes() {
+			if f.Device == x.Device {
+				on = append(on, f.Name)
+			}
+		}
+		if n := len(on) - namesMax; n > 0 {
+			on = append(on[:namesMax], fmt.Sprintf("%d more", n))
+		}
+		if len(on) > 0 {
+			d.Reason = "until these are deleted: " + strings.Join(on, ", ")
+		}
+	case x.Suspended != "":
+		d.State, d.Reason = "suspect", x.Suspended+": "+x.Why
+	}
+	for _, f := range x.Damages {
+		if !f.Mended {
+			d.Damaged++
+		}
+	}
+	return d
 }
 
 func (s *Server) plans(ctx context.Context, in *At) (*Got[List[Plan]], error) {

@@ -55,6 +55,7 @@ func (s *Server) nodeRoutes() {
 		"Say in which failure domains a node stands", 200, s.setLocation)
 	register(s, administerCluster, "DELETE", "/v1/nodes/{name}", "remove-node",
 		"Take a drained node without volumes out for good", 200, s.removeNode)
+	s.nodeDeviceRoutes()
 }
 
 // joinToken makes a token. A request that is repeated makes another one: the first is kept nowhere.
@@ -181,6 +182,10 @@ func nodeDoc(v Views, n topology.Node) Node {
 		if x.Node == n.Node.Node {
 			d.Devices++
 		}
+	}
+	d.Adding = n.Wanted
+	for _, r := range n.Refused {
+		d.Refused = append(d.Refused, RefusedDevice{Device: r.Spec, Reason: r.Why, Remedy: r.Remedy})
 	}
 	return d
 }

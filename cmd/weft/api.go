@@ -318,17 +318,16 @@ func (b *backend) LiveDevice(id domain.DeviceID) (rest.LiveDevice, bool) {
 			Used: used, Usable: size, Capacity: size, Mode: b.devices.nvram.Geometry().Durability.String(),
 		}, true
 	}
-	for _, e := range b.devices.engines {
-		if d, _ := e.Info(); d == id {
-			s := e.Stats()
-			return rest.LiveDevice{
-				Used: domain.Bytes(s.LiveBytes), Usable: domain.Bytes(s.UsableBytes),
-				Capacity: domain.Bytes(s.CapacityBytes), FreeSegments: s.FreeSegments,
-				Segments: s.Segments, Corruptions: s.Corruptions, Mode: e.Mode().String(),
-			}, true
-		}
+	u := b.devices.find(id)
+	if u == nil {
+		return rest.LiveDevice{}, false
 	}
-	return rest.LiveDevice{}, false
+	s := u.engine.Stats()
+	return rest.LiveDevice{
+		Used: domain.Bytes(s.LiveBytes), Usable: domain.Bytes(s.UsableBytes),
+		Capacity: domain.Bytes(s.CapacityBytes), FreeSegments: s.FreeSegments,
+		Segments: s.Segments, Corruptions: s.Corruptions, Mode: u.engine.Mode().String(),
+	}, true
 }
 
 // api is the running REST server.

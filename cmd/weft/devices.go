@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"weft/backends"
@@ -29,14 +30,36 @@ const defaultDevice = 4 * domain.GiB
 // deviceMin is the least size of a device.
 const deviceMin = 128 * domain.MiB
 
+// unit is one device of the node with what runs over it.
+type unit struct {
+	spec    string
+	device  backends.Device // a direct.Device or, of two, a hybrid.Device
+	id      domain.DeviceID
+	watched *watched.Device // below the engine; of a pair the flash alone
+	engine  *engine.Engine
+}
+
+// close takes a last checkpoint and gives the device up.
+func (u *unit) close(log *slog.Logger) {
+	if u.engine != nil {
+		if err := u.engine.Close(); err != nil {
+			log.Error("closing a device", "err", err)
+		}
+	}
+	if err := u.device.Close(); err != nil {
+		log.Error("closing a device", "err", err)
+	}
+}
+
 // devices are the node's open devices and the engines over them.
 type devices struct {
-	list    []backends.Device // each a direct.Device or, of two, a hybrid.Device
-	ids     []domain.DeviceID // of list
-	watched []*watched.Device // below the engines, in their order; of a pair the flash alone
-	engines []*engine.Engine
-	reads   *cache.Cache // of all engines; nil is none
-	key     []byte       // that wraps the keys of encrypted volumes
+	mu struct {
+		sync.RWMutex
+		units []*unit // never changed in place
+	}
+	kept  keptDevices  // what the data folder says of them
+	reads *cache.Cache // of all engines; nil is none
+	key   []byte       // that wraps the keys of encrypted volumes
 	// nvram is the node's NVRAM and region the table of its shares; nil is none.
 	nvram   backends.ByteDevice
 	region  *journal.Region
@@ -60,33 +83,92 @@ func openDevices(ctx context.Context, o Options, d *dataDir, p *peerPort, log *s
 		ds.close(log)
 		return nil, nil, domain.Wrap(err, "serve", "nvram")
 	}
-	paths := slices.Clone(o.Devices)
-	if len(paths) == 0 {
-		var err error
-		if paths, err = d.deviceFiles(o); err != nil {
-			ds.close(log)
-			return nil, nil, err
+	specs := slices.Clone(o.Devices)
+	if len(specs) == 0 {
+		specs, err = d.deviceFiles(o)
+	}
+	if err == nil {
+		ds.kept, err = d.keptDevices()
+	}
+	if err != nil {
+		ds.close(log)
+		return nil, nil, err
+	}
+	for _, spec := range ds.kept.Added {
+		if !slices.Contains(specs, spec) {
+			specs = append(specs, spec)
 		}
 	}
-	for _, p := range paths {
-		if err := ds.attach(ctx, o, d, p, log); err != nil {
-			ds.close(log)
-			return nil, nil, domain.Wrap(err, "serve", "device "+p)
+	for _, spec := range specs {
+		u, err := attach(ctx, o, d, spec, log)
+		if domain.IsKind(err, domain.NotFound) && d.id.Incarnation > 1 {
+			// It was there once, or it is a slip: either way the other devices serve.
+			log.Error("device not there", "path", spec, "err", err)
+			continue
 		}
+		if err != nil {
+			ds.close(log)
+			return nil, nil, domain.Wrap(err, "serve", "device "+spec)
+		}
+		if slices.Contains(ds.kept.Removed, u.id) {
+			log.Info("device left alone: it was removed", "path", spec, "device", u.id.String())
+			u.close(log)
+			continue
+		}
+		ds.add(u)
 	}
 	if ds.region != nil && !o.DropNVRAM {
-		ds.region.Allot(ds.ids, int64(shareLeast))
+		ds.region.Allot(ds.ids(), int64(shareLeast))
 	}
-	for i, p := range paths {
-		if err := ds.begin(ctx, o, d, i, log); err != nil {
+	for _, u := range ds.all() {
+		if err := ds.begin(ctx, o, d, u, log); err != nil {
 			ds.close(log)
-			return nil, nil, domain.Wrap(err, "serve", "device "+p)
+			return nil, nil, domain.Wrap(err, "serve", "device "+u.spec)
 		}
 	}
 	if o.DropNVRAM {
 		ds.dropped(log)
 	}
 	return ds, func() { ds.close(log) }, nil
+}
+
+// all gives the devices of now. Their engines are open once openDevices has returned.
+func (ds *devices) all() []*unit {
+	ds.mu.RLock()
+	defer ds.mu.RUnlock()
+	return ds.mu.units
+}
+
+func (ds *devices) ids() []domain.DeviceID {
+	var out []domain.DeviceID
+	for _, u := range ds.all() {
+		out = append(out, u.id)
+	}
+	return out
+}
+
+// find gives a device; nil when it is not here.
+func (ds *devices) find(id domain.DeviceID) *unit {
+	for _, u := range ds.all() {
+		if u.id == id {
+			return u
+		}
+	}
+	return nil
+}
+
+// add takes one more device in.
+func (ds *devices) add(u *unit) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	ds.mu.units = append(slices.Clone(ds.mu.units), u)
+}
+
+// drop forgets a device, which its caller closes.
+func (ds *devices) drop(u *unit) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	ds.mu.units = slices.DeleteFunc(slices.Clone(ds.mu.units), func(x *unit) bool { return x == u })
 }
 
 // deviceFiles lists the device files of the data folder; an empty folder gets one.
@@ -138,50 +220,52 @@ func (d *dataDir) deviceFiles(o Options) ([]string, error) {
 
 // attach opens one device and formats it when it is blank. A device that holds something else than
 // Weft's is never touched: only a file made here, or one whose first bytes are all zero, is blank.
-func (ds *devices) attach(ctx context.Context, o Options, d *dataDir, path string,
-	log *slog.Logger,
-) error {
-	spec, err := parseDevice(path)
+func attach(ctx context.Context, o Options, d *dataDir, spec string, log *slog.Logger) (
+	u *unit, err error,
+) {
+	parsed, err := parseDevice(spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	dev, err := spec.open(o.Media)
+	dev, err := parsed.open(o.Media)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	ds.list = append(ds.list, dev)
+	defer func() {
+		if u == nil {
+			err = errors.Join(err, dev.Close())
+		}
+	}()
 	id, cluster, err := engine.Probe(dev)
 	switch {
 	case err == nil && cluster != d.id.Cluster:
-		return &domain.Error{
+		return nil, &domain.Error{
 			Kind: domain.Denied, Msg: "the device belongs to cluster " + cluster.String(),
 			Remedy: "use the data folder of that cluster, or wipe the device by hand",
 		}
 	case domain.IsKind(err, domain.NotFound):
 		if err := blank(dev); err != nil {
-			return err
+			return nil, err
 		}
 		id = domain.DeviceID{UUID: randomUUID()}
 		err = engine.Format(ctx, dev, engine.FormatOptions{
 			Cluster: d.id.Cluster, Node: d.id.Node, Device: id,
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		log.Info("device formatted", "path", path)
+		log.Info("device formatted", "path", spec)
 	case err != nil:
-		return err
+		return nil, err
 	}
-	ds.ids = append(ds.ids, id)
-	return nil
+	return &unit{spec: spec, device: dev, id: id}, nil
 }
 
 // begin recovers the engine of an attached device.
-func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, i int,
+func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, u *unit,
 	log *slog.Logger,
 ) error {
-	id := ds.ids[i]
-	w, err := ds.watch(o, d, i, log)
+	w, err := ds.watch(o, d, u, log)
 	if err != nil {
 		return err
 	}
@@ -189,17 +273,13 @@ func (ds *devices) begin(ctx context.Context, o Options, d *dataDir, i int,
 	if o.Durability == "process" {
 		mode = engine.Process
 	}
-	e, err := engine.Open(ctx, engine.Config{
+	u.engine, err = engine.Open(ctx, engine.Config{
 		Device: w, Cluster: d.id.Cluster, Node: d.id.Number, Mode: mode, Logger: log,
-		Journal: ds.share(id, log), DropJournal: o.DropNVRAM, AcceptLoss: o.AcceptNVRAMLoss,
+		Journal: ds.share(u.id, log), DropJournal: o.DropNVRAM, AcceptLoss: o.AcceptNVRAMLoss,
 		Reads: ds.reads, ClusterKey: ds.key,
 		Report: func(f engine.Fact) { ds.told(f, log) },
 	})
-	if err != nil {
-		return nvramRemedy(err)
-	}
-	ds.engines = append(ds.engines, e)
-	return nil
+	return nvramRemedy(err)
 }
 
 // volumesKey gives the key that wraps those of encrypted volumes. It is derived from what every
@@ -211,24 +291,24 @@ func volumesKey(authority []byte) ([]byte, error) {
 
 // watch puts between a device and its engine what watches it. Of a pair it watches the flash: no
 // host waits for a write to the disk, and one of megabytes would be taken for a slow one.
-func (ds *devices) watch(o Options, d *dataDir, i int, log *slog.Logger) (backends.Device, error) {
+func (ds *devices) watch(o Options, d *dataDir, u *unit, log *slog.Logger) (
+	backends.Device, error,
+) {
 	wrap := func(dev backends.Device) backends.Device {
 		if o.Wrap == nil {
 			return dev
 		}
 		return o.Wrap(dev.Geometry().Path, dev)
 	}
-	id := ds.ids[i]
 	watch := func(dev backends.Device) *watched.Device {
-		w := watched.New(wrap(dev), time.Now, func(c watched.Change) {
-			ds.changed(id, d.id.Node, c, log)
+		u.watched = watched.New(wrap(dev), time.Now, func(c watched.Change) {
+			ds.changed(u.id, d.id.Node, c, log)
 		})
-		ds.watched = append(ds.watched, w)
-		return w
+		return u.watched
 	}
-	pair, ok := ds.list[i].(*hybrid.Device)
+	pair, ok := u.device.(*hybrid.Device)
 	if !ok {
-		return watch(ds.list[i]), nil
+		return watch(u.device), nil
 	}
 	flash, disk := pair.Members()
 	again, err := hybrid.Open(watch(flash), wrap(disk))
@@ -270,15 +350,8 @@ func deviceError(err error) error {
 
 // close takes a last checkpoint of every engine and gives the devices up.
 func (ds *devices) close(log *slog.Logger) {
-	for _, e := range ds.engines {
-		if err := e.Close(); err != nil {
-			log.Error("closing a device", "err", err)
-		}
-	}
-	for _, dev := range ds.list {
-		if err := dev.Close(); err != nil {
-			log.Error("closing a device", "err", err)
-		}
+	for _, u := range ds.all() {
+		u.close(log)
 	}
 	if ds.nvram != nil {
 		if err := ds.nvram.Close(); err != nil {

@@ -154,8 +154,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, labels, nil), t,
 			float64(v), values...)
 	}
-	for i, e := range c.b.devices.engines {
-		id, _ := e.Info()
+	for _, u := range c.b.devices.all() {
+		e, id := u.engine, u.id
 		s := e.Stats()
 		list := deviceMetrics()
 		if s.JournalBytes > 0 {
@@ -169,7 +169,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 		c.sharing(e, id, send)
 		c.scrub(out, e, id)
-		c.health(out, c.b.devices.watched[i], id)
+		c.health(out, u.watched, id)
 		send(false, int64(e.Kept()), "weft_device_kept_bytes",
 			"Bytes that clones keep of deleted snapshots.", []string{"device"}, []string{id.String()})
 	}

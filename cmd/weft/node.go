@@ -7,6 +7,7 @@ import (
 
 	"weft/backends"
 	"weft/dataplane/agent"
+	"weft/dataplane/engine"
 	"weft/dataplane/vdisk"
 	"weft/domain"
 	"weft/domain/cluster"
@@ -244,13 +245,8 @@ func join(ctx context.Context, o Options, s *quorum.Store, x *eventstore.Executo
 		return nil, err
 	}
 	cmds = append(cmds, vote...)
-	for _, e := range ds.engines {
-		id, geo := e.Info()
-		cmds = append(cmds, cluster.Admit{DeviceAdmitted: cluster.DeviceAdmitted{
-			Device: id, Node: d.id.Node, Path: geo.Path, Class: classOf(geo),
-			Bytes: domain.Bytes(geo.Size), Usable: domain.Bytes(e.Stats().UsableBytes),
-			Sector: int64(geo.LogicalBlock), Durability: geo.Durability.String(),
-		}})
+	for _, u := range ds.all() {
+		cmds = append(cmds, u.admit(d.id.Node))
 	}
 	cmds = append(cmds, ds.nvramCommands(d)...)
 	cmds = append(cmds, missing(d, ds, v)...)
@@ -296,8 +292,12 @@ func firstVote(ctx context.Context, s *quorum.Store, d *dataDir, t *topology.Vie
 func newAgent(_ *member, d *dataDir, ds *devices, p *vdisk.Pool, f *front, log *slog.Logger) (
 	*agent.Agent, func(), error,
 ) {
+	var engines []*engine.Engine
+	for _, u := range ds.all() {
+		engines = append(engines, u.engine)
+	}
 	a, err := agent.New(agent.Config{
-		Node: d.id.Node, Number: d.id.Number, Incarnation: d.id.Incarnation, Engines: ds.engines, Pool: p,
+		Node: d.id.Node, Number: d.id.Number, Incarnation: d.id.Incarnation, Engines: engines, Pool: p,
 		Tokens: d, Front: f, Now: time.Now,
 	})
 	if err != nil {
@@ -344,6 +344,7 @@ type Node struct {
 	log     *servedLog
 	telling *telling
 	scrubs  *scrubbing
+	equip   *equipping
 }
 
 // Start brings a node up: the folder locked, the cluster made or joined, the devices recovered, the

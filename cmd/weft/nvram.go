@@ -85,7 +85,7 @@ func (ds *devices) share(id domain.DeviceID, log *slog.Logger) backends.ByteDevi
 // dropped takes back the shares of the devices that gave theirs up. What is left then belongs to
 // devices that are not here.
 func (ds *devices) dropped(log *slog.Logger) {
-	for _, id := range ds.ids {
+	for _, id := range ds.ids() {
 		ds.region.Release(id)
 	}
 	ds.noNVRAM = len(ds.region.Devices()) == 0
@@ -99,8 +99,8 @@ func (ds *devices) dropped(log *slog.Logger) {
 
 // nvramUsed gives how much of the NVRAM's journals is in use.
 func (ds *devices) nvramUsed() (used, size domain.Bytes) {
-	for _, e := range ds.engines {
-		s := e.Stats()
+	for _, u := range ds.all() {
+		s := u.engine.Stats()
 		used, size = used+domain.Bytes(s.JournalUsed), size+domain.Bytes(s.JournalBytes)
 	}
 	return used, size

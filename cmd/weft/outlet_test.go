@@ -52,13 +52,13 @@ func startBroker(t *testing.T) *server.Server {
 	return s
 }
 
-// untilCmd is `until REGEXP COMMAND ARGS...`: it runs a command until what it says matches. The
+// untilCmd is `[!] until REGEXP COMMAND ARGS...`: it runs a command until what it says matches. The
 // test's own limit ends it.
-func untilCmd(ts *testscript.TestScript, _ bool, args []string) {
+func untilCmd(ts *testscript.TestScript, neg bool, args []string) {
 	want := regexp.MustCompile("(?m)" + args[0])
 	for {
 		err := ts.Exec(args[1], args[2:]...)
-		if err == nil && want.MatchString(ts.ReadFile("stdout")) {
+		if err == nil && want.MatchString(ts.ReadFile("stdout")) != neg {
 			return
 		}
 	}

@@ -30,6 +30,12 @@ type scrubbing struct {
 	node domain.NodeID
 	log  *slog.Logger
 	work sync.WaitGroup
+
+	ctx context.Context //nolint:containedctx // of all passes; it ends with the node
+	mu  struct {
+		sync.Mutex
+		ends map[domain.DeviceID]func() // each ends a device's passes and waits for that
+	}
 }
 
 // startScrubbing runs until the node closes. A pass under way is cut short then, and goes on at the
@@ -40,12 +46,40 @@ func startScrubbing(
 ) (*scrubbing, func()) {
 	s := &scrubbing{o: o, exec: x, run: r, view: v.topology, node: d.id.Node, log: log}
 	ctx, cancel := context.WithCancel(context.Background())
-	for _, e := range ds.engines {
-		s.work.Go(func() { s.device(ctx, e) })
+	s.ctx, s.mu.ends = ctx, map[domain.DeviceID]func(){}
+	for _, u := range ds.all() {
+		s.begin(u)
 	}
 	return s, func() {
 		cancel()
 		s.work.Wait()
+	}
+}
+
+// begin scrubs one more device from now on.
+func (s *scrubbing) begin(u *unit) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	done := make(chan struct{})
+	s.mu.Lock()
+	s.mu.ends[u.id] = func() {
+		cancel()
+		<-done
+	}
+	s.mu.Unlock()
+	s.work.Go(func() {
+		defer close(done)
+		s.device(ctx, u.engine)
+	})
+}
+
+// end scrubs a device no more; its engine may be closed then.
+func (s *scrubbing) end(id domain.DeviceID) {
+	s.mu.Lock()
+	end := s.mu.ends[id]
+	delete(s.mu.ends, id)
+	s.mu.Unlock()
+	if end != nil {
+		end()
 	}
 }
 

@@ -70,9 +70,9 @@ func TestScrubPaused(t *testing.T) {
 	wait := func(state string, running bool) map[string]any {
 		for {
 			var st engine.ScrubStatus
-			for _, e := range n.backend.devices.engines {
-				if id, _ := e.Info(); id.String() == bad.id {
-					st, _ = e.ScrubStatus()
+			for _, u := range n.backend.devices.all() {
+				if u.id.String() == bad.id {
+					st, _ = u.engine.ScrubStatus()
 				}
 			}
 			for _, d := range items(c.must("GET", path, "")) {

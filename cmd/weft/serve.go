@@ -262,8 +262,10 @@ func (r *running) announce(o cli.ServeOptions) error {
 
 // media gives the class of the node's first device, which a first volume may ask for.
 func (r *running) media() string {
-	_, geo := r.backend.devices.engines[0].Info()
-	return classOf(geo)
+	for _, u := range r.backend.devices.all() {
+		return classOf(u.device.Geometry())
+	}
+	return "flash" // none is there
 }
 
 // facts lists the addresses, and at the first start the token.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"weft/backends/watched"
@@ -51,8 +52,8 @@ func (ds *devices) send(c domain.Command) {
 // look looks for calls that hang, until the context ends.
 func (ds *devices) look(ctx context.Context) {
 	for ctx.Err() == nil {
-		for _, w := range ds.watched {
-			w.Look()
+		for _, u := range ds.all() {
+			u.watched.Look()
 		}
 		pause(ctx, watched.LookEvery)
 	}
@@ -60,9 +61,9 @@ func (ds *devices) look(ctx context.Context) {
 
 // doubt lets devices begin as the log knows them.
 func (ds *devices) doubt(v *views) {
-	for i, id := range ds.ids {
-		if d, ok := v.topology.Device(id); ok && d.Suspended != "" {
-			ds.watched[i].Doubt()
+	for _, u := range ds.all() {
+		if d, ok := v.topology.Device(u.id); ok && d.Suspended != "" {
+			u.watched.Doubt()
 		}
 	}
 }
@@ -118,13 +119,13 @@ func missing(d *dataDir, ds *devices, v *views) []domain.Command {
 	if ds.nvram != nil {
 		here[d.nvramID()] = true
 	}
-	for _, e := range ds.engines {
-		id, _ := e.Info()
+	for _, id := range ds.ids() {
 		here[id] = true
 	}
 	var cmds []domain.Command
 	for _, dev := range v.topology.Devices() {
-		if dev.Node == d.id.Node && !here[dev.Device] && !dev.Failed {
+		gone := dev.Leaving && slices.Contains(ds.kept.Removed, dev.Device)
+		if dev.Node == d.id.Node && !here[dev.Device] && !dev.Failed && !gone {
 			cmds = append(cmds, cluster.Fail{
 				Device: dev.Device, Why: "it was not there when the node started",
 			})

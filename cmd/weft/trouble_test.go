@@ -61,7 +61,7 @@ func TestTrouble(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ds := &devices{troubles: make(chan domain.Command, troublesMax), ids: []domain.DeviceID{device}}
+	ds := &devices{troubles: make(chan domain.Command, troublesMax)}
 	looked, begun := make(chan struct{}), time.Now()
 	below, err := mem.New(mem.Config{Size: 1 << 20, Durability: backends.PowerSafe})
 	if err != nil {
@@ -69,12 +69,13 @@ func TestTrouble(t *testing.T) {
 	}
 	var ahead atomic.Int64
 	well := func(watched.Change) { close(looked) }
-	ds.watched = []*watched.Device{watched.New(below, func() time.Time {
+	watch := watched.New(below, func() time.Time {
 		return begun.Add(time.Duration(ahead.Load()))
-	}, well)}
+	}, well)
+	ds.add(&unit{id: device, watched: watch})
 	_, stop := startTelling(nil, ds, x, views, &dataDir{id: nodeIdentity{Node: node}}, log)
 	defer stop()
-	if ds.watched[0].State() != watched.Suspect {
+	if watch.State() != watched.Suspect {
 		t.Fatal("the device begins well")
 	}
 	ahead.Store(int64(watched.Quiet))

@@ -17,7 +17,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 	wire.Build(
 		openDevices, openPeer, openStore, wire.Bind(new(eventstore.Store), new(*quorum.Store)),
 		openVault, newCodec, openIntents, newCommands, newViews, openRunner, join, newPool, openFront, newAgent, newDispatcher,
-		startLeading, startTelling, startScrubbing, openRefusals, newVerifier,
+		startLeading, startTelling, startScrubbing, startEquipping, openRefusals, newVerifier,
 		wire.Struct(new(backend), "dir", "store", "codec", "vault", "exec", "runner", "views",
 			"agent", "front", "devices", "peer", "to", "refused", "idps"),
 		startAPI, serveLog, wire.Struct(new(Node), "*"),

@@ -158,6 +158,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 	}
 	mainTelling, cleanup13 := startTelling(mainMember, mainDevices, executor, mainViews, d, log)
 	mainScrubbing, cleanup14 := startScrubbing(mainMember, o, mainDevices, executor, runner, mainViews, d, log)
+	mainEquipping, cleanup15 := startEquipping(mainMember, o, mainDevices, agent, mainScrubbing, executor, runner, mainViews, d, log)
 	node := &Node{
 		dir:     d,
 		backend: mainBackend,
@@ -167,8 +168,10 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		log:     mainServedLog,
 		telling: mainTelling,
 		scrubs:  mainScrubbing,
+		equip:   mainEquipping,
 	}
 	return node, func() {
+		cleanup15()
 		cleanup14()
 		cleanup13()
 		cleanup12()

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"weft/backends"
 	"weft/dataplane/engine"
 	"weft/dataplane/qos"
 	"weft/dataplane/vdisk"
@@ -41,7 +40,7 @@ type Config struct {
 	Node        domain.NodeID
 	Number      domain.NodeNumber
 	Incarnation uint64
-	Engines     []*engine.Engine
+	Engines     []*engine.Engine // those there are at first
 	Pool        *vdisk.Pool
 	Tokens      Tokens
 	Front       Front
@@ -50,8 +49,11 @@ type Config struct {
 
 // Agent obeys orders one at a time.
 type Agent struct {
-	cfg     Config
-	engines map[domain.DeviceID]*engine.Engine
+	cfg   Config
+	fleet struct {
+		sync.RWMutex                  // taken after mu
+		list         []*engine.Engine // never changed in place
+	}
 
 	mu struct {
 		sync.Mutex
@@ -62,11 +64,8 @@ type Agent struct {
 
 // New makes an agent that exports nothing yet.
 func New(cfg Config) (*Agent, error) {
-	a := &Agent{cfg: cfg, engines: map[domain.DeviceID]*engine.Engine{}}
-	for _, e := range cfg.Engines {
-		id, _ := e.Info()
-		a.engines[id] = e
-	}
+	a := &Agent{cfg: cfg}
+	a.fleet.list = slices.Clone(cfg.Engines)
 	token, err := cfg.Tokens.Load()
 	if err != nil {
 		return nil, domain.Wrap(err, "agent.New", "token")
@@ -111,9 +110,45 @@ func again(k command.Kind) bool {
 	return false
 }
 
+// Attach takes orders for one more device from now on.
+func (a *Agent) Attach(e *engine.Engine) {
+	a.fleet.Lock()
+	defer a.fleet.Unlock()
+	a.fleet.list = append(slices.Clone(a.fleet.list), e)
+}
+
+// Detach takes no more orders for a device. Afterwards nobody makes anything on it, and its engine
+// may be closed. Conflict where volumes or snapshots stand on it, NotFound where it is not here.
+func (a *Agent) Detach(id domain.DeviceID) error {
+	a.mu.Lock() // no order is under way
+	defer a.mu.Unlock()
+	e, err := a.engine(id)
+	if err != nil {
+		return err
+	}
+	if v, s := len(e.Volumes()), len(e.AllSnapshots()); v+s > 0 {
+		return domain.Errorf(domain.Conflict, "%d volumes and %d snapshots stand on it", v, s)
+	}
+	a.fleet.Lock()
+	defer a.fleet.Unlock()
+	a.fleet.list = slices.DeleteFunc(slices.Clone(a.fleet.list), func(x *engine.Engine) bool {
+		return x == e
+	})
+	return nil
+}
+
+// engines gives the node's engines of now.
+func (a *Agent) engines() []*engine.Engine {
+	a.fleet.RLock()
+	defer a.fleet.RUnlock()
+	return a.fleet.list
+}
+
 func (a *Agent) engine(id domain.DeviceID) (*engine.Engine, error) {
-	if e := a.engines[id]; e != nil {
-		return e, nil
+	for _, e := range a.engines() {
+		if x, _ := e.Info(); x == id {
+			return e, nil
+		}
 	}
 	return nil, domain.Errorf(domain.NotFound, "device %s is not on this node", id)
 }
@@ -265,22 +300,4 @@ func (a *Agent) Stop() error {
 	}
 	a.mu.served = map[domain.VolumeID]Served{}
 	return a.cfg.Front.Serve(nil)
-}
-
-// Device describes a device of the node to the cluster.
-type Device struct {
-	ID     domain.DeviceID
-	Geo    backends.Geometry
-	Usable domain.Bytes
-	Mode   engine.Mode
-}
-
-// Devices lists the node's devices.
-func (a *Agent) Devices() []Device {
-	var list []Device
-	for _, e := range a.cfg.Engines {
-		id, geo := e.Info()
-		list = append(list, Device{id, geo, domain.Bytes(e.Stats().UsableBytes), e.Mode()})
-	}
-	return list
 }

@@ -389,3 +389,36 @@ func TestReexportKeepsDisk(t *testing.T) {
 		t.Errorf("after Stop %d served, %v", len(f.front.list), err)
 	}
 }
+
+// TestDetach proves that orders reach a device that was attached, that one is not given up while a
+// volume or a snapshot stands on it, and that no order reaches it afterwards.
+func TestDetach(t *testing.T) {
+	f := build(t)
+	e2 := f.twoDevices(t)
+	f.must(t, cutOrder(9, command.Cut{Volume: vol2, Device: device2, Snapshot: snap2}))
+	gone := func(n byte, k command.Kind) {
+		t.Helper()
+		if err := f.agent.Detach(device2); domain.KindOf(err) != domain.Conflict {
+			t.Fatalf("detached with something on it: %v", err)
+		}
+		o := order(n, 1, k)
+		o.Volume, o.Device, o.Snapshot = vol2, device2, snap2
+		f.must(t, o)
+	}
+	gone(20, command.DeleteVolume)
+	gone(21, command.DeleteSnapshot)
+	if err := f.agent.Detach(device2); err != nil {
+		t.Fatal(err)
+	}
+	o := order(22, 1, command.CreateVolume)
+	o.Volume, o.Device = vol2, device2
+	if out := f.agent.Obey(t.Context(), o); domain.KindOf(out.Err) != domain.NotFound {
+		t.Errorf("an order for a device that left: %v", out.Err)
+	}
+	if err := f.agent.Detach(device2); domain.KindOf(err) != domain.NotFound {
+		t.Errorf("detached twice: %v", err)
+	}
+	f.agent.Attach(e2)
+	o.ID = order(23, 1, command.CreateVolume).ID
+	f.must(t, o)
+}

@@ -18,11 +18,14 @@ import (
 // device.
 func (a *Agent) cut(ctx context.Context, o command.Order, out *command.Outcome) error {
 	by := map[domain.DeviceID][]engine.Cut{}
+	on := map[domain.DeviceID]*engine.Engine{}
 	var devices []domain.DeviceID
 	for _, c := range o.Cuts {
-		if _, err := a.engine(c.Device); err != nil {
+		e, err := a.engine(c.Device)
+		if err != nil {
 			return err
 		}
+		on[c.Device] = e
 		if by[c.Device] == nil {
 			devices = append(devices, c.Device)
 		}
@@ -35,18 +38,18 @@ func (a *Agent) cut(ctx context.Context, o command.Order, out *command.Outcome) 
 				defer s.Disk.Resume()
 			}
 		}
-		if err := a.dropPart(ctx, o.Cuts); err != nil {
+		if err := dropPart(ctx, on, o.Cuts); err != nil {
 			return err
 		}
 	}
 	for _, id := range devices {
-		if err := a.engines[id].Snapshot(ctx, by[id]...); err != nil {
+		if err := on[id].Snapshot(ctx, by[id]...); err != nil {
 			return err
 		}
 	}
 	out.At = a.cfg.Now().UTC()
 	for _, c := range o.Cuts {
-		s, ok := a.engines[c.Device].OpenSnapshot(c.Snapshot)
+		s, ok := on[c.Device].OpenSnapshot(c.Snapshot)
 		if !ok {
 			return domain.Errorf(domain.Unavailable, "snapshot %s went while it was taken", c.Snapshot)
 		}
@@ -60,10 +63,12 @@ func (a *Agent) cut(ctx context.Context, o command.Order, out *command.Outcome) 
 
 // dropPart takes back what an earlier try left that ended between two devices: the cuts that are
 // there are of another instant than the others would be.
-func (a *Agent) dropPart(ctx context.Context, cuts []command.Cut) error {
+func dropPart(
+	ctx context.Context, on map[domain.DeviceID]*engine.Engine, cuts []command.Cut,
+) error {
 	var there []command.Cut
 	for _, c := range cuts {
-		if _, ok := a.engines[c.Device].OpenSnapshot(c.Snapshot); ok {
+		if _, ok := on[c.Device].OpenSnapshot(c.Snapshot); ok {
 			there = append(there, c)
 		}
 	}
@@ -71,7 +76,7 @@ func (a *Agent) dropPart(ctx context.Context, cuts []command.Cut) error {
 		return nil
 	}
 	for _, c := range there {
-		if err := a.engines[c.Device].DeleteSnapshot(ctx, c.Snapshot); err != nil {
+		if err := on[c.Device].DeleteSnapshot(ctx, c.Snapshot); err != nil {
 			return err
 		}
 	}
@@ -193,7 +198,7 @@ func space(e *engine.Engine, v *engine.Volume) command.Space {
 
 func (a *Agent) listSnapshots(q command.Question) command.Answer {
 	var out command.Answer
-	for _, e := range a.cfg.Engines {
+	for _, e := range a.engines() {
 		for _, s := range e.AllSnapshots() {
 			wanted := len(q.Volumes) == 0 || slices.Contains(q.Volumes, s.ID())
 			if wanted && compareIDs(s.Snapshot(), q.After) > 0 {
@@ -215,7 +220,7 @@ func compareIDs(a, b domain.SnapshotID) int { return slices.Compare(a.UUID[:], b
 // describe tells what a volume and its snapshots hold, and who uses the volume.
 func (a *Agent) describe(id domain.VolumeID) (command.Answer, error) {
 	var out command.Answer
-	for _, e := range a.cfg.Engines {
+	for _, e := range a.engines() {
 		if v, ok := e.Volume(id); ok {
 			out.Spaces, out.Durability = append(out.Spaces, space(e, v)), e.Mode().String()
 		}
@@ -264,7 +269,7 @@ func (a *Agent) ranges(q command.Question) (command.Answer, error) {
 // scrubs tells how far the scrub of each device has come.
 func (a *Agent) scrubs() (command.Answer, error) {
 	var out command.Answer
-	for _, e := range a.cfg.Engines {
+	for _, e := range a.engines() {
 		s, err := e.ScrubStatus()
 		if err != nil {
 			return out, err
@@ -281,7 +286,7 @@ func (a *Agent) scrubs() (command.Answer, error) {
 
 // subject finds what a question is about.
 func (a *Agent) subject(q command.Question) (*engine.Engine, *engine.Volume, error) {
-	for _, e := range a.cfg.Engines {
+	for _, e := range a.engines() {
 		if !q.Snapshot.IsZero() {
 			if s, ok := e.OpenSnapshot(q.Snapshot); ok {
 				return e, s, nil

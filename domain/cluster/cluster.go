@@ -311,6 +311,7 @@ func decideRole(s Role, r domain.Request) ([]domain.Event, error) {
 // Device is a device folded.
 type Device struct {
 	Exists, Failed bool
+	Leaving        bool // it is put out of use once it is empty
 	DeviceAdmitted
 	health
 }
@@ -328,6 +329,10 @@ func DeviceAggregate() domain.Aggregate[Device] {
 				s.Failed = true
 			case *DeviceReadmitted:
 				s.Failed = false
+			case *DeviceRemovalRequested:
+				s.Leaving = true
+			case *DeviceRemovalCancelled:
+				s.Leaving = false
 			case *DeviceRetired:
 				s = Device{}
 			}
@@ -357,6 +362,8 @@ func decideDevice(s Device, r domain.Request) ([]domain.Event, error) {
 			return nil, nil
 		}
 		return []domain.Event{&DeviceRetired{c.Why}}, nil
+	case RemoveDevice:
+		return s.leave(c)
 	}
 	return s.decideHealth(r.Command)
 }

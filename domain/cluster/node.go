@@ -114,6 +114,7 @@ type Node struct {
 	Exists, Down, Drained, Removed bool
 	Version                        string
 	Location                       Location
+	Wanted                         []string // devices to take into use
 	NodeJoined
 	NodeEndpointChanged
 }
@@ -145,6 +146,8 @@ func evolveNode(s Node, ev domain.Event) Node {
 		s.Removed = true
 	case *NodeLocationChanged:
 		s.Location = ev.Location
+	case *DeviceAddRequested, *DeviceAdded, *DeviceAddRefused:
+		s.Wanted = Wanted(s.Wanted, ev)
 	}
 	return s
 }
@@ -186,7 +189,7 @@ func decideNode(s Node, r domain.Request) ([]domain.Event, error) {
 	case Remove:
 		return s.remove(c)
 	}
-	return nil, domain.Errorf(domain.Internal, "node: unknown command %T", r.Command)
+	return s.equip(r.Command)
 }
 
 func (s Node) start(c StartNode) ([]domain.Event, error) {

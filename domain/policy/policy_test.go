@@ -309,6 +309,37 @@ func TestEncryptedNotOnPair(t *testing.T) {
 	}
 }
 
+// TestLeavingDevice proves that a device which is being removed takes no new volumes, even as the
+// only one, and that its own stay and are served.
+func TestLeavingDevice(t *testing.T) {
+	node := Node{Node: domain.NodeID{UUID: id(1)}}
+	goes := Device{
+		Device: domain.DeviceID{UUID: id(2)}, Node: node.Node, Class: "flash", Usable: 100 * domain.TiB,
+		Leaving: true,
+	}
+	stays := goes
+	stays.Device, stays.Leaving, stays.Usable = domain.DeviceID{UUID: id(3)}, false, domain.GiB
+	w := Wish{Volume: volumeID(2), Name: "v", Size: domain.GiB, Set: Resolve(nil)}
+	o := Observed{Nodes: []Node{node}, Devices: []Device{goes, stays}}
+	p := Reconcile(Desired{Volumes: []Wish{w}}, o)
+	if len(p.Steps) != 1 || p.Steps[0].Order.Device != stays.Device {
+		t.Errorf("beside another: %+v", p)
+	}
+	o.Devices = o.Devices[:1]
+	p = Reconcile(Desired{Volumes: []Wish{w}}, o)
+	if len(p.Steps) != 0 || len(p.Placements) != 1 || p.Placements[0].Rejects[0].Why != leaving ||
+		!strings.Contains(strings.Join(p.Placements[0].Remedies, " "), "weft node device keep") {
+		t.Errorf("alone: %+v", p)
+	}
+	o.Volumes = []Volume{{
+		Volume: w.Volume, Size: w.Size, Node: node.Node, Device: goes.Device, Epoch: 1,
+	}}
+	p = Reconcile(Desired{Volumes: []Wish{w}}, o)
+	if len(p.Steps) != 1 || p.Steps[0].Order.Kind != command.ExportVolume {
+		t.Errorf("its own volume: %+v", p)
+	}
+}
+
 // TestSuspectDevice proves that a new volume goes to a device that is slow or errs only where no
 // other can take it, be that one as good as full.
 func TestSuspectDevice(t *testing.T) {

@@ -76,6 +76,8 @@ type Device struct {
 	Failed bool
 	// Suspect devices are slow or err: they serve on, and take new volumes only where no other can.
 	Suspect bool
+	// Leaving devices are put out of use once they are empty: they take no new volumes.
+	Leaving bool
 }
 
 // Volume is what became of a volume.
@@ -331,6 +333,8 @@ func (p *planner) place(w *Wish) {
 			reject("node down")
 		case n.Drained && home.IsZero():
 			reject("node drained")
+		case d.Leaving && home.IsZero():
+			reject(leaving)
 		case home.IsZero() && d.Class != w.Set.Intent.Placement.Capacity:
 			reject("media is " + d.Class + ", not " + w.Set.Intent.Placement.Capacity)
 		case home.IsZero() && d.Class == "hybrid" && w.Set.Intent.Security.Encryption == "on":
@@ -410,6 +414,8 @@ func remedies(w *Wish, rejects []Reject) []string {
 		case r.Why == sourceElsewhere: // nothing helps: a clone shares its source's blocks
 		case r.Why == "node drained":
 			out = append(out, "let the node take part again: weft node drain --undo")
+		case r.Why == leaving:
+			out = append(out, "add another device: weft node device add; or keep it: weft node device keep")
 		case len(r.Why) > 8 && r.Why[:8] == "media is":
 			out = append(out, "add a "+w.Set.Intent.Placement.Capacity+
 				" device, or change placement.capacity")

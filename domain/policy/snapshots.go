@@ -44,6 +44,7 @@ type Snapshot struct {
 
 // Reasons of a clone that cannot be placed.
 const (
+	leaving         = "device is being removed"
 	sourceGone      = "the snapshot it is to be cloned from is gone"
 	sourceElsewhere = "the snapshot it is to be cloned from stands elsewhere"
 )

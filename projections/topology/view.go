@@ -27,14 +27,21 @@ type Node struct {
 	Location cluster.Location
 	Vote     string // "voter", "learner", or empty for a client of the log
 	Member   uint64 // of the log while it has or learns to vote
+	// Wanted is what the node shall take into use, Refused what it would not when last asked.
+	Wanted  []string
+	Refused []cluster.DeviceAddRefused
 }
+
+// RefusedMax is how many refused devices are remembered of a node.
+const RefusedMax = 16
 
 // Device is a device with what its admission said.
 type Device struct {
 	cluster.DeviceAdmitted
-	Failed bool
-	Why    string
-	Since  time.Time // when it was admitted
+	Failed  bool
+	Leaving bool // it is put out of use once it is empty
+	Why     string
+	Since   time.Time // when it was admitted
 	// Suspended says by which rule the device is slow or errs; empty: it is well. Why says what was
 	// seen.
 	Suspended string
@@ -81,7 +88,7 @@ func New() *View {
 func (*View) Name() string { return "topology" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 6 }
+func (*View) Version() uint16 { return 7 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -113,7 +120,8 @@ func (v *View) Apply(r domain.Record) error {
 		s.Nodes[id] = n
 	case *cluster.NodeEndpointChanged, *cluster.NodeDown, *cluster.NodeReturned,
 		*cluster.NodeDrainRequested, *cluster.NodeUncordoned, *cluster.NodeRemoved,
-		*cluster.NodeLocationChanged:
+		*cluster.NodeLocationChanged, *cluster.DeviceAddRequested, *cluster.DeviceAdded,
+		*cluster.DeviceAddRefused:
 		s.Nodes[id] = s.Nodes[id].after(ev)
 	case *cluster.LearnerAdded:
 		s.vote(ev.Node, ev.Member, "learner")
@@ -137,7 +145,8 @@ func (v *View) Apply(r domain.Record) error {
 		d.Failed, d.Why, d.Suspended = false, "", ""
 		s.Devices[id] = d
 	case *cluster.DeviceSuspended, *cluster.ScrubRequested, *cluster.ScrubPaused,
-		*cluster.ScrubFinished, *cluster.DamageFound:
+		*cluster.ScrubFinished, *cluster.DamageFound, *cluster.DeviceRemovalRequested,
+		*cluster.DeviceRemovalCancelled:
 		s.Devices[id] = s.Devices[id].after(ev, r.Position)
 	}
 	return nil
@@ -146,6 +155,10 @@ func (v *View) Apply(r domain.Record) error {
 // after folds what a node found out about a device, and wishes to scrub it.
 func (d Device) after(ev domain.Event, at domain.Position) Device {
 	switch ev := ev.(type) {
+	case *cluster.DeviceRemovalRequested:
+		d.Leaving = true
+	case *cluster.DeviceRemovalCancelled:
+		d.Leaving = false
 	case *cluster.DeviceSuspended:
 		d.Suspended, d.Why = ev.Rule, ev.Why
 	case *cluster.ScrubRequested:
@@ -182,8 +195,24 @@ func (n Node) after(ev domain.Event) Node {
 		n.Removed = true
 	case *cluster.NodeLocationChanged:
 		n.Location = ev.Location
+	case *cluster.DeviceAddRequested:
+		n.refuse(ev.Spec)
+	case *cluster.DeviceAdded:
+		n.refuse(ev.Spec)
+	case *cluster.DeviceAddRefused:
+		n.refuse(ev.Spec, *ev)
 	}
+	n.Wanted = cluster.Wanted(n.Wanted, ev)
 	return n
+}
+
+// refuse replaces what is known of the refusal of a device; of the last RefusedMax it is known.
+func (n *Node) refuse(spec string, now ...cluster.DeviceAddRefused) {
+	list := slices.DeleteFunc(slices.Clone(n.Refused), func(r cluster.DeviceAddRefused) bool {
+		return r.Spec == spec
+	})
+	list = append(list, now...)
+	n.Refused = list[max(0, len(list)-RefusedMax):]
 }
 
 func (s *state) vote(id domain.NodeID, member uint64, vote string) {
@@ -318,7 +347,7 @@ func (v *View) Observe(o *policy.Observed) {
 		}
 		o.Devices = append(o.Devices, policy.Device{
 			Device: d.Device, Node: d.Node, Path: d.Path, Class: d.Class, Usable: d.Usable,
-			Failed: d.Failed, Suspect: d.Suspended != "",
+			Failed: d.Failed, Suspect: d.Suspended != "", Leaving: d.Leaving,
 		})
 	}
 }
