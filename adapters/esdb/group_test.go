@@ -180,7 +180,7 @@ func TestNack(t *testing.T) {
 	nack(3, 0, client.NackActionSkip)
 	expect(t, sub, 4, 1, true)
 	r.info(db, "nack", func(i *client.PersistentSubscriptionInfo) bool {
-		return i.Stats.ParkedMessagesCount == 2
+		return i.Stats.ParkedMessagesCount == 2 && i.Stats.OutstandingMessagesCount == 0
 	})
 	_ = sub.Close()
 	err := db.ReplayParkedMessagesToAll(limited(t), "nack", client.ReplayParkedMessagesOptions{})
@@ -192,7 +192,7 @@ func TestNack(t *testing.T) {
 	expect(t, sub, 1, 2, true)
 	expect(t, sub, 5, 1, true)
 	r.info(db, "nack", func(i *client.PersistentSubscriptionInfo) bool {
-		return i.Stats.ParkedMessagesCount == 0
+		return i.Stats.ParkedMessagesCount == 0 && i.Stats.OutstandingMessagesCount == 0
 	})
 	r.stop()
 	r = serve(t, r)

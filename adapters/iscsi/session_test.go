@@ -371,6 +371,14 @@ func TestWindow(t *testing.T) {
 	}
 	late := i.request(50, make([]byte, 6), 0, false, nil)
 	i.post(late) // beyond MaxCmdSN
+	ping := &pdu{} // answered behind what was sent before it: the window is closed until then
+	ping.header[0], ping.header[1] = opNopOut|opImmediate, flagFinal
+	ping.put(16, 99)
+	ping.put(20, noTag)
+	i.post(ping)
+	if p := i.expect(opNopIn); p.tag() != 99 {
+		t.Errorf("tag %d", p.tag())
+	}
 	for _, io := range ios {
 		b.disk.Run(io)
 	}
