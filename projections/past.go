@@ -2,14 +2,10 @@ package projections
 
 import (
 	"context"
-	"errors"
 
 	"weft/domain"
 	"weft/eventstore"
 )
-
-// errStop ends a read early and is never returned.
-var errStop = errors.New("far enough")
 
 // At builds a view as it was at a past position, 0 being before the first event. The factory gives
 // a fresh, empty one; when the runner keeps states of a view with the same name and version, the
@@ -21,16 +17,52 @@ func At[V View](
 	ctx context.Context, r *Runner, p domain.Position, factory func() V,
 ) (V, Checkpoint, error) {
 	var none V
-	fresh := factory()
-	v, at, err := r.build(ctx, p, fresh, r.cfg.KeepEvery)
+	list, at, err := AtOnce(ctx, r, p, factory())
 	if err != nil {
 		return none, Checkpoint{}, err
 	}
-	out, ok := v.(V)
+	out, ok := list[0].(V)
 	if !ok {
-		return none, Checkpoint{}, domain.Errorf(domain.Internal, "%s clones into a %T", v.Name(), v)
+		return none, Checkpoint{}, domain.Errorf(domain.Internal, "%s clones into a %T",
+			list[0].Name(), list[0])
 	}
 	return out, at, nil
+}
+
+// AtOnce is At for several views, which are given fresh and come back in the same order. The log is
+// read and decoded once for all of them, and they count as one build.
+func AtOnce(ctx context.Context, r *Runner, p domain.Position, fresh ...View) (
+	[]View, Checkpoint, error,
+) {
+	head, err := r.cfg.Store.Head(ctx)
+	if err != nil {
+		return nil, Checkpoint{}, err
+	}
+	if p > head.Position {
+		return nil, Checkpoint{}, beyond(p, head.Position)
+	}
+	leave, err := r.enter()
+	if err != nil {
+		return nil, Checkpoint{}, err
+	}
+	defer leave()
+	folds := make([]*folding, len(fresh))
+	for i, f := range fresh {
+		folds[i] = r.nearest(p, f)
+		if far := p.N() - folds[i].at.Position.N(); far > r.cfg.KeepEvery {
+			return nil, Checkpoint{}, domain.Errorf(domain.TooLarge,
+				"%d events lie between position %s and the nearest kept state, the most are %d",
+				far, p, r.cfg.KeepEvery)
+		}
+	}
+	if err := r.fold(ctx, p, folds...); err != nil {
+		return nil, Checkpoint{}, err
+	}
+	out := make([]View, len(folds))
+	for i, f := range folds {
+		out[i] = f.view
+	}
+	return out, folds[0].at, nil
 }
 
 // Rebuild folds a fresh view from the first event to where the live views stand, whatever the
@@ -42,9 +74,9 @@ func Rebuild[V View](ctx context.Context, r *Runner, factory func() V) (V, Check
 		return fresh, Checkpoint{}, err
 	}
 	defer leave()
-	at := Checkpoint{Version: fresh.Version()}
-	err = r.fold(ctx, fresh, &at, r.Position())
-	return fresh, at, err
+	f := &folding{fresh, Checkpoint{Version: fresh.Version()}}
+	err = r.fold(ctx, r.Position(), f)
+	return fresh, f.at, err
 }
 
 // Replayed says what a replay of one view came to.
@@ -73,12 +105,12 @@ func Replay(ctx context.Context, r *Runner, p domain.Position, fresh View) (Repl
 		return Replayed{}, err
 	}
 	defer leave()
-	at := Checkpoint{Version: fresh.Version()}
-	if err := r.fold(ctx, fresh, &at, p); err != nil {
+	f := &folding{fresh, Checkpoint{Version: fresh.Version()}}
+	if err := r.fold(ctx, p, f); err != nil {
 		return Replayed{}, err
 	}
 	sum, err := StateHash(fresh)
-	return Replayed{fresh.Name(), fresh.Version(), at.Position.N(), sum}, err
+	return Replayed{fresh.Name(), fresh.Version(), f.at.Position.N(), sum}, err
 }
 
 func beyond(p, head domain.Position) error {
@@ -97,95 +129,82 @@ func (r *Runner) enter() (leave func(), err error) {
 	}
 }
 
-func (r *Runner) build(
-	ctx context.Context, p domain.Position, fresh View, most uint64,
-) (View, Checkpoint, error) {
-	head, err := r.cfg.Store.Head(ctx)
-	if err != nil {
-		return nil, Checkpoint{}, err
-	}
-	if p > head.Position {
-		return nil, Checkpoint{}, beyond(p, head.Position)
-	}
-	leave, err := r.enter()
-	if err != nil {
-		return nil, Checkpoint{}, err
-	}
-	defer leave()
-	v, at := r.nearest(p, fresh)
-	if p.N()-at.Position.N() > most {
-		return nil, Checkpoint{}, domain.Errorf(domain.TooLarge,
-			"%d events lie between position %s and the nearest kept state, the most are %d",
-			p.N()-at.Position.N(), p, most)
-	}
-	return v, at, r.fold(ctx, v, &at, p)
+// folding is a view on its way to a position, with how far it is.
+type folding struct {
+	view View
+	at   Checkpoint
 }
 
 // nearest gives a copy of the kept state at or before a position, or the fresh view.
-func (r *Runner) nearest(p domain.Position, fresh View) (View, Checkpoint) {
+func (r *Runner) nearest(p domain.Position, fresh View) *folding {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	best, at := fresh, Checkpoint{Version: fresh.Version()}
+	f := &folding{fresh, Checkpoint{Version: fresh.Version()}}
 	for _, v := range r.mu.views {
 		if v.view.Name() != fresh.Name() || v.at.Version != fresh.Version() {
 			continue
 		}
 		for i := range v.kept {
 			if v.kept[i].at.Position <= p {
-				best, at = v.kept[i].view, v.kept[i].at
+				f.view, f.at = v.kept[i].view, v.kept[i].at
 			}
 		}
 	}
-	if k, ok := best.(Keeper); ok && best != fresh {
-		best = k.Clone()
+	if k, ok := f.view.(Keeper); ok && f.view != fresh {
+		f.view = k.Clone()
 	}
-	return best, at
+	return f
 }
 
-// fold feeds a view what lies after its checkpoint, up to and with a position.
-func (r *Runner) fold(ctx context.Context, v View, at *Checkpoint, to domain.Position) error {
-	if at.Position == to {
+// take applies an event's records when it lies behind what the view has seen, and it must follow
+// that.
+func (f *folding) take(rec *eventstore.Recorded, records []domain.Record) error {
+	if rec.Position <= f.at.Position {
 		return nil
 	}
-	found := false
-	err := r.feed(ctx, v, at, func() error {
-		if found = at.Position == to; found || at.Position > to {
-			return errStop
+	if f.at.Position != 0 && rec.Prev != f.at.Hash && rec.Position.N() == f.at.Position.N()+1 {
+		return &eventstore.CorruptError{
+			Position: rec.Position, What: "does not follow the state that was kept",
 		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, errStop) {
+	}
+	if err := apply(f.view, records); err != nil {
 		return err
 	}
-	if !found { // no event stands there: another timeline's
-		return &eventstore.TimelineError{Cursor: to, Floor: at.Position}
-	}
+	f.at.Position, f.at.Hash = rec.Position, rec.Hash
 	return nil
 }
 
-func (r *Runner) feed(ctx context.Context, v View, at *Checkpoint, after func() error) error {
+// fold feeds views what lies after their checkpoints, up to and with a position.
+func (r *Runner) fold(ctx context.Context, to domain.Position, folds ...*folding) error {
+	from := to
+	for _, f := range folds {
+		from = min(from, f.at.Position)
+	}
+	if from == to {
+		return nil
+	}
+	last := from
 	for rec, err := range r.cfg.Store.ReadAll(
-		ctx, at.Position, eventstore.Forward, domain.Filter{}, eventstore.NoLimit,
+		ctx, from, eventstore.Forward, domain.Filter{}, eventstore.NoLimit,
 	) {
 		if err != nil {
 			return err
 		}
-		if at.Position != 0 && rec.Prev != at.Hash && rec.Position.N() == at.Position.N()+1 {
-			return &eventstore.CorruptError{
-				Position: rec.Position, What: "does not follow the state that was kept",
-			}
+		if rec.Position > to {
+			break
 		}
 		records, err := r.cfg.Codec.Decode(rec.Header, rec.Data)
 		if err != nil {
 			return err
 		}
-		if err := apply(v, records); err != nil {
-			return err
+		for _, f := range folds {
+			if err := f.take(&rec, records); err != nil {
+				return err
+			}
 		}
-		at.Position, at.Hash = rec.Position, rec.Hash
-		if err := after(); err != nil {
-			return err
+		if last = rec.Position; last == to {
+			return nil
 		}
 	}
-	return nil
+	return &eventstore.TimelineError{Cursor: to, Floor: last} // no event stands there
 }

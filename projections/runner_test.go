@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,8 +84,22 @@ func (v keeping) Clone() projections.View {
 
 var _ projections.Keeper = keeping{}
 
+// counting counts the readings of a log.
+type counting struct {
+	*memory.Store
+	reads *atomic.Int64
+}
+
+func (c counting) ReadAll(
+	ctx context.Context, from domain.Position, d eventstore.Direction, f domain.Filter, limit int,
+) iter.Seq2[eventstore.Recorded, error] {
+	c.reads.Add(1)
+	return c.Store.ReadAll(ctx, from, d, f, limit)
+}
+
 type bench struct {
 	store *memory.Store
+	reads atomic.Int64
 	reg   *codec.Registry
 	r     *projections.Runner
 }
@@ -93,7 +109,7 @@ func newBench(t testing.TB, every uint64, views ...projections.View) *bench {
 	b.reg.Register(happened{}, 1, true)
 	b.reg.Optional("Hint")
 	r, err := projections.New(projections.Config{
-		Store: b.store, Codec: b.reg, Views: views, KeepEvery: every,
+		Store: counting{b.store, &b.reads}, Codec: b.reg, Views: views, KeepEvery: every,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -381,6 +397,57 @@ func TestAt(t *testing.T) {
 		domain.OutOfRange {
 		t.Errorf("beyond the head: %v", err)
 	}
+}
+
+// TestAtOnce proves that several views of one past position are what each would be by itself, also
+// where they begin from different states, and that the log is read once for them.
+func TestAtOnce(t *testing.T) {
+	b := newBench(t, 10, newKeeping())
+	b.add(t, 37)
+	b.start(t)
+	plain := func() *tally { v := newTally(); v.version = 3; return v }
+	for p := domain.Position(0); p <= 10; p++ {
+		reads := b.reads.Load()
+		got, at, err := projections.AtOnce(t.Context(), b.r, p, plain(), newKeeping(), newKeeping())
+		if err != nil || at.Position != p || len(got) != 3 {
+			t.Fatalf("at %s: %+v, %v", p, at, err)
+		}
+		if n := b.reads.Load() - reads; n > 1 {
+			t.Errorf("at %s: the log was read %d times", p, n)
+		}
+		alone, _, err := projections.At(t.Context(), b.r, p, plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, _ := projections.StateHash(alone); a != hashOf(t, got[0]) {
+			t.Errorf("at %s: the plain view differs", p)
+		}
+		one, _, err := projections.At(t.Context(), b.r, p, newKeeping)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ := projections.StateHash(one)
+		if a != hashOf(t, got[1]) || a != hashOf(t, got[2]) {
+			t.Errorf("at %s: the kept views differ", p)
+		}
+	}
+	_, _, err := projections.AtOnce(t.Context(), b.r, 30, newKeeping(), plain())
+	if domain.KindOf(err) != domain.TooLarge {
+		t.Errorf("one of them is too far from a kept state: %v", err)
+	}
+	if got, _, err := projections.AtOnce(t.Context(), b.r, 38, newKeeping()); got != nil ||
+		domain.KindOf(err) != domain.OutOfRange {
+		t.Errorf("beyond the head: %v", err)
+	}
+}
+
+func hashOf(t *testing.T, v projections.View) [32]byte {
+	t.Helper()
+	sum, err := projections.StateHash(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
 }
 
 // A view without kept states is folded up to the bound and no further; a fresh version of a view

@@ -370,7 +370,7 @@ func TestWindow(t *testing.T) {
 		ios = append(ios, <-b.held)
 	}
 	late := i.request(50, make([]byte, 6), 0, false, nil)
-	i.post(late) // beyond MaxCmdSN
+	i.post(late)   // beyond MaxCmdSN
 	ping := &pdu{} // answered behind what was sent before it: the window is closed until then
 	ping.header[0], ping.header[1] = opNopOut|opImmediate, flagFinal
 	ping.put(16, 99)

@@ -90,19 +90,23 @@ func (b *backend) At(ctx context.Context, p domain.Position) (rest.Views, error)
 		return v, nil
 	}
 	b.mu.Unlock()
+	past, _, err := projections.AtOnce(ctx, b.runner, p, topology.New(), desired.New(),
+		catalog.New(), audit.New())
+	if err != nil {
+		return rest.Views{}, err
+	}
 	v := rest.Views{Position: p}
-	var err error
-	if v.Topology, _, err = projections.At(ctx, b.runner, p, topology.New); err != nil {
-		return v, err
-	}
-	if v.Desired, _, err = projections.At(ctx, b.runner, p, desired.New); err != nil {
-		return v, err
-	}
-	if v.Catalog, _, err = projections.At(ctx, b.runner, p, catalog.New); err != nil {
-		return v, err
-	}
-	if v.Audit, _, err = projections.At(ctx, b.runner, p, audit.New); err != nil {
-		return v, err
+	for _, x := range past {
+		switch x := x.(type) {
+		case *topology.View:
+			v.Topology = x
+		case *desired.View:
+			v.Desired = x
+		case *catalog.View:
+			v.Catalog = x
+		case *audit.View:
+			v.Audit = x
+		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

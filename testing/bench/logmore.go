@@ -489,11 +489,9 @@ func (b *logBench) pasts(ctx context.Context) (err error) {
 
 // viewsAt builds what the API shows of a past position.
 func viewsAt(ctx context.Context, r *projections.Runner, p domain.Position) error {
-	_, _, a := projections.At(ctx, r, p, topology.New)
-	_, _, b := projections.At(ctx, r, p, desired.New)
-	_, _, c := projections.At(ctx, r, p, catalog.New)
-	_, _, d := projections.At(ctx, r, p, audit.New)
-	return errors.Join(a, b, c, d)
+	_, _, err := projections.AtOnce(ctx, r, p, topology.New(), desired.New(), catalog.New(),
+		audit.New())
+	return err
 }
 
 // memory measures what a whole idle node keeps resident with as many events in its database as it
@@ -535,7 +533,7 @@ func (b *logBench) memory(ctx context.Context) (err error) {
 		API string `json:"api"`
 	}
 	_ = json.Unmarshal([]byte(c.tail.text()), &said)
-	b.progress("a node with %d events at %s, left alone for %s", hotEvents, said.API, settleTime)
+	b.progress("a node with %d events, left alone for %s", hotEvents, settleTime)
 	pause(ctx, settleTime)
 	anon, file, err := resident(c.pid())
 	if err != nil {
