@@ -19,6 +19,9 @@
 // device: the machine slept, was out of memory, or somebody stopped it. What is under way then is
 // taken as begun anew.
 //
+// A device that is only streamed to in the background, in writes of megabytes, is measured by
+// another scale: it stalls after StreamStallMax, and the latency rule does not hold for it.
+//
 // Reads are not watched: those that hold no goroutine end elsewhere.
 package watched
 
@@ -35,7 +38,9 @@ import (
 // The rules' numbers.
 const (
 	// StallMax is three seconds, not one: shared disks of virtual machines do take one now and then.
-	StallMax       = 3 * time.Second
+	StallMax = 3 * time.Second
+	// StreamStallMax leaves a disk the time in which it writes its own cache out.
+	StreamStallMax = 15 * time.Second
 	WriteErrorsMax = 3
 	ErrorWindow    = 10 * time.Minute
 	LatencyFactor  = 10
@@ -83,7 +88,7 @@ type Change struct {
 // Reading is what a device's writes and flushes came to since New.
 type Reading struct {
 	P99      time.Duration // of the last whole window of writes; 0: there was none yet
-	Stalls   int64         // that took StallMax or longer and have ended
+	Stalls   int64         // that took as long as a stall and have ended
 	Failures int64         // that failed by the device's fault
 }
 
@@ -91,8 +96,10 @@ type Reading struct {
 // goroutines, and allocate nothing once as many calls were under way as ever are.
 type Device struct {
 	backends.Device
-	now  func() time.Time
-	tell func(Change)
+	now      func() time.Time
+	tell     func(Change)
+	stall    time.Duration
+	streamed bool
 
 	mu struct {
 		sync.Mutex
@@ -120,8 +127,15 @@ var (
 // New wraps a device, which it owns from now on. tell hears of every change, one at a time, on the
 // goroutine that noticed it; it must neither block nor call the device.
 func New(inner backends.Device, now func() time.Time, tell func(Change)) *Device {
-	d := &Device{Device: inner, now: now, tell: tell}
+	d := &Device{Device: inner, now: now, tell: tell, stall: StallMax}
 	d.mu.past = make([]time.Duration, 0, history)
+	return d
+}
+
+// NewStreamed is New for a device that no host waits for and that gets large writes in order.
+func NewStreamed(inner backends.Device, now func() time.Time, tell func(Change)) *Device {
+	d := New(inner, now, tell)
+	d.stall, d.streamed = StreamStallMax, true
 	return d
 }
 
@@ -181,7 +195,7 @@ func (d *Device) end(at int, err error, write bool) {
 	}
 	switch {
 	case late: // neither its time nor the device's
-	case took >= StallMax:
+	case took >= d.stall:
 		d.mu.sum.Stalls++
 		d.suspect(now, RuleStall, "a write took "+took.Round(time.Millisecond).String())
 	case write && err == nil:
@@ -221,7 +235,7 @@ func (d *Device) count(now time.Time, took time.Duration) {
 	p := d.mu.top[0]
 	d.mu.sum.P99 = p
 	d.mu.writes, d.mu.top = 0, [slowest]time.Duration{}
-	if n := len(d.mu.past); n >= historyMin && p >= LatencyFloor {
+	if n := len(d.mu.past); n >= historyMin && p >= LatencyFloor && !d.streamed {
 		var sorted [history]time.Duration
 		copy(sorted[:], d.mu.past)
 		slices.Sort(sorted[:n])
@@ -269,7 +283,7 @@ func (d *Device) Look() {
 		}
 	}
 	switch {
-	case longest >= StallMax:
+	case longest >= d.stall:
 		d.suspect(now, RuleStall,
 			"a write has been under way for "+longest.Round(time.Millisecond).String())
 	case d.mu.state == Suspect && now.Sub(d.mu.last) >= Quiet:

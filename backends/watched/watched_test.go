@@ -295,6 +295,43 @@ func TestLatency(t *testing.T) {
 	b.want("with just enough past", RuleLatency)
 }
 
+// TestStreamed proves that a device which nobody waits for is blamed for long stalls and failing
+// writes, not for taking seconds, nor for being slower than it was.
+func TestStreamed(t *testing.T) {
+	b := newBench(t)
+	b.dev = NewStreamed(b.below, b.now, b.told)
+	for _, d := range []string{"1ms", "100ms"} {
+		b.below.Heal()
+		b.script("write delay " + d)
+		for range historyMin {
+			b.pass(historyEvery)
+			for range window {
+				if err := b.write(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	b.below.Heal()
+	release := b.hang()
+	b.pass(StreamStallMax - 1)
+	b.dev.Look()
+	b.want("it writes its cache out")
+	b.pass(1)
+	b.dev.Look()
+	b.want("it hangs", RuleStall)
+	release()
+	b.pass(2 * Quiet)
+	b.want("well again", RuleStall, "")
+	b.script(fmt.Sprintf("write times %d eio", WriteErrorsMax))
+	for range WriteErrorsMax {
+		if err := b.write(); err == nil {
+			t.Fatal("the script does not hold")
+		}
+	}
+	b.want("it fails", RuleStall, "", RuleErrors)
+}
+
 // TestBeginsSuspect proves that what was suspect before a restart is so until Quiet has passed, and
 // that it is not told again.
 func TestBeginsSuspect(t *testing.T) {

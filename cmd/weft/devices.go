@@ -35,8 +35,31 @@ type unit struct {
 	spec    string
 	device  backends.Device // a direct.Device or, of two, a hybrid.Device
 	id      domain.DeviceID
-	watched *watched.Device // below the engine; of a pair the flash alone
+	watched *watched.Device // below the engine; of a pair its flash
+	disk    *watched.Device // of a pair; nil is none
 	engine  *engine.Engine
+
+	mu struct {
+		sync.Mutex
+		suspect [2]bool // the device or the flash of a pair, and its disk
+	}
+}
+
+// side names a part of a pair in what is told of it.
+type side int
+
+const (
+	first  side = iota // a device that is one, or the flash of a pair
+	second             // the disk of a pair
+)
+
+// after notes what the watch over a member says. It tells whether that changes what is said of the
+// device: a pair is well when both members are.
+func (u *unit) after(m side, c watched.Change) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.mu.suspect[m] = c.State == watched.Suspect
+	return c.State == watched.Suspect || u.mu.suspect == [2]bool{}
 }
 
 // close takes a last checkpoint and gives the device up.
@@ -289,8 +312,8 @@ func volumesKey(authority []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, authority, nil, "weft volume keys 1", 32)
 }
 
-// watch puts between a device and its engine what watches it. Of a pair it watches the flash: no
-// host waits for a write to the disk, and one of megabytes would be taken for a slow one.
+// watch puts between a device and its engine what watches it. No host waits for a write to the disk
+// of a pair, and one of megabytes would be taken for a slow one: it is measured by another scale.
 func (ds *devices) watch(o Options, d *dataDir, u *unit, log *slog.Logger) (
 	backends.Device, error,
 ) {
@@ -300,18 +323,23 @@ func (ds *devices) watch(o Options, d *dataDir, u *unit, log *slog.Logger) (
 		}
 		return o.Wrap(dev.Geometry().Path, dev)
 	}
-	watch := func(dev backends.Device) *watched.Device {
-		u.watched = watched.New(wrap(dev), time.Now, func(c watched.Change) {
-			ds.changed(u.id, d.id.Node, c, log)
-		})
-		return u.watched
+	tell := func(m side, of string) func(watched.Change) {
+		return func(c watched.Change) {
+			c.Why = of + c.Why
+			if u.after(m, c) {
+				ds.changed(u.id, d.id.Node, c, log)
+			}
+		}
 	}
 	pair, ok := u.device.(*hybrid.Device)
 	if !ok {
-		return watch(u.device), nil
+		u.watched = watched.New(wrap(u.device), time.Now, tell(first, ""))
+		return u.watched, nil
 	}
 	flash, disk := pair.Members()
-	again, err := hybrid.Open(watch(flash), wrap(disk))
+	u.watched = watched.New(wrap(flash), time.Now, tell(first, "the flash: "))
+	u.disk = watched.NewStreamed(wrap(disk), time.Now, tell(second, "the disk: "))
+	again, err := hybrid.Open(u.watched, u.disk)
 	if err != nil {
 		return nil, deviceError(err)
 	}

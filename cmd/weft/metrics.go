@@ -169,7 +169,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 		c.sharing(e, id, send)
 		c.scrub(out, e, id)
-		c.health(out, u.watched, id)
+		c.health(out, u)
 		send(false, int64(e.Kept()), "weft_device_kept_bytes",
 			"Bytes that clones keep of deleted snapshots.", []string{"device"}, []string{id.String()})
 	}
@@ -307,19 +307,27 @@ func (*collector) scrub(out chan<- prometheus.Metric, e *engine.Engine, id domai
 }
 
 // health sends how a device is, by what its writes and flushes take.
-func (*collector) health(out chan<- prometheus.Metric, w *watched.Device, id domain.DeviceID) {
+func (*collector) health(out chan<- prometheus.Metric, u *unit) {
 	send := func(t prometheus.ValueType, v float64, name, help string) {
 		out <- prometheus.MustNewConstMetric(
-			prometheus.NewDesc(name, help, []string{"device"}, nil), t, v, id.String(),
+			prometheus.NewDesc(name, help, []string{"device"}, nil), t, v, u.id.String(),
 		)
 	}
-	suspect, r := 0.0, w.Reading()
-	if w.State() == watched.Suspect {
+	suspect, r := 0.0, u.watched.Reading()
+	if u.watched.State() == watched.Suspect {
 		suspect = 1
+	}
+	if u.disk != nil {
+		of := u.disk.Reading()
+		r.Stalls, r.Failures = r.Stalls+of.Stalls, r.Failures+of.Failures
+		if u.disk.State() == watched.Suspect {
+			suspect = 1
+		}
 	}
 	send(prometheus.GaugeValue, suspect, "weft_device_suspect", "1 while the device is slow or errs.")
 	send(prometheus.CounterValue, float64(r.Stalls), "weft_device_stalls_total",
-		"Writes and flushes of the device that took "+watched.StallMax.String()+" or longer.")
+		"Writes and flushes of the device that took "+watched.StallMax.String()+" or longer; of the "+
+			"disk of a pair "+watched.StreamStallMax.String()+".")
 	send(prometheus.CounterValue, float64(r.Failures), "weft_device_write_failures_total",
 		"Writes and flushes that the device failed.")
 	if r.P99 > 0 {

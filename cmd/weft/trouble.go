@@ -54,6 +54,9 @@ func (ds *devices) look(ctx context.Context) {
 	for ctx.Err() == nil {
 		for _, u := range ds.all() {
 			u.watched.Look()
+			if u.disk != nil {
+				u.disk.Look()
+			}
 		}
 		pause(ctx, watched.LookEvery)
 	}

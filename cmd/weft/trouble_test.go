@@ -121,3 +121,27 @@ func TestTrouble(t *testing.T) {
 		t.Errorf("%+v, %v", res, err)
 	}
 }
+
+// TestPairIsWellWhenBothAre proves that a pair is told to be well when the last of its members is.
+func TestPairIsWellWhenBothAre(t *testing.T) {
+	u := &unit{}
+	bad, well := watched.Change{State: watched.Suspect}, watched.Change{State: watched.OK}
+	for i, step := range []struct {
+		of   side
+		is   watched.Change
+		told bool
+	}{
+		{second, bad, true},
+		{first, bad, true},
+		{second, well, false},
+		{second, bad, true},
+		{first, well, false},
+		{second, well, true},
+		{first, bad, true},
+		{first, well, true},
+	} {
+		if u.after(step.of, step.is) != step.told {
+			t.Errorf("step %d: told is not %t", i, step.told)
+		}
+	}
+}

@@ -3,9 +3,11 @@ package engine
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"weft/backends"
 	"weft/dataplane/qos"
@@ -42,7 +44,14 @@ const (
 	// somebody has to see to it.
 	wantedMax  = 4096
 	wantedSome = 64
+	// refusedMax is how many writes in a row the disk may refuse, and refusedRest the pause behind
+	// each, before the engine goes out of service.
+	refusedMax  = 10
+	refusedRest = time.Second
 )
+
+// errRefused says that the disk of a pair refused a write.
+var errRefused = errors.New("the disk refused a write")
 
 // diskSpace is the part of the space that stands on the disk of a pair.
 type diskSpace struct {
@@ -294,6 +303,7 @@ type coldStream struct {
 	debt    int64         // bytes that should have gone to the disk by now
 	parched bool          // for want of free segments, while some are dead: a checkpoint is due
 	reads   tier.ReadCost // what reads of the cleaner cost the disk
+	refused int           // writes in a row
 
 	bufs [][]byte // to be written back to back from off on
 	off  int64
@@ -324,7 +334,7 @@ func (e *Engine) cool() (bool, error) {
 	}
 	cleaned, err := e.cleanDisk(g)
 	if err != nil {
-		return moved, err
+		return moved, e.refused(err)
 	}
 	if cleaned {
 		g = e.space.gauge()
@@ -337,7 +347,28 @@ func (e *Engine) cool() (bool, error) {
 	n, err := e.destageCold(min(want, coolMax), room)
 	m.debt = max(0, m.debt-n)
 	m.parched = n == 0 && g.dead > 0
-	return moved || cleaned || n > 0, err
+	return moved || cleaned || n > 0, e.refused(err)
+}
+
+// refused judges how writing to the disk went. A refused write costs nothing: what was to be moved
+// stands where it stood, and the segments being written take no more until the next start. So it is
+// told, and tried again elsewhere on the disk after a pause; after refusedMax in a row the
+// error stands, since then the flash would fill up behind a disk that is gone.
+func (e *Engine) refused(err error) error {
+	m := &e.maint.cold
+	if !errors.Is(err, errRefused) {
+		if err == nil {
+			m.refused = 0
+		}
+		return err
+	}
+	m.refused++
+	if m.refused >= refusedMax {
+		return err
+	}
+	e.report(Fact{What: "write-error", Detail: err.Error()})
+	e.space.disk.clock.Sleep(refusedRest)
+	return nil
 }
 
 // destageCold sends about want bytes of the coldest to the disk, and no more than room; it gives
@@ -611,7 +642,10 @@ func (c *cleaner) pour() error {
 	for _, o := range full {
 		e.space.set(o.sg, state)
 	}
-	return e.device(err, "engine.cool")
+	if err != nil {
+		return fmt.Errorf("%w: %w", errRefused, e.device(err, "engine.cool"))
+	}
+	return nil
 }
 
 // dropCold gives up what was laid and not written. Its segment takes no more: it would go on behind

@@ -711,6 +711,79 @@ func TestOpenLeavesDiskAlone(t *testing.T) {
 	}
 }
 
+// TestDiskRefuses proves that a few writes which the disk of a pair refuses are told and tried
+// again, with the engine in service; and that so many in a row end it.
+func TestDiskRefuses(t *testing.T) {
+	flash, disk := members(t, 40, 600, 64<<10)
+	bad := faulty.New(disk, nil)
+	dev := joined(t, flash, bad, 64<<10, 1)
+	var told atomic.Int64
+	e := open(t, dev, awake, quiet, func(c *Config) {
+		c.Report = func(f Fact) {
+			if f.What == "write-error" {
+				told.Add(1)
+			}
+		}
+	})
+	e.maint.quiet.Store(true) // nothing goes down but by this test
+	v := create(t, e, 16*domain.MiB)
+	write := func() {
+		for b := range uint64(200) {
+			if err := put(v, data(b, 1, b+1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write()
+	cool := func() error {
+		e.maint.ckpt.Lock()
+		defer e.maint.ckpt.Unlock()
+		_, err := e.destageCold(1<<20, 1<<40)
+		return e.refused(err)
+	}
+	whole := func(v *Volume) {
+		t.Helper()
+		for b := range uint64(200) {
+			check(t, v, b, b+1)
+		}
+	}
+	for round := range int64(2) { // what went well in between counts
+		bad.Add(faulty.Rule{On: faulty.Write, Err: backends.ErrMedia, Times: refusedMax - 1})
+		for range refusedMax - 1 {
+			if err := cool(); err != nil {
+				t.Fatal(err)
+			}
+			whole(v)
+		}
+		if n := told.Load(); n != (round+1)*(refusedMax-1) {
+			t.Fatalf("told %d times", n)
+		}
+		if err := cool(); err != nil || !onDisk(t, v, 0) {
+			t.Fatalf("nothing went to the disk that takes it again: %v", err)
+		}
+		write()
+	}
+	bad.Add(faulty.Rule{On: faulty.Write, Err: backends.ErrMedia})
+	for range refusedMax - 1 {
+		if err := cool(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cool(); !errors.Is(err, backends.ErrMedia) {
+		t.Fatalf("the disk is gone: %v", err)
+	}
+	whole(v)
+	e.Abandon()
+	bad.Heal()
+	e = open(t, dev, awake)
+	v, _ = e.Volume(testVolume)
+	whole(v)
+	recount(t, e)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestDiskFails proves that a write which the disk refuses costs nothing that was acknowledged: the
 // engine goes out of service, and the next start has it all.
 func TestDiskFails(t *testing.T) {
