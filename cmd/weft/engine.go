@@ -25,6 +25,8 @@ const (
 	engineAttempts = 3
 	// engineDeadline bounds one such try.
 	engineDeadline = 3 * time.Second
+	// engineFlight is how many calls to an event store run at once, and so how many streams of a copy.
+	engineFlight = 16
 	// engineRest is the most between two tries of a copy: commands wait for it.
 	engineRest = 2 * time.Second
 	// engineSaid is the pause between two notes of how far a move is.
@@ -85,8 +87,8 @@ func dialEngine(
 	k, err := kurrent.New(kurrent.Config{
 		Connection: withUser(address, user, password),
 		Prefix:     fmt.Sprintf("weft.%s.%d.", d.id.Cluster, turn),
-		Unfenced:   true, Attempts: engineAttempts, Deadline: engineDeadline, Pause: enginePause,
-		Log: log,
+		Unfenced:   true, Clients: engineFlight,
+		Attempts: engineAttempts, Deadline: engineDeadline, Pause: enginePause, Log: log,
 	})
 	if err != nil { // it may quote the password, and what is said here may become an event
 		return nil, domain.Errorf(domain.Invalid, "%s is no address of an event store, or user and "+
@@ -206,7 +208,7 @@ func (m *engineer) move(ctx context.Context, e cluster.Engine) error {
 	defer func() { _ = to.Close() }() // what it acknowledged was read back
 	said := time.Now()
 	moved, err := intents.Move(ctx, intents.MoveConfig{
-		Embedded: m.store, Other: to, Open: open,
+		Embedded: m.store, Other: to, Open: open, Flight: engineFlight,
 		Close: func(ctx context.Context) (domain.Position, error) {
 			return m.do(ctx, cluster.CloseIntents{Why: "the log moves to " + e.To})
 		},
@@ -422,7 +424,7 @@ func (b *backend) CompareEngine(ctx context.Context, address, secret string) (
 		return rest.EngineCopy{}, err
 	}
 	defer func() { _ = to.Close() }() // nothing is written there
-	r, err := duplicate.Run(ctx, b.store, to, duplicate.Options{DryRun: true})
+	r, err := duplicate.Run(ctx, b.store, to, duplicate.Options{DryRun: true, Flight: engineFlight})
 	return rest.EngineCopy{
 		Events: r.Events, Present: r.Present, Missing: r.Copied, Streams: r.Streams,
 		Bytes: domain.Bytes(r.Bytes),

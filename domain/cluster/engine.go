@@ -41,8 +41,9 @@ type EngineMoveFailed struct {
 }
 
 // EngineMigrated says that another log than before takes intents from here on. Up to Position both
-// hold the same events, compared one by one; Content is SHA-256 over the contents of all of them.
-// Towards the embedded log both are empty: it holds everything that was acknowledged.
+// hold the same events, compared one by one; Content is SHA-256 over the contents of all of them,
+// stream by stream. Towards the embedded log both are empty: it holds everything that was
+// acknowledged.
 type EngineMigrated struct {
 	From     string          `msgpack:"from,omitempty"`
 	To       string          `msgpack:"to,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"testing"
 
@@ -26,6 +27,7 @@ func connect(t testing.TB, log *esdouble.Log) *kurrent.Store {
 	t.Helper()
 	s, err := kurrent.New(kurrent.Config{
 		Connection: "esdb://" + esdouble.Serve(t, log).Addr + "?tls=false&keepAliveInterval=-1",
+		Clients:    16,
 		Unfenced:   true,
 		Pause: func(ctx context.Context, _ int) error {
 			runtime.Gosched()
@@ -101,6 +103,16 @@ func TestContentAcrossEngines(t *testing.T) {
 		again.Present != want.Events {
 		t.Errorf("a second run: %+v", again)
 	}
+	all := duplicate.Options{Flight: 8, Window: 16}
+	fourth := connect(t, esdouble.New())
+	for _, got := range []duplicate.Report{run(t, second, fourth, all), digest(t, fourth)} {
+		if got.Digest != want.Digest || got.Events != want.Events || got.Streams != want.Streams {
+			t.Errorf("several in flight: %+v, want %+v", got, want)
+		}
+	}
+	if again := run(t, second, fourth, all); again.Copied != 0 || again.Present != want.Events {
+		t.Errorf("a second run of several in flight: %+v", again)
+	}
 	a, _ := first.Head(t.Context())
 	b, _ := third.Head(t.Context())
 	if a != b {
@@ -111,31 +123,154 @@ func TestContentAcrossEngines(t *testing.T) {
 // TestRestarts cuts a copy short at every append, also behind one whose answer is lost, and runs it
 // again: the copy is whole, with nothing twice.
 func TestRestarts(t *testing.T) {
+	for _, flight := range []int{1, 4} {
+		from := memory.New()
+		history(t, from, 30)
+		want := digest(t, from)
+		log := esdouble.New()
+		calls, cut := 0, 1
+		log.Fault = func(domain.StreamID, []esdb.Foreign) esdouble.Fault {
+			if calls++; calls < cut {
+				return esdouble.None
+			}
+			return []esdouble.Fault{esdouble.Lost, esdouble.Applied}[cut%2]
+		}
+		to := connect(t, log)
+		for runs := 0; ; runs++ {
+			calls = 0 // nobody appends: a copy waits for its streams
+			_, err := duplicate.Run(t.Context(), from, to, duplicate.Options{Flight: flight, Window: 16})
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, eventstore.ErrUnknownOutcome) || runs > 100 {
+				t.Fatal(err)
+			}
+			cut++
+		}
+		if got := digest(t, to); got.Digest != want.Digest || got.Events != want.Events {
+			t.Errorf("%d in flight: %+v, want %+v", flight, got, want)
+		}
+	}
+}
+
+// TestStaysInItsWindow proves that of several streams in flight no event leaves its window, and
+// that one stream in flight keeps the order of the source (P2).
+func TestStaysInItsWindow(t *testing.T) {
+	const window = 16
 	from := memory.New()
-	history(t, from, 30)
-	want := digest(t, from)
-	log := esdouble.New()
-	calls, cut := 0, 1
-	log.Fault = func(domain.StreamID, []esdb.Foreign) esdouble.Fault {
-		if calls++; calls < cut {
-			return esdouble.None
+	history(t, from, 60)
+	for _, flight := range []int{1, 8} {
+		at, within := map[domain.EventID]int{}, window
+		if flight == 1 {
+			within = 1
 		}
-		return []esdouble.Fault{esdouble.Lost, esdouble.Applied}[cut%2]
+		for r, err := range from.ReadAll(
+			t.Context(), 0, eventstore.Forward, domain.Filter{}, eventstore.NoLimit,
+		) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			at[r.ID] = len(at)
+		}
+		log := esdouble.New()
+		run(t, from, connect(t, log), duplicate.Options{Flight: flight, Window: window})
+		for i, e := range log.Events("weft.") {
+			if want := at[e.ID]; i/within != want/within {
+				t.Errorf("%d in flight: event %d of the source is event %d", flight, want, i)
+			}
+		}
 	}
-	to := connect(t, log)
-	for runs := 0; ; runs++ {
-		calls = 0
-		_, err := duplicate.Run(t.Context(), from, to, duplicate.Options{})
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, eventstore.ErrUnknownOutcome) || runs > 100 {
-			t.Fatal(err)
-		}
-		cut++
+}
+
+// TestRounds copies by parts: each ends behind a window that it filled, or in front of a position,
+// and the digest is that of the whole.
+func TestRounds(t *testing.T) {
+	from, to := memory.New(), memory.New()
+	for i := range 50 {
+		add(t, from, domain.StreamID(fmt.Sprint("s-", i%7)), domain.Revision(i/7-1),
+			storetest.Propose(fmt.Sprint(i), 1))
 	}
-	if got := digest(t, to); got.Digest != want.Digest || got.Events != want.Events {
-		t.Errorf("%+v, want %+v", got, want)
+	c := duplicate.New(from, to, duplicate.Options{Flight: 3, Window: 8})
+	for _, step := range []struct {
+		part duplicate.Part
+		want uint64
+	}{
+		{duplicate.Part{Events: 5}, 8},
+		{duplicate.Part{Through: 8}, 8},
+		{duplicate.Part{Through: 19}, 19},
+		{duplicate.Part{Events: 9, Through: 30}, 30},
+		{duplicate.Part{Events: 8}, 38},
+		{duplicate.Part{}, 50},
+		{duplicate.Part{}, 50},
+	} {
+		r, err := c.Round(t.Context(), step.part)
+		if err != nil || r.Events != step.want || r.Copied != step.want ||
+			r.Through != domain.Position(step.want) {
+			t.Fatalf("%+v: %+v, %v", step.part, r, err)
+		}
+	}
+	r, err := c.Round(t.Context(), duplicate.Part{})
+	if want := digest(t, from); err != nil || r.Digest != want.Digest ||
+		digest(t, to) != withPresent(r) {
+		t.Errorf("%+v, %v, want %+v", r, err, want)
+	}
+	if err := c.Prove(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// withPresent is a report as Digest of the target gives it.
+func withPresent(r duplicate.Report) duplicate.Report {
+	r.Present, r.Copied = r.Events, 0
+	return r
+}
+
+// changing shows another log than it holds.
+type changing struct {
+	*memory.Store
+	show func(*eventstore.Recorded) bool
+}
+
+func (c changing) ReadAll(
+	ctx context.Context, from domain.Position, d eventstore.Direction, f domain.Filter, limit int,
+) iter.Seq2[eventstore.Recorded, error] {
+	return func(yield func(eventstore.Recorded, error) bool) {
+		for r, err := range c.Store.ReadAll(ctx, from, d, f, limit) {
+			if err == nil && !c.show(&r) {
+				continue
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+// TestProve proves that what the target does not hold any more, or not as it was copied, is found
+// by reading all of it.
+func TestProve(t *testing.T) {
+	from := memory.New()
+	history(t, from, 20)
+	for name, c := range map[string]struct {
+		show  func(*eventstore.Recorded) bool
+		sound bool
+	}{
+		"sound": {func(*eventstore.Recorded) bool { return true }, true},
+		"shorter": {func(r *eventstore.Recorded) bool {
+			return r.Stream != "s-4" || r.Revision < 3
+		}, false},
+		"without": {func(r *eventstore.Recorded) bool { return r.Stream != "s-1" }, false},
+		"changed": {func(r *eventstore.Recorded) bool {
+			if r.Stream == "s-2" && r.Revision == 0 {
+				r.Actor = "somebody"
+			}
+			return true
+		}, false},
+	} {
+		_, err := duplicate.Run(t.Context(), from, changing{memory.New(), c.show}, duplicate.Options{})
+		if c.sound != (err == nil) || !c.sound && domain.KindOf(err) != domain.Mismatch {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -151,10 +286,46 @@ func TestGrownSource(t *testing.T) {
 	}
 }
 
+// TestPutMeetsWhatIsThere proves that an append into a place that is taken, in part or as a whole,
+// is compared by content, in a copy that found nothing there so far as well (P3).
+func TestPutMeetsWhatIsThere(t *testing.T) {
+	for name, to := range map[string]eventstore.Store{
+		"memory": memory.New(), "an event store": connect(t, esdouble.New()),
+	} {
+		from := memory.New()
+		for i := range 20 {
+			add(t, from, domain.StreamID(fmt.Sprint("s-", i)), -1, storetest.Propose(fmt.Sprint(i), 5))
+		}
+		add(t, to, "s-18", -1, storetest.Propose("18", 5)[:2])
+		add(t, to, "s-19", -1, storetest.Propose("19", 5))
+		r := run(t, from, to, duplicate.Options{Flight: 2, Window: 10})
+		if r.Present != 7 || r.Copied != 93 {
+			t.Errorf("%s: %+v", name, r)
+		}
+		for r, err := range from.ReadStream(t.Context(), "s-19", 0, eventstore.Forward, 5) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := duplicate.Put(t.Context(), to, r); n != 0 || err != nil {
+				t.Errorf("%s: again: %d, %v", name, n, err)
+			}
+			r.Actor = "somebody"
+			if _, err := duplicate.Put(t.Context(), to, r); domain.KindOf(err) != domain.Mismatch {
+				t.Errorf("%s: the same id with another content: %v", name, err)
+			}
+		}
+	}
+}
+
 // TestFindsDifferences proves that a target that holds something else is refused by name, in a dry
 // run too.
 func TestFindsDifferences(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, s *memory.Store){
+		"another event behind the first": func(t *testing.T, s *memory.Store) {
+			ev := storetest.Propose("h1", 2)
+			ev[1] = storetest.Propose("other", 1)[0]
+			add(t, s, "s-1", -1, ev)
+		},
 		"another event": func(t *testing.T, s *memory.Store) {
 			add(t, s, "s-0", -1, storetest.Propose("other", 1))
 		},
@@ -225,9 +396,11 @@ func TestReadsBack(t *testing.T) {
 		},
 	} {
 		to := lossy{memory.New(), change}
-		_, err := duplicate.Run(t.Context(), from, to, duplicate.Options{})
-		if domain.KindOf(err) != domain.Mismatch {
-			t.Errorf("%s: %v", name, err)
+		for _, flight := range []int{1, 4} {
+			_, err := duplicate.Run(t.Context(), from, to, duplicate.Options{Flight: flight})
+			if domain.KindOf(err) != domain.Mismatch {
+				t.Errorf("%s, %d in flight: %v", name, flight, err)
+			}
 		}
 	}
 }
@@ -249,8 +422,9 @@ func TestAnyHistory(t *testing.T) {
 		ctx, cut := context.WithCancel(t.Context())
 		defer cut()
 		steps := rapid.IntRange(0, 20).Draw(rt, "cut")
+		flight := rapid.IntRange(0, 3).Draw(rt, "flight")
 		_, err := duplicate.Run(ctx, from, to, duplicate.Options{
-			StreamPrefix: prefixes, Progress: func(duplicate.Report) {
+			StreamPrefix: prefixes, Flight: flight, Window: 4, Progress: func(duplicate.Report) {
 				if steps--; steps < 0 {
 					cut()
 				}

@@ -18,9 +18,11 @@ const (
 	FrozenMax = 30 * time.Second
 )
 
-// MoveConfig says what to move where. All but Progress are required.
+// MoveConfig says what to move where. All but Flight and Progress are required.
 type MoveConfig struct {
 	Embedded, Other eventstore.Store
+	// Flight is how many streams are copied at once, see duplicate.Options.
+	Flight int
 	// Close closes the embedded log to intents and gives the position of the event that does. Open
 	// undoes it.
 	Close func(ctx context.Context) (domain.Position, error)
@@ -44,10 +46,12 @@ type Moved struct {
 // Errors: Mismatch when the other log holds something else in our streams; those of the two logs.
 // Behind an error intents are open, unless opening failed as well: then that error is joined.
 func Move(ctx context.Context, m MoveConfig) (Moved, error) {
-	c := duplicate.New(m.Embedded, m.Other, duplicate.Options{Progress: m.Progress})
+	c := duplicate.New(m.Embedded, m.Other, duplicate.Options{
+		Flight: m.Flight, Progress: m.Progress,
+	})
 	r, err := approach(ctx, c)
 	if err == nil {
-		err = c.NothingBeyond(ctx)
+		err = c.Prove(ctx)
 	}
 	if err == nil { // that took its time, in which the log has grown
 		r, err = approach(ctx, c)
@@ -75,7 +79,7 @@ func Move(ctx context.Context, m MoveConfig) (Moved, error) {
 func approach(ctx context.Context, c *duplicate.Copy) (duplicate.Report, error) {
 	seen, last := uint64(0), uint64(math.MaxUint64)
 	for {
-		r, err := c.Round(ctx)
+		r, err := c.Round(ctx, duplicate.Part{})
 		n := r.Events - seen
 		if err != nil || n <= roundMost || n > last-last/4 {
 			return r, err
@@ -92,7 +96,7 @@ func (m *MoveConfig) last(ctx context.Context, c *duplicate.Copy) (out Moved, er
 	if err != nil {
 		return out, err
 	}
-	if out.Report, err = c.Round(ctx); err != nil {
+	if out.Report, err = c.Round(ctx, duplicate.Part{}); err != nil {
 		return out, err
 	}
 	if out.Report.Through < closed {

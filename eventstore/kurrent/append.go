@@ -309,13 +309,18 @@ func (a *appending) readBack(
 	return out, nil
 }
 
-// recall gives what is known of the stream, from memory where the expectation allows it.
+// recall gives what is known of the stream, from memory where the expectation allows it. One that
+// is expected not to be there is believed: the server judges that, and what is read back says
+// whose events are there.
 func (a *appending) recall(ctx context.Context) (h *head, fresh bool, err error) {
 	a.mu.Lock()
 	h = a.mu.heads[a.stream]
 	a.mu.Unlock()
 	if h != nil {
 		return h, false, nil
+	}
+	if rev, exact := a.expect.Exact(); exact && rev == domain.NoRevision {
+		return empty(), false, nil
 	}
 	return a.reload(ctx)
 }

@@ -114,6 +114,10 @@ func ofClient(connection string) string {
 	return connection
 }
 
+// ReadsBack implements duplicate.Prover: Append compares what it acknowledges, by the hash of each
+// event, with what stands in the cluster.
+func (*Store) ReadsBack() bool { return true }
+
 // Close implements eventstore.Store. It waits for every call to the cluster and every subscription,
 // not for a reader between two events.
 func (s *Store) Close() error {
