@@ -49,7 +49,7 @@ func engineText(e client.Engine) string {
 		fmt.Fprintf(&b, "           %s\n", oneLine(e.Reason))
 	}
 	if e.To != "" {
-		fmt.Fprintf(&b, "Moving:    to %s, %d events so far\n", e.To, e.Events)
+		fmt.Fprintf(&b, "Moving:    to %s, %s\n", e.To, moveText(e))
 	}
 	if e.To == "" && e.Through != "" {
 		fmt.Fprintf(&b, "Copied:    the log up to %s, %d events to go\n", e.Through, e.Behind)
@@ -60,13 +60,30 @@ func engineText(e client.Engine) string {
 	return b.String()
 }
 
+// moveText says how far a move is, how fast it goes, and whether it comes nearer.
+func moveText(e client.Engine) string {
+	s := fmt.Sprintf("%d events so far, %d to go", e.Events, e.Rest)
+	if e.Pace > 0 {
+		s += fmt.Sprintf(", %d/s while the log grows by %d/s", e.Pace, e.Growth)
+	}
+	switch {
+	case e.State == "closed":
+		s += "; changes of intent wait for the last copy"
+	case e.Pace > e.Growth:
+		left := time.Duration(float64(e.Rest) / float64(e.Pace-e.Growth) * float64(time.Second))
+		s += fmt.Sprintf("; about %s", left.Round(time.Second))
+	}
+	return s
+}
+
 func (t *tool) eventsMigrate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "migrate", Short: "Let another event log take changes of intent", Args: cobra.NoArgs,
 		Long: `Copy the whole log to an EventStoreDB or KurrentDB, compare every event there by id,
 revision and content, and let it take changes of intent from then on. The log goes on meanwhile;
-changes of intent are refused for the last copy alone, a moment as a rule. Cut short, it is
-gone on with by the node that leads.
+changes of intent are refused for the last copy alone, a moment as a rule; where the log grows as
+fast as it is copied, for up to 30 s at a time until it is there. Cut short, it is gone on with by
+the node that leads.
 
 The cluster's own log stays where it is and stays what views are made of. What nodes, devices,
 plans and volumes tell is decided by it and copied out, so an event store that is down stops
@@ -132,7 +149,7 @@ func engineMoved(
 			}
 		case e.Events > said && terminal(cmd.ErrOrStderr()):
 			said = e.Events
-			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%d events\n", said)
+			_, _ = fmt.Fprintln(cmd.ErrOrStderr(), moveText(e))
 		}
 		rest := time.NewTimer(engineLook)
 		select {

@@ -481,6 +481,9 @@ type Engine struct {
 	Reason   string      `json:"reason,omitempty"`
 	To       string      `json:"to,omitempty"`
 	Events   uint64      `json:"events,omitempty"`
+	Rest     uint64      `json:"rest,omitempty"`
+	Pace     uint64      `json:"pace,omitempty"`
+	Growth   uint64      `json:"growth,omitempty"`
 	Through  string      `json:"through,omitempty"`
 	Behind   int         `json:"behind"`
 	Migrated string      `json:"migrated,omitempty"`

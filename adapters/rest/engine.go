@@ -14,6 +14,9 @@ type Engine struct {
 	Reason   string      `json:"reason,omitempty" doc:"what is wrong"`
 	To       string      `json:"to,omitempty" doc:"where a move is under way to"`
 	Events   uint64      `json:"events,omitempty" doc:"of a move: how many were copied or compared"`
+	Rest     uint64      `json:"rest,omitempty" doc:"of a move: how many are still to be"`
+	Pace     uint64      `json:"pace,omitempty" doc:"of a move: events copied in a second, of late"`
+	Growth   uint64      `json:"growth,omitempty" doc:"of a move: events that came in a second"`
 	Through  string      `json:"through,omitempty" doc:"up to here the embedded log is there"`
 	Behind   int         `json:"behind" doc:"events after it that are to go there, counted to 10,000"`
 	Migrated string      `json:"migrated,omitempty" doc:"the position that the last move ended at"`

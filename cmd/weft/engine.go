@@ -138,6 +138,9 @@ type moveNote struct {
 	Events  uint64          `json:"events"`
 	Copied  uint64          `json:"copied"`
 	Through domain.Position `json:"through"`
+	Rest    uint64          `json:"rest"`
+	Pace    uint64          `json:"pace"`
+	Growth  uint64          `json:"growth"`
 	Trouble string          `json:"trouble,omitempty"`
 }
 
@@ -208,14 +211,17 @@ func (m *engineer) move(ctx context.Context, e cluster.Engine) error {
 	defer func() { _ = to.Close() }() // what it acknowledged was read back
 	said := time.Now()
 	moved, err := intents.Move(ctx, intents.MoveConfig{
-		Embedded: m.store, Other: to, Open: open, Flight: engineFlight,
+		Embedded: m.store, Other: to, Open: open, Flight: engineFlight, Clock: time.Now,
 		Close: func(ctx context.Context) (domain.Position, error) {
 			return m.do(ctx, cluster.CloseIntents{Why: "the log moves to " + e.To})
 		},
-		Progress: func(r duplicate.Report) {
+		Progress: func(p intents.Progress) {
 			if time.Since(said) >= engineSaid {
 				said = time.Now()
-				m.note(ctx, moveNote{e.To, r.Events, r.Copied, r.Through, ""})
+				m.note(ctx, moveNote{
+					To: e.To, Events: p.Events, Copied: p.Copied, Through: p.Through,
+					Rest: p.Rest, Pace: p.Pace, Growth: p.Growth,
+				})
 			}
 		},
 	})
@@ -304,7 +310,7 @@ func (m *engineer) carriers(other eventstore.Store, address string, turn int64) 
 	}
 	out, err = intents.Outward(intents.CarrierConfig{
 		From: m.store, To: other, Marks: outwardMarks(m.store.Cursors(), address, turn),
-		Pause: enginePause, Log: m.log.With("copy", "outward"),
+		Flight: engineFlight, Pause: enginePause, Log: m.log.With("copy", "outward"),
 	})
 	return in, out, err
 }
@@ -378,6 +384,7 @@ func moving(
 	}
 	if n.To == e.To {
 		out.Events, out.Through, out.Reason = n.Events, n.Through.String(), n.Trouble
+		out.Rest, out.Pace, out.Growth = n.Rest, n.Pace, n.Growth
 	}
 	return nil
 }

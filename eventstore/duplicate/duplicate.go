@@ -16,9 +16,9 @@
 // What it never does: it changes nothing in the source, removes nothing from the target, and keeps
 // no state of its own. A copy that was cut short is run again.
 //
-// Fencing tokens are copied as they were. A target that judges them takes them from one stream in
-// flight, as long as the history begins with its coordination stream and never left timeline 0; one
-// that is told not to (kurrent's Unfenced) always does.
+// Fencing tokens are copied as they were. A target that judges them, or whether it takes intents,
+// takes them from one stream in flight, as long as the history begins with its coordination stream
+// and never left timeline 0; one that is told not to (kurrent's Unfenced) always does.
 package duplicate
 
 import (
@@ -133,7 +133,7 @@ func New(from, to eventstore.Store, o Options) *Copy {
 
 // Part is how much a round copies. Zero values set no bound.
 type Part struct {
-	Events  int             // about so many, to the end of a window
+	Events  int             // so many
 	Through domain.Position // nothing behind it
 }
 
@@ -162,9 +162,10 @@ func (c *copier) round(ctx context.Context, p Part) (Report, error) {
 			if err := c.flush(ctx); err != nil {
 				return c.report, err
 			}
-			if p.Events > 0 && c.report.Events-began >= uint64(p.Events) {
-				return c.report, nil
-			}
+		}
+		if n := c.report.Events - began + uint64(len(c.window)); p.Events > 0 && n >= uint64(p.Events) {
+			err := c.flush(ctx)
+			return c.report, err
 		}
 		c.window = append(c.window, r)
 		c.size += sizeOf(&r)
@@ -359,42 +360,9 @@ func (c *copier) flush(ctx context.Context) error {
 	return nil
 }
 
-// settle copies the window stream by stream, several at once, and tells how many events it wrote or
-// would write. The first failure ends it.
+// settle copies the window and tells how many events it wrote or would write.
 func (c *copier) settle(ctx context.Context) (copied int, err error) {
-	ctx, end := context.WithCancel(ctx)
-	defer end()
-	work := make(chan []eventstore.Recorded)
-	var (
-		mu sync.Mutex // of copied and err
-		wg sync.WaitGroup
-	)
-	for range max(c.o.Flight, 1) {
-		wg.Go(func() {
-			for events := range work {
-				n, failed := c.stream(ctx, events)
-				mu.Lock()
-				copied += n
-				if failed != nil && err == nil {
-					err = failed
-					end()
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	for _, events := range byStream(c.window) {
-		if ctx.Err() != nil {
-			break
-		}
-		work <- events
-	}
-	close(work)
-	wg.Wait()
-	if err == nil && ctx.Err() != nil {
-		err = &domain.Error{Op: "duplicate.Run", Kind: domain.Aborted, Err: ctx.Err()}
-	}
-	return copied, err
+	return spread(ctx, c.window, c.o.Flight, c.stream)
 }
 
 // stream copies the events of one stream, or counts what it would copy.
@@ -404,6 +372,59 @@ func (c *copier) stream(ctx context.Context, events []eventstore.Recorded) (int,
 	}
 	present, err := compare(ctx, c.to, events)
 	return len(events) - present, err
+}
+
+// PutAll is Put for events of several streams, at most flight of them at once. Those of a stream
+// stand in their order. Behind an error any of them may be there.
+func PutAll(
+	ctx context.Context, to eventstore.Store, flight int, events ...eventstore.Recorded,
+) (int, error) {
+	return spread(ctx, events, flight, func(
+		ctx context.Context, events []eventstore.Recorded,
+	) (int, error) {
+		return place(ctx, to, events, true)
+	})
+}
+
+// spread runs f for the events of each stream, several at once, and gives the sum of what it gave.
+// The first failure ends it.
+func spread(
+	ctx context.Context, events []eventstore.Recorded, flight int,
+	f func(ctx context.Context, events []eventstore.Recorded) (int, error),
+) (sum int, err error) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	work := make(chan []eventstore.Recorded)
+	var (
+		mu sync.Mutex // of sum and err
+		wg sync.WaitGroup
+	)
+	for range max(flight, 1) {
+		wg.Go(func() {
+			for part := range work {
+				n, failed := f(ctx, part)
+				mu.Lock()
+				sum += n
+				if failed != nil && err == nil {
+					err = failed
+					end()
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, part := range byStream(events) {
+		if ctx.Err() != nil {
+			break
+		}
+		work <- part
+	}
+	close(work)
+	wg.Wait()
+	if err == nil && ctx.Err() != nil {
+		err = &domain.Error{Op: "duplicate.Run", Kind: domain.Aborted, Err: ctx.Err()}
+	}
+	return sum, err
 }
 
 // byStream parts events, in their order, in the order in which their streams come first.

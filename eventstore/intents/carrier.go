@@ -19,6 +19,8 @@ const (
 	saveEvery = 32
 	// saveIdle is how long it waits for another event before it notes fewer.
 	saveIdle = 500 * time.Millisecond
+	// windowMax is how many events are copied outward together.
+	windowMax = 1024
 	// doneMax is how many streams a carrier remembers the last copy of.
 	doneMax = 4096
 )
@@ -42,6 +44,8 @@ type Marks interface {
 type CarrierConfig struct {
 	From, To eventstore.Store
 	Marks    Marks
+	// Flight is how many streams are copied outward at once. 0 and 1 keep the order between them.
+	Flight int
 	// Check refuses an event that must not be copied; nil refuses none.
 	Check func(r *eventstore.Recorded) error
 	// Pause waits behind so many failures in a row. An error ends the carrier.
@@ -56,7 +60,9 @@ type Carrier struct {
 	cfg  CarrierConfig
 	mine func(category string) bool
 	copy func(ctx context.Context, r *eventstore.Recorded) error
-	done map[domain.StreamID]domain.Revision // what was copied or compared since the mark was loaded
+	// window, if set, copies what there is behind the mark, and raises it.
+	window func(ctx context.Context) error
+	done   map[domain.StreamID]domain.Revision // what was copied or compared since the mark was loaded
 
 	mark    Mark
 	unsaved int
@@ -82,6 +88,9 @@ func Outward(c CarrierConfig) (*Carrier, error) {
 	}
 	k.mine = func(category string) bool { return !domain.Intent(category) }
 	k.copy = k.outward
+	if c.Flight > 1 {
+		k.window = k.outwards
+	}
 	return k, nil
 }
 
@@ -183,7 +192,14 @@ func (c *Carrier) next(
 
 // take handles one item and notes it once in a while, and at once when there was trouble.
 func (c *Carrier) take(ctx context.Context, item *eventstore.Item) error {
-	if item.Kind == eventstore.Event {
+	if item.Kind == eventstore.Event && item.Position <= c.mark.Position {
+		return nil // it went with others
+	}
+	if item.Kind == eventstore.Event && c.window != nil {
+		if err := c.window(ctx); err != nil {
+			return err
+		}
+	} else if item.Kind == eventstore.Event {
 		if r := &item.Event; c.mine(r.Stream.Category()) {
 			if err := c.copy(ctx, r); err != nil {
 				return err
@@ -265,6 +281,41 @@ func (c *Carrier) command(
 func (c *Carrier) outward(ctx context.Context, r *eventstore.Recorded) error {
 	_, err := duplicate.Put(ctx, c.cfg.To, *r)
 	return err
+}
+
+// outwards copies the events that the log holds behind the mark, as far as they go into a window.
+// When one of them is refused, they are copied one by one, up to that one.
+func (c *Carrier) outwards(ctx context.Context) error {
+	var mine []eventstore.Recorded
+	end, seen := c.mark.Position, 0
+	for r, err := range c.cfg.From.ReadAll(
+		ctx, c.mark.Position, eventstore.Forward, domain.Filter{}, windowMax,
+	) {
+		if err != nil {
+			return err
+		}
+		if c.mine(r.Stream.Category()) {
+			mine = append(mine, r)
+		}
+		end = r.Position
+		seen++
+	}
+	_, err := duplicate.PutAll(ctx, c.cfg.To, c.cfg.Flight, mine...)
+	if err != nil && domain.KindOf(err) == domain.Unavailable {
+		return err
+	}
+	if err != nil {
+		for i := range mine {
+			if err := c.copy(ctx, &mine[i]); err != nil {
+				return err
+			}
+			c.mark.Position = mine[i].Position
+			c.unsaved++
+		}
+	}
+	c.mark.Position = end
+	c.unsaved += seen
+	return nil
 }
 
 func place(r *eventstore.Recorded) string { return fmt.Sprintf("%s@%d", r.Stream, r.Revision) }

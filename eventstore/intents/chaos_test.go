@@ -237,8 +237,10 @@ func TestOutward(t *testing.T) {
 		}
 		return last
 	}
-	for round := range 3 {
-		k, err := intents.Outward(intents.CarrierConfig{From: here, To: there, Marks: m, Pause: yield})
+	for round := range 4 {
+		k, err := intents.Outward(intents.CarrierConfig{
+			From: here, To: there, Marks: m, Pause: yield, Flight: round % 2 * 4,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -267,6 +269,51 @@ func TestOutward(t *testing.T) {
 		}
 		if got := lines(t, there, domain.Intent); len(got) != 0 {
 			t.Errorf("intents were copied out: %v", got)
+		}
+	}
+}
+
+// TestOutwardStopsInFrontOf proves that an event which the other log refuses stops the copy in
+// front of it, with all before it there, also when it was to go together with others.
+func TestOutwardStopsInFrontOf(t *testing.T) {
+	for _, flight := range []int{1, 8} {
+		ctx := limited(t)
+		log := esdouble.New()
+		log.AppendMax = 3000
+		here, there := memory.New(), external(t, esdouble.Serve(t, log))
+		var before domain.Position
+		for i := range 30 {
+			ev := storetest.Propose(fmt.Sprint("o", i), 1)
+			if i == 20 {
+				ev[0].Data = make([]byte, 4000)
+			}
+			a, err := here.Append(ctx, domain.StreamID(fmt.Sprint("node-", i)), eventstore.NoStream(), ev...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i < 20 {
+				before = a.Position
+			}
+		}
+		m := &marks{}
+		k, err := intents.Outward(intents.CarrierConfig{
+			From: here, To: there, Marks: m, Pause: yield, Flight: flight,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := carry(t, k)
+		m.until(ctx, t, "the refusal", func(k intents.Mark) bool {
+			return strings.Contains(k.Trouble, "node-20") && k.Position == before
+		})
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		got := lines(t, there, func(string) bool { return true })
+		for i := range 20 {
+			if len(got[domain.StreamID(fmt.Sprint("node-", i))]) != 1 {
+				t.Errorf("%d in flight: event %d is not there", flight, i)
+			}
 		}
 	}
 }

@@ -525,10 +525,10 @@ func TestMoveUnderLoad(t *testing.T) {
 	more(60)
 	copies := 0
 	moved, err := intents.Move(ctx, intents.MoveConfig{
-		Embedded: here, Other: there,
+		Embedded: here, Other: there, Clock: time.Now,
 		Close: func(context.Context) (domain.Position, error) { return closeLog(t, here), nil },
 		Open:  func(context.Context) error { closeLog(t, here); return nil },
-		Progress: func(duplicate.Report) { // the log grows half as fast as it is copied
+		Progress: func(intents.Progress) { // the log grows half as fast as it is copied
 			if copies++; copies%2 == 0 {
 				select {
 				case <-done:
@@ -621,7 +621,7 @@ func TestMoveFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := intents.Move(ctx, intents.MoveConfig{
-				Embedded: here, Other: there,
+				Embedded: here, Other: there, Clock: time.Now,
 				Close: func(context.Context) (domain.Position, error) { return closeLog(t, here), nil },
 				Open:  func(context.Context) error { closeLog(t, here); return nil },
 			})
