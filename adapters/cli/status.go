@@ -14,19 +14,20 @@ import (
 
 // statusDoc is `weft status -o json`.
 type statusDoc struct {
-	Status   string         `json:"status"` // "ok" or "degraded"
-	Reasons  []string       `json:"reasons,omitempty"`
-	API      string         `json:"api"`
-	Version  string         `json:"version"`
-	Cluster  string         `json:"cluster"`
-	Position string         `json:"position"`
-	Archive  *logDoc        `json:"archive,omitempty"` // absent without the right to see it
-	Nodes    int            `json:"nodes"`
-	Devices  int            `json:"devices"`
-	Apps     int            `json:"apps"`
-	Volumes  map[string]int `json:"volumes"` // by state
-	Used     domain.Bytes   `json:"used"`
-	Usable   domain.Bytes   `json:"usable"`
+	Status   string           `json:"status"` // "ok" or "degraded"
+	Reasons  []string         `json:"reasons,omitempty"`
+	API      string           `json:"api"`
+	Version  string           `json:"version"`
+	Cluster  string           `json:"cluster"`
+	Position string           `json:"position"`
+	Failing  []client.Failing `json:"failing,omitempty"`
+	Archive  *logDoc          `json:"archive,omitempty"` // absent without the right to see it
+	Nodes    int              `json:"nodes"`
+	Devices  int              `json:"devices"`
+	Apps     int              `json:"apps"`
+	Volumes  map[string]int   `json:"volumes"` // by state
+	Used     domain.Bytes     `json:"used"`
+	Usable   domain.Bytes     `json:"usable"`
 }
 
 // logDoc is the event log in the summary.
@@ -42,8 +43,9 @@ func (t *tool) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "Say in a few lines how all is", Args: cobra.NoArgs,
 		Long: `Say in a few lines how the node, its devices and the volumes are. Exit code 4 when
-something is degraded: a device failed, or a volume is not what its policy demands and
-cannot become so by itself.`,
+something is degraded: a device failed, a volume is not what its policy demands and cannot
+become so by itself, or what a node does by itself fails: an outlet, the archive, a copy of
+the log, a scrub; with the error, and since when and which position of the log.`,
 		Example: "  weft status\n  weft status -o json",
 	}
 	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
@@ -103,6 +105,9 @@ func (t *tool) status(ctx context.Context, c *client.Client) (statusDoc, error) 
 	case !domain.IsKind(err, domain.Denied) && !domain.IsKind(err, domain.NotFound):
 		d.Status, d.Reasons = "degraded", append(d.Reasons, "event log: "+err.Error())
 	}
+	if err := d.failing(ctx, c); err != nil {
+		return statusDoc{}, err
+	}
 	for _, x := range devices.Value.Items {
 		if x.Class != "nvram" { // what stands there counts where it will go
 			d.Used, d.Usable = d.Used+x.Used, d.Usable+x.Usable
@@ -128,6 +133,37 @@ func (t *tool) status(ctx context.Context, c *client.Client) (statusDoc, error) 
 		}
 	}
 	return d, nil
+}
+
+// failing asks what the nodes do by themselves and cannot do now. It is silent without the right to
+// see it.
+func (d *statusDoc) failing(ctx context.Context, c *client.Client) error {
+	r, err := c.Failing(ctx)
+	if domain.IsKind(err, domain.Denied) || domain.IsKind(err, domain.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d.Failing = r.Value.Items
+	for _, f := range d.Failing {
+		d.Status, d.Reasons = "degraded", append(d.Reasons, failingText(f))
+	}
+	for _, n := range r.Value.Silent {
+		d.Status, d.Reasons = "degraded", append(d.Reasons, "node "+n+" does not say what fails there")
+	}
+	return nil
+}
+
+func failingText(f client.Failing) string {
+	s := f.What + " fails"
+	if f.Node != "" {
+		s += " on node " + f.Node
+	}
+	if f.Since != nil {
+		s += " since " + f.Since.Format(time.RFC3339)
+	}
+	return s + " at position " + f.Position + ": " + f.Error
 }
 
 func (d statusDoc) text(colour bool) string {

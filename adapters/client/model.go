@@ -490,6 +490,22 @@ type Engine struct {
 	Copy     *EngineCopy `json:"copy,omitempty"`
 }
 
+// Failing is work that a node does by itself, and that has failed for a while.
+type Failing struct {
+	What     string     `json:"what"`
+	Node     string     `json:"node,omitempty"`
+	Since    *time.Time `json:"since,omitempty"`
+	Failures int64      `json:"failures"`
+	Error    string     `json:"error"`
+	Position string     `json:"position"`
+}
+
+// FailingList is what fails on the nodes that answered.
+type FailingList struct {
+	Items  []Failing `json:"items"`
+	Silent []string  `json:"silent,omitempty"`
+}
+
 // EngineCopy counts what a move to another log would do.
 type EngineCopy struct {
 	Events  uint64       `json:"events"`

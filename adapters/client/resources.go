@@ -308,6 +308,11 @@ func (c *Client) Archive(ctx context.Context) (Reply[Archive], error) {
 	return get[Archive](ctx, c, "/v1/log/archive", nil)
 }
 
+// Failing lists what the nodes do by themselves and cannot do now.
+func (c *Client) Failing(ctx context.Context) (Reply[FailingList], error) {
+	return get[FailingList](ctx, c, "/v1/failing", nil)
+}
+
 // Engine says which event log takes changes of intent.
 func (c *Client) Engine(ctx context.Context) (Reply[Engine], error) {
 	return get[Engine](ctx, c, "/v1/log/engine", nil)

@@ -80,7 +80,15 @@ func (f *far) Obey(_ context.Context, o command.Order) command.Outcome {
 }
 
 func (f *far) Ask(_ context.Context, q command.Question) (command.Answer, error) {
-	return command.Answer{Next: q.From, Ranges: []domain.Extent{{Off: 1, Len: 2, Zero: true}}}, f.err
+	return command.Answer{
+		Next: q.From, Ranges: []domain.Extent{{Off: 1, Len: 2, Zero: true}}, Failing: failing(),
+	}, f.err
+}
+
+func failing() []command.Failing {
+	return []command.Failing{{
+		What: "w", Since: time.Unix(8, 0).UTC(), Failures: 2, Error: "e", Position: 1<<48 + 9,
+	}}
 }
 
 func (f *far) Admitted(n domain.NodeID) bool { return n != f.removed }
@@ -134,7 +142,9 @@ func TestObey(t *testing.T) {
 		t.Errorf("what the outcome says besides: %+v", out)
 	}
 	q := command.Question{Ask: command.AskAllocated, Node: one, From: 4096}
-	want := command.Answer{Next: 4096, Ranges: []domain.Extent{{Off: 1, Len: 2, Zero: true}}}
+	want := command.Answer{
+		Next: 4096, Ranges: []domain.Extent{{Off: 1, Len: 2, Zero: true}}, Failing: failing(),
+	}
 	if a, err := client.Ask(t.Context(), url, q); err != nil || !reflect.DeepEqual(a, want) {
 		t.Errorf("%+v, %v", a, err)
 	}

@@ -106,6 +106,9 @@ type Backend interface {
 	// Engine says which log takes changes of intent, CompareEngine what a move to another would copy.
 	Engine(ctx context.Context) (Engine, error)
 	CompareEngine(ctx context.Context, address, secret string) (EngineCopy, error)
+	// Failing lists what the nodes do by themselves and cannot do now, and the names of those that
+	// gave no answer.
+	Failing(ctx context.Context) (items []Failing, silent []string)
 	// LogDamage lists what is damaged of the nodes' copies of the log.
 	LogDamage() []LogDamage
 	// RepairLog makes a node read all of its copy of the log and repair what is damaged. What it finds

@@ -164,6 +164,7 @@ func (s *Server) routes() {
 	s.nodeRoutes()
 	s.archiveRoutes()
 	s.engineRoutes()
+	s.failingRoutes()
 	s.scrubRoutes()
 	s.templateRoutes()
 	s.appRoutes()

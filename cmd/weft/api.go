@@ -53,6 +53,8 @@ type backend struct {
 	refused *refusals
 	idps    *oidc.Verifier
 
+	background *background
+
 	mu   sync.Mutex
 	past []rest.Views // most recently used last
 }

@@ -29,6 +29,13 @@ type archivist struct {
 	*leading
 	revision int64 // of the database at the last look
 	looked   time.Time
+	sealed   domain.Position // the last that left the database, as was seen last
+}
+
+// keepAt does what is due, then rests, and tells how far the log has left the database.
+func (a *archivist) keepAt(ctx context.Context) (domain.Position, error) {
+	err := a.keep(ctx)
+	return a.sealed, err
 }
 
 // keep does what is due, then rests.
@@ -41,6 +48,7 @@ func (a *archivist) keep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.sealed = st.Sealed.Position
 	for _, n := range a.views.topology.Nodes() {
 		id := n.Node.Node.String()
 		held := slices.ContainsFunc(st.Holders, func(h quorum.Holder) bool { return h.Name == id })

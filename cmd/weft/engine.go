@@ -101,14 +101,22 @@ func dialEngine(
 type engineMarks struct {
 	quorum.Cursors
 	name string
+	work string      // as it is called among the node's work
+	bg   *background // hears of trouble; nil: nobody does
 }
 
 func inwardMarks(c quorum.Cursors, address string, turn int64) engineMarks {
-	return engineMarks{c, fmt.Sprintf("engine/in/%d/%s", turn, address)}
+	return engineMarks{
+		Cursors: c, name: fmt.Sprintf("engine/in/%d/%s", turn, address),
+		work: "copying intents from " + address,
+	}
 }
 
 func outwardMarks(c quorum.Cursors, address string, turn int64) engineMarks {
-	return engineMarks{c, fmt.Sprintf("engine/out/%d/%s", turn, address)}
+	return engineMarks{
+		Cursors: c, name: fmt.Sprintf("engine/out/%d/%s", turn, address),
+		work: "copying the log to " + address,
+	}
 }
 
 // Load implements intents.Marks.
@@ -125,6 +133,11 @@ func (m engineMarks) Load(ctx context.Context) (k intents.Mark, err error) {
 
 // Save implements intents.Marks.
 func (m engineMarks) Save(ctx context.Context, k intents.Mark) error {
+	var trouble error
+	if k.Trouble != "" {
+		trouble = errors.New(k.Trouble)
+	}
+	m.bg.note(m.work, k.Position, trouble)
 	b, err := json.Marshal(k)
 	if err != nil {
 		return err
@@ -282,6 +295,11 @@ func (m *engineer) carry(ctx context.Context, e cluster.Engine) error {
 	}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
+	defer func() {
+		inward, outward := m.marks(e.Address, e.Turn)
+		m.bg.end(inward.work)
+		m.bg.end(outward.work)
+	}()
 	var wg sync.WaitGroup
 	var outErr error
 	wg.Go(func() {
@@ -294,11 +312,20 @@ func (m *engineer) carry(ctx context.Context, e cluster.Engine) error {
 	return errors.Join(err, outErr)
 }
 
+// marks keep how far the carriers are, and show what stops them.
+func (m *engineer) marks(address string, turn int64) (in, out engineMarks) {
+	c := m.store.Cursors()
+	in, out = inwardMarks(c, address, turn), outwardMarks(c, address, turn)
+	in.bg, out.bg = m.bg, m.bg
+	return in, out
+}
+
 func (m *engineer) carriers(other eventstore.Store, address string, turn int64) (
 	in, out *intents.Carrier, err error,
 ) {
+	inward, outward := m.marks(address, turn)
 	in, err = intents.Inward(intents.CarrierConfig{
-		From: other, To: m.store, Marks: inwardMarks(m.store.Cursors(), address, turn),
+		From: other, To: m.store, Marks: inward,
 		Pause: enginePause, Log: m.log.With("copy", "inward"),
 		Check: func(r *eventstore.Recorded) error {
 			_, err := m.codec.Decode(r.Header, r.Data)
@@ -309,7 +336,7 @@ func (m *engineer) carriers(other eventstore.Store, address string, turn int64) 
 		return nil, nil, err
 	}
 	out, err = intents.Outward(intents.CarrierConfig{
-		From: m.store, To: other, Marks: outwardMarks(m.store.Cursors(), address, turn),
+		From: m.store, To: other, Marks: outward,
 		Flight: engineFlight, Pause: enginePause, Log: m.log.With("copy", "outward"),
 	})
 	return in, out, err

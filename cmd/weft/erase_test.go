@@ -66,7 +66,7 @@ var places = []string{
 	"/v1/users", "/v1/tokens", "/v1/audit?limit=1000", "/v1/audit/refusals?limit=1000",
 	"/v1/events?limit=1000", "/v1/events?limit=1000&newest=true", "/v1/events:export",
 	"/v1/apps", "/v1/templates", "/v1/tenants", "/v1/nodes", "/v1/identity-providers", "/v1/whoami",
-	"/v1/health", "/metrics", "/openapi.json",
+	"/v1/health", "/v1/failing", "/metrics", "/openapi.json",
 }
 
 // TestErase proves that after an erasure nothing tells the name, the subject or a note any more: no

@@ -43,6 +43,7 @@ type leading struct {
 	log   *slog.Logger
 	peer  *peerPort
 	to    *dispatcher
+	bg    *background
 
 	term  atomic.Uint64 // terms of this incarnation
 	holds atomic.Bool   // this node has the role
@@ -51,16 +52,19 @@ type leading struct {
 // startLeading runs until the node closes.
 func startLeading(
 	o Options, s *quorum.Store, c *codec.Registry, k *vault.Vault, x *eventstore.Executor,
-	r *projections.Runner, v *views, to *dispatcher, d *dataDir, p *peerPort, log *slog.Logger,
+	r *projections.Runner, v *views, to *dispatcher, d *dataDir, p *peerPort, bg *background,
+	log *slog.Logger,
 ) (*leading, func()) {
 	l := &leading{
 		o: o, codec: c, vault: k, store: s, exec: x, run: r, views: v, dir: d, log: log, peer: p, to: to,
+		bg: bg,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { l.repeat(ctx, "the members of the log", l.follow) })
 	wg.Go(func() { l.repeat(ctx, "the node's lease", l.reign) })
 	wg.Go(func() { l.repeat(ctx, "what is damaged of the log", l.report) })
+	wg.Go(func() { l.repeatAt(ctx, "this node's archive of the log", l.archived) })
 	wg.Go(func() { l.scrub(ctx) })
 	return l, func() {
 		cancel()
@@ -69,11 +73,23 @@ func startLeading(
 }
 
 // repeat runs something again and again until the context ends. A failure is said once, until it
-// is another one.
+// is another one, and shown until it is over.
 func (l *leading) repeat(ctx context.Context, what string, f func(context.Context) error) {
+	l.repeatAt(ctx, what, func(ctx context.Context) (domain.Position, error) { return 0, f(ctx) })
+}
+
+// repeatAt is repeat for what stands at a position of the log.
+func (l *leading) repeatAt(
+	ctx context.Context, what string, f func(context.Context) (domain.Position, error),
+) {
+	defer l.bg.end(what)
 	said := ""
 	for ctx.Err() == nil {
-		err := f(ctx)
+		at, err := f(ctx)
+		if ctx.Err() == nil {
+			l.bg.reached(l.run.Position())
+			l.bg.note(what, at, err)
+		}
 		switch {
 		case err == nil:
 			said = ""
@@ -93,6 +109,12 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	}
 }
+
+// reconciling names the loop among the work of the node that leads.
+const reconciling = "the reconciler"
+
+// archived tells where this node's own archive of the log stands, and why it does not grow.
+func (l *leading) archived(context.Context) (domain.Position, error) { return l.store.Archived() }
 
 // follow makes of this node what the list of members says, and keeps where others are.
 func (l *leading) follow(ctx context.Context) error {
@@ -143,7 +165,9 @@ func (l *leading) lead(ctx context.Context) error {
 		Node: l.dir.id.Node, Incarnation: l.dir.id.Incarnation, Term: l.term.Add(1),
 		Commands: l.exec, Dispatcher: l.to, Views: loopViews{l.run, l.views}, Logger: l.log,
 		Now: time.Now, After: time.After,
+		Told: func(err error) { l.bg.note(reconciling, 0, err) },
 	})
+	defer l.bg.end(reconciling)
 	term, end := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -168,7 +192,7 @@ func (l *leading) lead(ctx context.Context) error {
 	})
 	work.Go(func() {
 		a := &archivist{leading: l}
-		l.repeat(term, "the archive of the log", a.keep)
+		l.repeatAt(term, "the archive of the log", a.keepAt)
 	})
 	work.Go(func() {
 		m := &engineer{leading: l}

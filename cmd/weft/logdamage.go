@@ -27,7 +27,11 @@ const (
 // of.
 func (l *leading) scrub(ctx context.Context) {
 	for pause(ctx, scrubFirst); ctx.Err() == nil; pause(ctx, scrubEvery) {
-		err := l.store.Verify(ctx, nil)
+		at := domain.Position(0)
+		err := l.store.Verify(ctx, func(p domain.Position) { at = p })
+		if ctx.Err() == nil {
+			l.bg.note("the scrub of the log", at, err)
+		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, eventstore.ErrCorrupt) {
 			l.log.Warn("the event log could not be scrubbed", "err", err)
 		}

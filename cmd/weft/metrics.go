@@ -201,6 +201,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		send(false, bad, "weft_log_damaged", "Places of this node's log that are damaged.",
 			[]string{"part"}, []string{string(part)})
 	}
+	c.failing(send)
 	send(true, int64(c.b.store.Repairs()), "weft_log_repairs_total",
 		"Damaged places of this node's log that were repaired since the start.", nil, nil)
 	n := c.b.front.nbd.Stats()
@@ -208,6 +209,36 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	i := c.b.front.iscsi.Stats()
 	send(false, i.Sessions, "weft_iscsi_sessions", "Open iSCSI sessions.", nil, nil)
 	send(true, int64(i.LoginFailures), "weft_iscsi_login_failures_total", "Logins refused.", nil, nil)
+}
+
+// failing tells what of the node's own work fails, and of outlets that are stuck.
+func (c *collector) failing(
+	send func(counter bool, v int64, name, help string, labels, values []string),
+) {
+	names := []string{"work"}
+	one := func(what string, since int64, at domain.Position) {
+		values := []string{what}
+		send(false, 1, "weft_failing", "Work of the node that has failed for a while.", names, values)
+		send(false, int64(at.N()), "weft_failing_position",
+			"Events up to the place where it stands, or where the log stood when it began to fail.",
+			names, values)
+		if since > 0 {
+			send(false, since, "weft_failing_since_seconds",
+				"When it began to fail, seconds since 1970.", names, values)
+		}
+	}
+	for _, f := range c.b.background.list() {
+		one(f.What, f.Since.Unix(), f.Position)
+	}
+	for _, o := range c.b.views.outlets.Outlets() {
+		if o.Stuck != nil {
+			one(workOf(o), 0, o.Stuck.At)
+		}
+	}
+	for what, n := range c.b.background.totals() {
+		send(true, n, "weft_failures_total", "Times that work of the node failed since its start.",
+			names, []string{what})
+	}
 }
 
 // reads tells what the cache of blocks that are read again does.

@@ -289,16 +289,16 @@ func firstVote(ctx context.Context, s *quorum.Store, d *dataDir, t *topology.Vie
 }
 
 // newAgent makes the agent that exports nothing yet.
-func newAgent(_ *member, d *dataDir, ds *devices, p *vdisk.Pool, f *front, log *slog.Logger) (
-	*agent.Agent, func(), error,
-) {
+func newAgent(
+	_ *member, d *dataDir, ds *devices, p *vdisk.Pool, f *front, bg *background, log *slog.Logger,
+) (*agent.Agent, func(), error) {
 	var engines []*engine.Engine
 	for _, u := range ds.all() {
 		engines = append(engines, u.engine)
 	}
 	a, err := agent.New(agent.Config{
 		Node: d.id.Node, Number: d.id.Number, Incarnation: d.id.Incarnation, Engines: engines, Pool: p,
-		Tokens: d, Front: f, Now: time.Now,
+		Tokens: d, Front: f, Now: time.Now, Failing: bg.list,
 	})
 	if err != nil {
 		return nil, nil, err

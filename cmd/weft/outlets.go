@@ -52,6 +52,7 @@ type publication struct {
 
 // run serves the outlets as the view has them until the context ends.
 func (p *publishing) run(ctx context.Context) {
+	defer p.bg.keep("outlet/", nil)
 	defer func() {
 		for _, r := range p.runs {
 			r.end()
@@ -61,16 +62,17 @@ func (p *publishing) run(ctx context.Context) {
 		}
 	}()
 	for ctx.Err() == nil {
-		wanted := map[domain.OutletID]bool{}
+		wanted, works := map[domain.OutletID]bool{}, map[string]bool{}
 		for _, o := range p.views.outlets.Outlets() {
 			if !o.Runs() {
 				continue
 			}
-			wanted[o.Outlet] = true
+			wanted[o.Outlet], works[workOf(o)] = true, true
 			if p.runs[o.Outlet] == nil {
 				p.start(ctx, o)
 			}
 		}
+		p.bg.keep("outlet/", works)
 		for id, r := range maps.Clone(p.runs) {
 			select {
 			case <-r.done:
@@ -105,19 +107,24 @@ func (p *publishing) start(ctx context.Context, o outlet.State) {
 		defer close(r.done)
 		defer end()
 		err, poison := p.publish(ctx, o, log), (*feed.PoisonError)(nil)
-		if err != nil && ctx.Err() == nil && !errors.As(err, &poison) {
+		if err != nil && ctx.Err() == nil && !errors.As(err, &poison) { // that the log tells
+			p.bg.note(workOf(o), 0, err)
 			log.Warn("the outlet is tried again", "err", err)
 			pause(ctx, retryMost/10)
 		}
 	}()
 }
 
+// workOf names an outlet among the work of the node that leads.
+func workOf(o outlet.State) string { return "outlet/" + o.Name }
+
 // publish serves one outlet until the context ends or it is stuck.
 func (p *publishing) publish(ctx context.Context, o outlet.State, log *slog.Logger) error {
 	s, err := feed.New(feed.Config{
 		Store: p.store, Cursors: &outletCursors{p.store.Cursors(), o}, Consumer: "outlet/" + o.Name,
 		Filter: domain.Filter{TypePrefix: o.Types}, Pause: retryPause, Log: log,
-		Poisoned: func(ctx context.Context, f feed.Failure) error { return p.stuck(ctx, o, f) },
+		Delivered: func(at domain.Position, err error) { p.bg.note(workOf(o), at, err) },
+		Poisoned:  func(ctx context.Context, f feed.Failure) error { return p.stuck(ctx, o, f) },
 	})
 	if err != nil {
 		return err
@@ -169,6 +176,7 @@ func (p *publishing) nats(
 	if err != nil {
 		return &domain.Error{Kind: domain.Unavailable, Ref: o.Address, Err: err}
 	}
+	p.bg.end(workOf(o))                // the broker is there
 	defer func() { _ = pub.Close() }() // all that was acknowledged is there
 	out := feed.Outlet{
 		Publisher: pub, Topic: func(*eventstore.Recorded) string { return o.Topic },

@@ -37,6 +37,7 @@ const (
 type refusals struct {
 	dir   string
 	max   int64
+	bg    *background
 	log   *slog.Logger
 	told  chan identity.CommandRefused
 	actor string
@@ -51,12 +52,12 @@ type refusals struct {
 }
 
 // openRefusals opens the newest file and begins to tell the log. Closing waits for the last one.
-func openRefusals(d *dataDir, x *eventstore.Executor, k *vault.Vault, log *slog.Logger) (
-	*refusals, func(), error,
-) {
+func openRefusals(
+	d *dataDir, x *eventstore.Executor, k *vault.Vault, bg *background, log *slog.Logger,
+) (*refusals, func(), error) {
 	r := &refusals{
 		keys: k,
-		dir:  d.file("audit"), max: refusalFileMax, log: log,
+		dir:  d.file("audit"), max: refusalFileMax, bg: bg, log: log,
 		told:  make(chan identity.CommandRefused, refusalQueue),
 		actor: "node/" + d.id.Node.String(),
 	}
@@ -100,6 +101,9 @@ func (r *refusals) tell(ctx context.Context, x *eventstore.Executor) {
 				Command: identity.RecordRefusal{CommandRefused: ev}, Caller: caller,
 			})
 			cancel()
+			if ctx.Err() == nil {
+				r.bg.note("telling the log of refused attempts", 0, err)
+			}
 			if err != nil && ctx.Err() == nil {
 				r.log.Warn("refused attempts are not in the log", "err", err, "count", ev.Count)
 			}

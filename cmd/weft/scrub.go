@@ -28,6 +28,7 @@ type scrubbing struct {
 	run  *projections.Runner
 	view *topology.View
 	node domain.NodeID
+	bg   *background
 	log  *slog.Logger
 	work sync.WaitGroup
 
@@ -42,9 +43,9 @@ type scrubbing struct {
 // next start.
 func startScrubbing(
 	_ *member, o Options, ds *devices, x *eventstore.Executor, r *projections.Runner, v *views,
-	d *dataDir, log *slog.Logger,
+	d *dataDir, bg *background, log *slog.Logger,
 ) (*scrubbing, func()) {
-	s := &scrubbing{o: o, exec: x, run: r, view: v.topology, node: d.id.Node, log: log}
+	s := &scrubbing{o: o, exec: x, run: r, view: v.topology, node: d.id.Node, bg: bg, log: log}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.ctx, s.mu.ends = ctx, map[domain.DeviceID]func(){}
 	for _, u := range ds.all() {
@@ -89,6 +90,9 @@ func (s *scrubbing) device(ctx context.Context, e *engine.Engine) {
 	for ctx.Err() == nil {
 		changed := s.run.Changed()
 		wait, err := s.next(ctx, e, id)
+		if ctx.Err() == nil {
+			s.bg.note("the scrub of device "+id.String(), 0, err)
+		}
 		if err != nil && ctx.Err() == nil {
 			s.log.Warn("scrub", "device", id.String(), "err", err)
 			wait, changed = scrubRest, nil // whatever happens elsewhere, it rests
@@ -152,7 +156,7 @@ func (s *scrubbing) pass(ctx context.Context, e *engine.Engine, d topology.Devic
 	beside.Go(func() { s.untilPaused(life, cut, d.Device) })
 	beside.Go(func() {
 		for c := range found {
-			tell(ctx, s.exec, s.node, c, s.log)
+			tell(ctx, s.exec, s.node, c, s.bg, s.log)
 		}
 	})
 	_, err := e.Scrub(life, engine.ScrubOptions{

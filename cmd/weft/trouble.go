@@ -76,7 +76,8 @@ type telling struct{ work sync.WaitGroup }
 
 // startTelling tells until the node closes. A fact waits until the log takes it.
 func startTelling(
-	_ *member, ds *devices, x *eventstore.Executor, v *views, d *dataDir, log *slog.Logger,
+	_ *member, ds *devices, x *eventstore.Executor, v *views, d *dataDir, bg *background,
+	log *slog.Logger,
 ) (*telling, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	t := &telling{}
@@ -88,7 +89,7 @@ func startTelling(
 			case <-ctx.Done():
 				return
 			case c := <-ds.troubles:
-				tell(ctx, x, d.id.Node, c, log)
+				tell(ctx, x, d.id.Node, c, bg, log)
 			}
 		}
 	})
@@ -100,12 +101,16 @@ func startTelling(
 
 func tell(
 	ctx context.Context, x *eventstore.Executor, node domain.NodeID, c domain.Command,
-	log *slog.Logger,
+	bg *background, log *slog.Logger,
 ) {
+	const what = "telling the log of this node's devices"
 	for ctx.Err() == nil {
 		_, err := x.Do(ctx, domain.Request{
 			Command: c, Caller: domain.Caller{Actor: "node/" + node.String()},
 		})
+		if ctx.Err() == nil {
+			bg.note(what, 0, err)
+		}
 		if err == nil {
 			return
 		}

@@ -73,7 +73,7 @@ func TestTrouble(t *testing.T) {
 		return begun.Add(time.Duration(ahead.Load()))
 	}, well)
 	ds.add(&unit{id: device, watched: watch})
-	_, stop := startTelling(nil, ds, x, views, &dataDir{id: nodeIdentity{Node: node}}, log)
+	_, stop := startTelling(nil, ds, x, views, &dataDir{id: nodeIdentity{Node: node}}, nil, log)
 	defer stop()
 	if watch.State() != watched.Suspect {
 		t.Fatal("the device begins well")

@@ -85,7 +85,8 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	agent, cleanup8, err := newAgent(mainMember, d, mainDevices, pool, mainFront, log)
+	mainBackground := newBackground()
+	agent, cleanup8, err := newAgent(mainMember, d, mainDevices, pool, mainFront, mainBackground, log)
 	if err != nil {
 		cleanup7()
 		cleanup6()
@@ -97,7 +98,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		return nil, nil, err
 	}
 	mainDispatcher := newDispatcher(d, agent, mainPeerPort, mainViews)
-	mainRefusals, cleanup9, err := openRefusals(d, executor, vault, log)
+	mainRefusals, cleanup9, err := openRefusals(d, executor, vault, mainBackground, log)
 	if err != nil {
 		cleanup8()
 		cleanup7()
@@ -111,22 +112,23 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 	}
 	verifier := newVerifier()
 	mainBackend := &backend{
-		dir:     d,
-		store:   store,
-		codec:   registry,
-		vault:   vault,
-		exec:    executor,
-		runner:  runner,
-		views:   mainViews,
-		agent:   agent,
-		front:   mainFront,
-		devices: mainDevices,
-		peer:    mainPeerPort,
-		to:      mainDispatcher,
-		refused: mainRefusals,
-		idps:    verifier,
+		dir:        d,
+		store:      store,
+		codec:      registry,
+		vault:      vault,
+		exec:       executor,
+		runner:     runner,
+		views:      mainViews,
+		agent:      agent,
+		front:      mainFront,
+		devices:    mainDevices,
+		peer:       mainPeerPort,
+		to:         mainDispatcher,
+		refused:    mainRefusals,
+		idps:       verifier,
+		background: mainBackground,
 	}
-	mainLeading, cleanup10 := startLeading(o, store, registry, vault, executor, runner, mainViews, mainDispatcher, d, mainPeerPort, log)
+	mainLeading, cleanup10 := startLeading(o, store, registry, vault, executor, runner, mainViews, mainDispatcher, d, mainPeerPort, mainBackground, log)
 	mainApi, cleanup11, err := startAPI(o, mainBackend, log)
 	if err != nil {
 		cleanup10()
@@ -156,8 +158,8 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainTelling, cleanup13 := startTelling(mainMember, mainDevices, executor, mainViews, d, log)
-	mainScrubbing, cleanup14 := startScrubbing(mainMember, o, mainDevices, executor, runner, mainViews, d, log)
+	mainTelling, cleanup13 := startTelling(mainMember, mainDevices, executor, mainViews, d, mainBackground, log)
+	mainScrubbing, cleanup14 := startScrubbing(mainMember, o, mainDevices, executor, runner, mainViews, d, mainBackground, log)
 	mainEquipping, cleanup15 := startEquipping(mainMember, o, mainDevices, agent, mainScrubbing, executor, runner, mainViews, d, log)
 	node := &Node{
 		dir:     d,

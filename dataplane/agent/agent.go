@@ -45,6 +45,8 @@ type Config struct {
 	Tokens      Tokens
 	Front       Front
 	Now         func() time.Time
+	// Failing tells what of the node's work fails; nil: nothing is known to.
+	Failing func() []command.Failing
 }
 
 // Agent obeys orders one at a time.

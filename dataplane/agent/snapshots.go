@@ -183,6 +183,11 @@ func (a *Agent) Ask(_ context.Context, q command.Question) (command.Answer, erro
 		return a.ranges(q)
 	case command.AskScrub:
 		return a.scrubs()
+	case command.AskFailing:
+		if a.cfg.Failing == nil {
+			return command.Answer{}, nil
+		}
+		return command.Answer{Failing: a.cfg.Failing()}, nil
 	}
 	return command.Answer{}, domain.Errorf(domain.Unsupported, "question %d", q.Ask)
 }

@@ -16,12 +16,13 @@ const (
 	AskAllocated                // where a volume or snapshot holds data
 	AskChanged                  // where it differs from an older snapshot
 	AskScrub                    // how far the scrub of each device has come
+	AskFailing                  // what of the work that the node does by itself fails
 )
 
 // SnapshotsPage is the most snapshots of one answer.
 const SnapshotsPage = 1000
 
-// Question is what one node wants to know of another's devices.
+// Question is what one node wants to know of another.
 type Question struct {
 	Ask  Ask
 	Node domain.NodeID
@@ -67,6 +68,17 @@ type Answer struct {
 	Size   domain.Bytes
 
 	Scrubs []Scrub // by AskScrub
+
+	Failing []Failing // by AskFailing
+}
+
+// Failing is work that a node does by itself and that fails until it goes well again.
+type Failing struct {
+	What     string
+	Since    time.Time
+	Failures int64 // in a row
+	Error    string
+	Position domain.Position // where in the log it stands, or the log stood when it began to fail
 }
 
 // Scrub says how far the scrub of a device has come.

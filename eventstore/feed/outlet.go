@@ -72,11 +72,14 @@ func (s *Subscriber) each(
 		r, _ := Event(m)
 		for failed := 1; ; failed++ {
 			err := f(m, &r)
+			over := m.Context().Err() != nil
+			if s.config.Delivered != nil && !over {
+				s.config.Delivered(r.Position, err)
+			}
 			if err == nil {
 				m.Ack()
 				break
 			}
-			over := m.Context().Err() != nil
 			if over || permanent != nil && permanent(err) {
 				Fail(m, err)
 				break

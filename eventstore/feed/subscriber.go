@@ -68,6 +68,9 @@ type Config struct {
 	Poisoned func(ctx context.Context, f Failure) error
 	// Pause waits before an event comes again that failed that often. An error ends the consumer.
 	Pause func(ctx context.Context, failures int) error
+	// Delivered, when not nil, hears of every event that Outlet or Mirror could not deliver, and of
+	// the next one that they did, with nil.
+	Delivered func(at domain.Position, err error)
 	// Log takes what an operator may act on. Nil discards.
 	Log *slog.Logger
 }

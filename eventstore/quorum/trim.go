@@ -59,6 +59,14 @@ func (s *Store) Archive(ctx context.Context) (Archive, error) {
 	return a, nil
 }
 
+// Archived tells how far this node's own archive reaches, and why it does not grow, if it does not.
+// It asks nobody.
+func (s *Store) Archived() (domain.Position, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.past.Head().Position, s.mu.stuck
+}
+
 // Safe gives the holders of the log up to a place, and nil or why it must not be deleted yet: this
 // node, every voter, and as many nodes as there are, three at most, must have proved on their disks
 // that they hold the same history up to there. nodes is how many there are.

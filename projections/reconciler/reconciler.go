@@ -73,6 +73,8 @@ type Config struct {
 	Now        func() time.Time
 	// After is time.After, or a double of it.
 	After func(time.Duration) <-chan time.Time
+	// Told, when not nil, hears how each round ended.
+	Told func(err error)
 }
 
 // Reconciler runs the loop for one term of leadership.
@@ -112,6 +114,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		if domain.IsKind(err, domain.Stale) {
 			return err
+		}
+		if r.cfg.Told != nil {
+			r.cfg.Told(err)
 		}
 		if err != nil {
 			r.cfg.Logger.Warn("reconcile", "err", err)
