@@ -83,6 +83,7 @@ type Reconciler struct {
 	token  uint64
 	rests  []rest
 	rounds int64
+	noted  domain.Position // the last fact about a group of snapshots that it recorded
 }
 
 // rest keeps a failed step from being tried again at once.

@@ -27,16 +27,19 @@ func (r *Reconciler) snapshot(ctx context.Context, s *policy.Step) error {
 			return out.Err
 		}
 	}
+	if gone, ok := fact.(*snapshot.SnapshotDeleted); ok {
+		// Before the fact, behind which nobody would come back to it: the name is an intent's, and the
+		// log that takes those may be away.
+		if err := r.releaseGroup(ctx, s, gone.Snapshot); err != nil {
+			return err
+		}
+	}
 	res, err := r.do(ctx, "fact/"+s.Order.ID.String(), snapshot.Record{Group: s.Group, Fact: fact},
 		r.token)
 	if err != nil {
 		return err
 	}
-	for _, ev := range res.Events {
-		if gone, ok := ev.(*snapshot.SnapshotDeleted); ok && gone.Last {
-			return r.releaseGroup(ctx, s)
-		}
-	}
+	r.noted = max(r.noted, res.Position)
 	return failed
 }
 
@@ -51,8 +54,24 @@ func cutOf(o command.Order, out command.Outcome) *snapshot.SnapshotCut {
 	return ev
 }
 
-// releaseGroup gives the name of a group back whose last member went.
-func (r *Reconciler) releaseGroup(ctx context.Context, s *policy.Step) error {
+// releaseGroup gives the name of a group back whose last member goes. What this loop recorded of
+// groups must be in the views for that: members of one plan go one after the other.
+func (r *Reconciler) releaseGroup(
+	ctx context.Context, s *policy.Step, goes domain.SnapshotID,
+) error {
+	if err := r.cfg.Views.Wait(ctx, r.noted); err != nil {
+		return err
+	}
+	for _, g := range r.cfg.Views.Observed().Groups {
+		if g.Group != s.Group {
+			continue
+		}
+		for _, m := range g.Members {
+			if m.Snapshot != goes {
+				return nil
+			}
+		}
+	}
 	_, err := r.do(ctx, "release/"+s.Order.ID.String(), tenancy.Release{
 		Tenant: s.Tenant, Object: s.Group.UUID, Why: "snapshot deleted",
 	}, r.token)

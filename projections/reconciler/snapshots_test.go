@@ -122,6 +122,42 @@ func TestSnapshotLife(t *testing.T) {
 	}
 }
 
+// TestNameIsFreedInTheEnd proves that the name of a group is given back although the log took
+// nothing of tenants when its last members were deleted, in one plan or one after the other, and
+// that it is not given back before.
+func TestNameIsFreedInTheEnd(t *testing.T) {
+	for _, atOnce := range []bool{true, false} {
+		h := build(t)
+		h.obeyed = answers
+		h.do(shop(domain.GiB, domain.GiB))
+		h.settle()
+		r := request("before", 1, 0, 1)
+		h.do(r)
+		h.settle()
+		if !atOnce {
+			h.do(snapshot.Delete{Group: r.Group, Snapshots: []domain.SnapshotID{r.Members[0].Snapshot}})
+			h.settle()
+		}
+		h.do(snapshot.Delete{Group: r.Group})
+		h.away = true
+		h.settle()
+		again := request("before", 2, 0)
+		h.away = false
+		_, err := h.exec.Do(t.Context(), domain.Request{Command: again})
+		if !domain.IsKind(err, domain.Exists) {
+			t.Fatalf("the name was given away: %v", err)
+		}
+		for range 4 {
+			h.now = h.now.Add(RetryMax)
+			h.settle()
+		}
+		if n := len(h.facts.Groups(tenant)); n != 0 {
+			t.Errorf("%d groups are left", n)
+		}
+		h.do(again)
+	}
+}
+
 // TestSnapshotFails proves that what will never be cut is said once with the reason, while what may
 // yet succeed is tried again.
 func TestSnapshotFails(t *testing.T) {
