@@ -65,8 +65,9 @@ bench: build ## one table against raw fio, qemu-nbd and tgt
 bench-fill: ## what cleaning costs: random writes on devices that are 20 to 95 % full
 	$(GO) run ./testing/bench fill $(ARGS)
 
-bench-log: build ## the event log against raw write+fdatasync: appends, outages, growth, replay, memory
+bench-log: build ## the event log against raw write+fdatasync: appends, outages, growth, replay, memory, damage
 	$(GO) run ./testing/bench log -weft ./$(BIN) $(ARGS)
+	$(GO) test -run '^$$' -bench CorruptAlarm -benchtime 3x ./eventstore/quorum
 
 clean:
 	rm -rf $(BIN) .bin

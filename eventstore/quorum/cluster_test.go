@@ -288,7 +288,7 @@ func TestGrowthUnderLoad(t *testing.T) {
 }
 
 // same compares the logs of nodes with each other and with what was acknowledged on w-0, w-1 ...
-func same(t *testing.T, nodes []*peer, acked []domain.Revision) {
+func same(t testing.TB, nodes []*peer, acked []domain.Revision) {
 	t.Helper()
 	head, err := nodes[0].Head(t.Context())
 	if err != nil {

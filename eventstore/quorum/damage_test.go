@@ -169,7 +169,7 @@ func TestArchiveOfLoneNode(t *testing.T) {
 }
 
 // writers append to w-0, w-1 ... through all nodes until they are stopped.
-func writers(t *testing.T, nodes []*peer, acked []domain.Revision) (stop func()) {
+func writers(t testing.TB, nodes []*peer, acked []domain.Revision) (stop func()) {
 	ctx, end := context.WithCancel(t.Context())
 	var load sync.WaitGroup
 	for w := range acked {
