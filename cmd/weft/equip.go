@@ -71,6 +71,7 @@ type equipping struct {
 	exec   *eventstore.Executor
 	run    *projections.Runner
 	v      *views
+	bg     *background
 	log    *slog.Logger
 	work   sync.WaitGroup
 }
@@ -79,16 +80,20 @@ type equipping struct {
 // next start: a wish stays until it is answered.
 func startEquipping(
 	_ *member, o Options, ds *devices, a *agent.Agent, s *scrubbing, x *eventstore.Executor,
-	r *projections.Runner, v *views, d *dataDir, log *slog.Logger,
+	r *projections.Runner, v *views, d *dataDir, bg *background, log *slog.Logger,
 ) (*equipping, func()) {
 	e := &equipping{
-		o: o, dir: d, ds: ds, agent: a, scrubs: s, exec: x, run: r, v: v, log: log,
+		o: o, dir: d, ds: ds, agent: a, scrubs: s, exec: x, run: r, v: v, bg: bg, log: log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	e.work.Go(func() {
 		for ctx.Err() == nil {
 			changed := e.run.Changed()
-			if err := e.round(ctx); err != nil && ctx.Err() == nil {
+			err := e.round(ctx)
+			if ctx.Err() == nil {
+				e.bg.note("taking devices in and out", 0, err)
+			}
+			if err != nil && ctx.Err() == nil {
 				log.Warn("taking devices in and out", "err", err)
 				pause(ctx, leadRest)
 				continue

@@ -82,6 +82,7 @@ func (s *scrubbing) end(id domain.DeviceID) {
 	if end != nil {
 		end()
 	}
+	s.bg.end("the scrub of device " + id.String())
 }
 
 // device scrubs one device whenever that is due, until the context ends.

@@ -160,7 +160,7 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 	}
 	mainTelling, cleanup13 := startTelling(mainMember, mainDevices, executor, mainViews, d, mainBackground, log)
 	mainScrubbing, cleanup14 := startScrubbing(mainMember, o, mainDevices, executor, runner, mainViews, d, mainBackground, log)
-	mainEquipping, cleanup15 := startEquipping(mainMember, o, mainDevices, agent, mainScrubbing, executor, runner, mainViews, d, log)
+	mainEquipping, cleanup15 := startEquipping(mainMember, o, mainDevices, agent, mainScrubbing, executor, runner, mainViews, d, mainBackground, log)
 	node := &Node{
 		dir:     d,
 		backend: mainBackend,
