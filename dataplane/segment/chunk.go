@@ -178,6 +178,9 @@ func (c *Chunk) Chain(entries []byte) uint32 {
 // one begin: at its end for another.
 func entrySize(b []byte) (n, sums int) {
 	e := Entry{Count: int(b[9]) + 1, Kind: Kind(b[10]), Flags: b[11]}
+	if ranged(e.Kind) {
+		e.Range = min(get48(b[32:]), LeafBlocks) // one that is larger is refused
+	}
 	n = e.Size()
 	if e.Kind != KindData || e.Flags&FlagEncrypted == 0 {
 		return n, n
@@ -309,6 +312,7 @@ func (e *Entry) Size() int {
 	if e.Flags&FlagMoved != 0 {
 		n += EntryMoved
 	}
+	n += e.maskBytes()
 	if e.Kind == KindData {
 		n += 4 * (e.Count - 1)
 		if e.Flags&FlagEncrypted != 0 {
@@ -344,7 +348,7 @@ const SealedBytes = 32
 func ranged(k Kind) bool { return k == KindZero || k == KindUnmap }
 
 // Encode writes the entry; further holds Count-1 CRCs for DATA. It returns the bytes used. Tags are
-// left as they are, for PutSeal.
+// left as they are, for PutSeal, and so is a mask, for PutMask.
 func (e *Entry) Encode(b []byte, further []uint32) int {
 	le.PutUint32(b[0:], e.Branch)
 	put40(b[4:], e.Block)
@@ -377,6 +381,7 @@ func (e *Entry) Encode(b []byte, further []uint32) int {
 		le.PutUint64(b[n+8:], e.FromSeq)
 		n += EntryMoved
 	}
+	n += e.maskBytes()
 	if e.Kind == KindData {
 		for _, crc := range further[:e.Count-1] {
 			le.PutUint32(b[n:], crc)
@@ -413,13 +418,15 @@ func DecodeEntry(b []byte, chunkLSN uint64, e *Entry) (int, error) {
 		e.Flags&FlagEncrypted != 0 && e.Kind != KindData {
 		return 0, fmt.Errorf("entry: kind %d flags %#x: %w", e.Kind, e.Flags, ErrBad)
 	}
-	if len(b) < e.Size() {
-		return 0, fmt.Errorf("entry cut short: %w", ErrBad)
-	}
 	if ranged(e.Kind) {
-		e.Range = get48(b[32:])
+		if e.Range = get48(b[32:]); e.Range > LeafBlocks {
+			return 0, fmt.Errorf("entry: range of %d blocks: %w", e.Range, ErrBad)
+		}
 	} else {
 		e.Off, e.Units = le.Uint32(b[32:]), le.Uint16(b[36:])
+	}
+	if len(b) < e.Size() {
+		return 0, fmt.Errorf("entry cut short: %w", ErrBad)
 	}
 	low := le.Uint32(b[40:])
 	n := EntrySettled
@@ -440,7 +447,7 @@ func DecodeEntry(b []byte, chunkLSN uint64, e *Entry) (int, error) {
 		e.LSN = uint64(low) | (uint64(b[n+5])|uint64(b[n+6])<<8|uint64(b[n+7])<<16)<<32
 		n += EntryMoved
 	}
-	e.FurtherAt = n
+	e.FurtherAt = n + e.maskBytes()
 	return e.Size(), e.check()
 }
 
@@ -448,6 +455,8 @@ func DecodeEntry(b []byte, chunkLSN uint64, e *Entry) (int, error) {
 func (e *Entry) check() error {
 	inside := int(e.Block%LeafBlocks)+e.Count <= LeafBlocks
 	switch {
+	case e.Outcome() > OutcomeMixed || e.Outcome() != OutcomeApplied && !e.Kind.Blocks():
+		return fmt.Errorf("entry: outcome %d of kind %d: %w", e.Outcome(), e.Kind, ErrBad)
 	case e.Kind == KindData &&
 		(!inside || int(e.Units) != e.Count*BlockUnits || e.Off%BlockUnits != 0):
 		return fmt.Errorf("entry: %d blocks in %d units: %w", e.Count, e.Units, ErrBad)

@@ -3,6 +3,7 @@ package segment
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"testing"
 )
 
@@ -132,6 +133,8 @@ func FuzzChunk(f *testing.F) {
 	f.Add(b[:ChunkHeader])
 	_, sealed := goldenSealed()
 	f.Add(sealed)
+	_, held := goldenHeld()
+	f.Add(held)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		b := bytes.Clone(in)
 		_, _, err := DecodeChunk(b, goldenSalt)
@@ -167,7 +170,7 @@ func FuzzChunk(f *testing.F) {
 
 // FuzzEntry: see above; what decodes is written as it was read, but for bits without meaning.
 func FuzzEntry(f *testing.F) {
-	for _, e := range goldenEntries() {
+	for _, e := range append(goldenEntries(), goldenHeldEntries()...) {
 		b := make([]byte, e.Size())
 		e.Encode(b, []uint32{1, 2})
 		f.Add(b, uint64(100))
@@ -196,6 +199,9 @@ func FuzzEntry(f *testing.F) {
 		}
 		out := make([]byte, n)
 		e.Encode(out, further)
+		var mask, twice Mask
+		e.MaskOf(b, &mask)
+		e.PutMask(out, &mask)
 		for i := range e.Count {
 			if e.Flags&FlagEncrypted != 0 {
 				PutSeal(out, i, e.Further(b, i), Tag(b, i))
@@ -203,6 +209,29 @@ func FuzzEntry(f *testing.F) {
 		}
 		if _, err := DecodeEntry(out, lsn, &again); err != nil || again != e {
 			t.Fatalf("written again: %v\n%+v\n%+v", err, e, again)
+		}
+		if again.MaskOf(out, &twice); twice != mask {
+			t.Fatalf("mask %x, not %x", twice, mask)
+		}
+	})
+}
+
+// FuzzReplicas: see above; the table is covered by the checksums of the root's pieces.
+func FuzzReplicas(f *testing.F) {
+	whole := goldenReplicas()
+	f.Add(whole.Append(nil))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		table, err := DecodeReplicas(b)
+		judge(t, err)
+		if err != nil {
+			return
+		}
+		out := table.Append(nil)
+		again, err := DecodeReplicas(out)
+		if err != nil || len(out) != len(b) || table.Bytes() != len(b) ||
+			!reflect.DeepEqual(again, table) {
+			t.Fatalf("%d B written again as %d: %v", len(b), len(out), err)
 		}
 	})
 }
@@ -240,6 +269,9 @@ func FuzzLeaf(f *testing.F) {
 // FuzzRoot: see above; a root is covered by the checksums of its pieces.
 func FuzzRoot(f *testing.F) {
 	f.Add(goldenRoot().Encode())
+	holding := goldenRoot()
+	holding.Replicas = goldenReplicas()
+	f.Add(holding.Encode())
 	f.Add((&Root{}).Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := DecodeRoot(b)

@@ -169,6 +169,62 @@ func goldenLeaf(dense bool) *Leaf {
 	return l
 }
 
+// goldenHeldEntries covers what replicas log: mixed outcomes with masks, of data that is new or
+// moved and of a range; a superseded range; and what is known of a slice.
+func goldenHeldEntries() []Entry {
+	plain := goldenEntries()
+	mixed, zero := plain[1], plain[0]
+	mixed.Flags |= OutcomeMixed
+	moved := mixed
+	moved.Flags, moved.From, moved.FromSeq = moved.Flags|FlagMoved, 0xb1b2b3b4b5, 0xc1
+	unmap := Entry{
+		Branch: 1, Block: 3, Count: 1, Kind: KindUnmap, Flags: OutcomeMixed | FlagFresh,
+		Version: mixed.Version, Gen: 9, Range: 45, LSN: 96, Request: mixed.Request,
+	}
+	zero.Flags = OutcomeSuperseded
+	slice := Entry{Branch: 1, Block: SliceBlocks, Count: 1, Version: mixed.Version, LSN: 99}
+	seal, floor, bury := slice, slice, slice
+	seal.Kind, floor.Kind, bury.Kind = KindSeal, KindFloor, KindBury
+	return []Entry{mixed, moved, unmap, zero, seal, floor, bury}
+}
+
+// goldenHeld gives the header of a chunk with those.
+func goldenHeld() (Chunk, []byte) {
+	b, at := make([]byte, Sector), ChunkHeader
+	entries := goldenHeldEntries()
+	for i := range entries {
+		n := entries[i].Encode(b[at:], []uint32{0x91, 0x92})
+		entries[i].PutMask(b[at:], &Mask{0x0102030405060703})
+		at += n
+	}
+	c := Chunk{
+		Incarnation: 1, Sequence: 2, LSN: 100, Entries: uint16(len(entries)), Stream: StreamLog,
+		EntryBytes: uint32(at - ChunkHeader), PayloadBytes: 8 * Sector,
+	}
+	c.Encode(b, goldenSalt)
+	return c, b
+}
+
+func goldenReplicas() ReplicaTable {
+	e := goldenEntries()[1]
+	return ReplicaTable{
+		Slices: []SliceState{
+			{Branch: 8, Slice: 1, Seal: 0x1112131415161718, Floor: e.Version, Buried: true},
+			{Branch: 8, Slice: 0x21222324},
+		},
+		Bounds:  []RequestBound{{Gateway: 0x3132, Incarnation: 0x414243444546, Below: 0x5152}},
+		Graves:  []domain.VolumeID{{UUID: uuid(0x61)}},
+		Extents: []ExtentVersion{{8, 0x6162, e.Version}, {8, 0x6163, domain.Version{}}},
+		Records: []HeldRecord{
+			{
+				Branch: 8, Block: 0x7172, Count: 3, Kind: KindData, Outcome: OutcomeMixed,
+				Version: e.Version, Gen: 0x8182, Request: e.Request, LSN: 0x9192, Addr: 0xa1a2, Sum: 0xb1b2,
+			},
+			{Branch: 8, Count: LeafBlocks, Kind: KindUnmap, Version: e.Version},
+		},
+	}
+}
+
 func goldenRoot() *Root {
 	return &Root{
 		NextBranch: 9,
@@ -244,6 +300,9 @@ func codecs() []codec {
 	sealed, sealedBytes := goldenSealed()
 	salted, keyed := goldenHeader(), goldenRoot().Branches[1]
 	salted.Salt, keyed.Key = Salt(uuid(0x51)), 0x61626364
+	held, heldBytes := goldenHeld()
+	replica, table, holding := goldenRoot().Branches[1], goldenReplicas(), goldenRoot()
+	replica.Replica, holding.Replicas = true, table
 	leaf := func(b []byte) (any, error) {
 		l := &Leaf{}
 		_, err := DecodeLeaf(b, l)
@@ -295,6 +354,25 @@ func codecs() []codec {
 		{
 			"branch-key", keyed, func() []byte { return keyed.Append(nil) },
 			func(b []byte) (any, error) { return DecodeBranch(b) },
+		},
+		{
+			"chunk-held", &held, func() []byte { return heldBytes },
+			func(b []byte) (any, error) {
+				c, _, err := DecodeChunk(b, goldenSalt)
+				return c, err
+			},
+		},
+		{
+			"branch-replica", replica, func() []byte { return replica.Append(nil) },
+			func(b []byte) (any, error) { return DecodeBranch(b) },
+		},
+		{
+			"replicas", table, func() []byte { return table.Append(nil) },
+			func(b []byte) (any, error) { return DecodeReplicas(b) },
+		},
+		{
+			"root-replicas", holding, func() []byte { return holding.Encode() },
+			func(b []byte) (any, error) { return DecodeRoot(b) },
 		},
 		{"footer", goldenFooter(), encodeFooter, decodeFooter},
 		{"leaf-runs", goldenLeaf(false), func() []byte { return goldenLeaf(false).Encode(nil) }, leaf},
@@ -395,15 +473,18 @@ func readDump(path string) ([]byte, error) {
 func TestEveryBitCounts(t *testing.T) {
 	chunk, _ := goldenChunk()
 	sealed, _ := goldenSealed()
+	held, _ := goldenHeld()
 	body := len(encodeFooter()) - Sector
 	free := map[string][2]int{
 		"chunk":  {ChunkHeader + int(chunk.EntryBytes), Sector},
 		"footer": {int(goldenFooter().Trailer.Bytes), body},
 
 		"chunk-sealed": {ChunkHeader + int(sealed.EntryBytes), Sector},
+		"chunk-held":   {ChunkHeader + int(held.EntryBytes), Sector},
 	}
 	for _, c := range codecs() {
-		if strings.HasPrefix(c.name, "branch") || c.name == "root" || c.name == "pieces" {
+		if strings.HasPrefix(c.name, "branch") || strings.HasPrefix(c.name, "root") ||
+			c.name == "pieces" || c.name == "replicas" {
 			continue // covered by the checksum of the entry or piece that names them
 		}
 		b := c.encode()
@@ -425,9 +506,13 @@ func TestEveryBitCounts(t *testing.T) {
 func TestCutShort(t *testing.T) {
 	chunk, _ := goldenChunk()
 	sealed, _ := goldenSealed()
+	held, _ := goldenHeld()
 	for _, c := range codecs() {
 		b := c.encode()
 		whole := len(b)
+		if c.name == "chunk-held" {
+			whole = ChunkHeader + int(held.EntryBytes)
+		}
 		if c.name == "chunk" {
 			whole = ChunkHeader + int(chunk.EntryBytes)
 		}
@@ -435,7 +520,7 @@ func TestCutShort(t *testing.T) {
 			whole = ChunkHeader + int(sealed.EntryBytes)
 		}
 		for n := range whole {
-			if c.name == "pieces" && n%PieceBytes == 0 {
+			if c.name == "pieces" && n%PieceBytes == 0 || c.name == "replicas" && n == 0 {
 				continue // a shorter list is a list; its own checksum stands in the anchor
 			}
 			if _, err := c.decode(bytes.Clone(b[:n])); err == nil {

@@ -36,9 +36,13 @@ type Branch struct {
 	// Key names the key in the device's key table that encrypts what the branch writes; 0: none. The
 	// branches of one volume share it, a clone has its own.
 	Key uint32
+	// Replica says that the volume takes records with versions that others have given.
+	Replica bool
 }
 
 const (
+	branchReplica = 1 // in a branch's flags
+
 	// BranchBytes is the encoded size of a Branch.
 	BranchBytes = 80
 	// BranchesMax is the most lines of one BRANCH record: they fit a sector.
@@ -53,7 +57,11 @@ func (r *Branch) Append(dst []byte) []byte {
 	dst = le.AppendUint32(dst, r.ID)
 	dst = le.AppendUint32(dst, r.Parent)
 	dst = le.AppendUint32(dst, r.Family)
-	dst = append(dst, byte(r.State), 0, 0, 0)
+	flags := byte(0)
+	if r.Replica {
+		flags = branchReplica
+	}
+	dst = append(dst, byte(r.State), flags, 0, 0)
 	dst = le.AppendUint64(dst, uint64(r.Gen))
 	dst = le.AppendUint64(dst, uint64(r.Epoch))
 	dst = le.AppendUint64(dst, r.Size)
@@ -70,7 +78,7 @@ func DecodeBranch(b []byte) (Branch, error) {
 	r := Branch{
 		ID: le.Uint32(b), Parent: le.Uint32(b[4:]), Family: le.Uint32(b[8:]),
 		State: BranchState(b[12]), Gen: le.Uint32(b[16:]), Epoch: domain.Epoch(le.Uint64(b[24:])),
-		Size: le.Uint64(b[32:]), Key: le.Uint32(b[72:]),
+		Size: le.Uint64(b[32:]), Key: le.Uint32(b[72:]), Replica: b[13]&branchReplica != 0,
 	}
 	copy(r.Volume.UUID[:], b[40:])
 	copy(r.Snapshot.UUID[:], b[56:])
@@ -116,6 +124,7 @@ type Root struct {
 	Branches   []Branch
 	Leaves     []LeafRef
 	Aliases    []Alias
+	Replicas   ReplicaTable
 }
 
 const rootFixed = 24
@@ -126,7 +135,8 @@ func (r *Root) Encode() []byte {
 	b = le.AppendUint32(b, r.NextBranch)
 	b = le.AppendUint32(b, uint32(len(r.Branches)))
 	b = le.AppendUint32(b, uint32(len(r.Leaves)))
-	b = le.AppendUint64(b, uint64(len(r.Aliases)))
+	b = le.AppendUint32(b, uint32(len(r.Aliases)))
+	b = le.AppendUint32(b, uint32(r.Replicas.Bytes()))
 	for i := range r.Branches {
 		b = r.Branches[i].Append(b)
 	}
@@ -139,7 +149,7 @@ func (r *Root) Encode() []byte {
 		b = le.AppendUint32(b, a.ID)
 		b = le.AppendUint32(b, a.Into)
 	}
-	return b
+	return r.Replicas.Append(b)
 }
 
 func appendPiece(b []byte, p Piece) []byte {
@@ -156,8 +166,9 @@ func DecodeRoot(b []byte) (*Root, error) {
 		return nil, fmt.Errorf("root: no magic: %w", ErrBad)
 	}
 	branches, leaves := uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:]))
-	aliases := uint64(le.Uint32(b[16:]))
-	if uint64(len(b)) < rootFixed+branches*BranchBytes+leaves*leafRefBytes+aliases*aliasBytes {
+	aliases, replicas := uint64(le.Uint32(b[16:])), uint64(le.Uint32(b[20:]))
+	need := rootFixed + branches*BranchBytes + leaves*leafRefBytes + aliases*aliasBytes + replicas
+	if uint64(len(b)) < need {
 		return nil, fmt.Errorf("root: cut short: %w", ErrBad)
 	}
 	r := &Root{NextBranch: le.Uint32(b[4:])}
@@ -177,7 +188,9 @@ func DecodeRoot(b []byte) (*Root, error) {
 		r.Aliases = append(r.Aliases, Alias{le.Uint32(b), le.Uint32(b[4:])})
 		b = b[aliasBytes:]
 	}
-	return r, nil
+	var err error
+	r.Replicas, err = DecodeReplicas(b[:replicas])
+	return r, err
 }
 
 // PieceBytes is the encoded size of a Piece.

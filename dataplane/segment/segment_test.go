@@ -50,6 +50,9 @@ func TestArithmetic(t *testing.T) {
 			"the largest encrypted record fits a header",
 			ChunkHeader+SaltBytes+fresh+EntryMoved+(4+TagBytes)*RecordBlocks <= HeaderMax,
 		},
+		{"the largest record of a replica fits a header", ChunkHeader+SaltBytes+fresh+EntryMoved+
+			4*RecordBlocks+MaskMax <= HeaderMax},
+		{"a mask has a bit for every block of an extent", len(Mask{})*64 == LeafBlocks},
 		{"zeros have no place and are not a hole", ZeroLoc.Kind() == Zero && ZeroLoc != 0},
 	} {
 		if !c.ok {

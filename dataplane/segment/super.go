@@ -35,8 +35,12 @@ const (
 	IncompatKeys = uint64(1) << 1
 	// IncompatPair is set on a pair of flash and disk: see Superblock.Boundary.
 	IncompatPair = uint64(1) << 8
-	IncompatAll  = IncompatBase | IncompatKeys | IncompatPair
-	ROCompatAll  = uint64(0)
+	// IncompatReplica: volumes may be replicas: entries have outcomes that decide what they change,
+	// and the root has a table of replicas.
+	IncompatReplica = uint64(1) << 2
+	// IncompatAll is all that this version knows.
+	IncompatAll = IncompatBase | IncompatKeys | IncompatPair | IncompatReplica
+	ROCompatAll = uint64(0)
 )
 
 // Superblock describes a device; it is written three times and names its owner. Sizes are bytes.
