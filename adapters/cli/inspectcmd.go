@@ -68,6 +68,8 @@ type DeviceCheck struct {
 	Replayed int             `json:"replayed_chunks"`
 	Live     domain.Bytes    `json:"live"`
 	Garbage  domain.Bytes    `json:"garbage"`
+	Held     int             `json:"held_records,omitempty"` // of replicas, that are not settled
+	HeldOnly domain.Bytes    `json:"held_only,omitempty"`    // what lives for their sake alone
 	Read     domain.Bytes    `json:"read"`
 	Sound    bool            `json:"sound"`
 	Problems []DeviceProblem `json:"problems"`
@@ -92,7 +94,7 @@ type DeviceBranch struct {
 	ID         uint32       `json:"id"`
 	Parent     uint32       `json:"parent,omitempty"`
 	Family     uint32       `json:"family"`
-	State      string       `json:"state"` // "volume", "snapshot", "kept"
+	State      string       `json:"state"` // "volume", "replica", "snapshot", "kept"
 	Volume     string       `json:"volume,omitempty"`
 	Snapshot   string       `json:"snapshot,omitempty"`
 	Generation uint32       `json:"generation"`
@@ -214,6 +216,7 @@ func frameListing(d DeviceCheck) listing {
 		{"log behind it", fmt.Sprint(d.Replayed, " chunks")},
 		{"live", rounded(d.Live)},
 		{"left by a crash", rounded(d.Garbage)},
+		{"held for copies", fmt.Sprint(d.Held, " records, ", rounded(d.HeldOnly), " for them alone")},
 		{"problems", itoa(len(d.Problems))},
 	} {
 		l.rows = append(l.rows, []string{f[0], f[1]})

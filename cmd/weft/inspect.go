@@ -47,7 +47,7 @@ func checkDoc(path string, r *fsck.Report) cli.DeviceCheck {
 		Segment: domain.Bytes(r.Super.SegmentSize), Lanes: int(r.Super.Lanes), Anchor: r.Anchor.Seq,
 		Clean: r.Anchor.Clean, Replayed: r.Replayed, Live: domain.Bytes(r.Live),
 		Garbage: domain.Bytes(r.Garbage), Read: domain.Bytes(r.Read), Sound: r.Sound(),
-		Problems: []cli.DeviceProblem{},
+		Problems: []cli.DeviceProblem{}, Held: r.Held, HeldOnly: domain.Bytes(r.HeldBytes),
 	}
 	id := func(u domain.UUID) string {
 		if u.IsZero() {
@@ -68,6 +68,8 @@ func checkDoc(path string, r *fsck.Report) cli.DeviceCheck {
 			Volume: id(b.Volume.UUID), Snapshot: id(b.Snapshot.UUID),
 		}
 		switch {
+		case b.Named && b.Replica:
+			x.State = "replica"
 		case b.Named && b.State == segment.BranchLive:
 			x.State = "volume"
 		case b.Named:

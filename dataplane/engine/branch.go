@@ -22,6 +22,8 @@ type family struct {
 	// leaves names, by lane, a leaf of every extent that some branch wrote; its tree has the others.
 	// Each map is guarded by its lane's mutex.
 	leaves [segment.LanesMax]map[uint32]*leaf
+	// replica is not nil for a volume that others hold copies of; it does not change.
+	replica *replica
 }
 
 // branch is one line of writes: from a cut or a creation to the next cut. Only a head, the newest
@@ -168,7 +170,7 @@ func (e *Engine) setBranch(br *segment.Branch) {
 		v := &Volume{e: e, fam: b.fam, volume: br.Volume, snapshot: br.Snapshot}
 		v.resize(br.Size)
 		for i, l := range e.lanes {
-			if e.nv == nil { // else all that was appended is in the index
+			if e.nv == nil { // else all that was appended is in the index; replicas have no cuts
 				v.sealed[i] = l.mu.lsn
 			}
 		}
@@ -187,6 +189,10 @@ func (e *Engine) plant(br *segment.Branch) *branch {
 		b.fam = &family{id: br.Family, root: b}
 		for i := range e.lanes {
 			b.fam.leaves[i] = make(map[uint32]*leaf)
+		}
+		if br.Replica {
+			b.fam.replica = newReplica(e, b)
+			e.mu.replicas[b.id] = b.fam.replica
 		}
 	} else {
 		p := e.mu.branches[br.Parent]
@@ -237,6 +243,10 @@ func (e *Engine) bury(b *branch) {
 	v.gone.Store(true)
 	if v.snapshot.IsZero() {
 		delete(e.mu.byVolume, v.volume)
+		if b.fam.replica != nil {
+			e.dig(v.volume)
+			b.fam.replica.end()
+		}
 	} else {
 		delete(e.mu.bySnapshot, v.snapshot)
 	}
@@ -291,6 +301,7 @@ func (v *Volume) resize(size uint64) {
 func (b *branch) line() segment.Branch {
 	br := segment.Branch{
 		ID: b.id, Family: b.fam.id, State: segment.BranchBuried, Gen: b.gen, Epoch: b.epoch,
+		Replica: b.fam.replica != nil,
 	}
 	if b.parent != nil {
 		br.Parent = b.parent.id

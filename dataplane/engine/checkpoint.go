@@ -28,7 +28,8 @@ type maintenance struct {
 
 	ckpt      sync.Mutex // one checkpoint or cleaning round at a time
 	directory map[leafID]segment.Piece
-	root      []segment.Piece // where the last durable root stands, its list included
+	root      []segment.Piece      // where the last durable root stands, its list included
+	table     segment.ReplicaTable // as loaded, until Open has taken it up
 	anchorSeq uint64
 	meta      *openSegment
 	out       [segment.StreamCount]*openSegment // the cleaner's
@@ -165,9 +166,11 @@ func (e *Engine) checkpointLocked(clean bool) error {
 	m.logged.Store(0)
 	marks := make([]segment.LaneMark, len(e.lanes))
 	changed := make([][]*leaf, len(e.lanes))
+	var table segment.ReplicaTable
 	for i, l := range e.lanes {
-		marks[i], changed[i] = l.mark()
+		marks[i], changed[i] = l.mark(&table)
 	}
+	e.replicaStates(&table)
 	w := &metaWriter{e: e}
 	var dropped []segment.Piece
 	for i, l := range e.lanes {
@@ -184,7 +187,7 @@ func (e *Engine) checkpointLocked(clean bool) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	root, err := e.writeRoot(w)
+	root, err := e.writeRoot(w, table)
 	if err != nil {
 		return err
 	}
@@ -202,10 +205,12 @@ func (e *Engine) checkpointLocked(clean bool) error {
 	return nil
 }
 
-// mark gives the lane's place in its log and hands over the list of changed leaves.
-func (l *lane) mark() (segment.LaneMark, []*leaf) {
+// mark gives the lane's place in its log and hands over the list of changed leaves. What replicas
+// hold up to that place is added to the table.
+func (l *lane) mark(table *segment.ReplicaTable) (segment.LaneMark, []*leaf) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.saveHeld(table)
 	mk := segment.LaneMark{LSN: l.mu.applied, PrevCRC: l.mu.chain, Sequence: l.mu.openSeq}
 	for c := l.mu.head; c != nil; c = c.next {
 		if c.seg != nil {
@@ -249,8 +254,8 @@ func (l *lane) saveLeaf(lf *leaf, w *metaWriter) (segment.Piece, error) {
 }
 
 // writeRoot writes the root in pieces and the list of pieces; the list's own place comes last.
-func (e *Engine) writeRoot(w *metaWriter) ([]segment.Piece, error) {
-	r := segment.Root{}
+func (e *Engine) writeRoot(w *metaWriter, table segment.ReplicaTable) ([]segment.Piece, error) {
+	r := segment.Root{Replicas: table}
 	r.NextBranch, r.Branches, r.Aliases = e.branchTable()
 	for id, p := range e.maint.directory {
 		r.Leaves = append(r.Leaves, segment.LeafRef{Branch: id.branch, Extent: id.extent, Piece: p})

@@ -61,7 +61,7 @@ func (v *Volume) Info() VolumeInfo {
 func (e *Engine) Create(ctx context.Context, id domain.VolumeID, size domain.Bytes,
 	epoch domain.Epoch,
 ) (*Volume, error) {
-	return e.create(ctx, id, size, epoch, false)
+	return e.create(ctx, id, size, epoch, segment.Branch{})
 }
 
 // CreateEncrypted is Create for a volume that is encrypted for all its life, under a key of its
@@ -70,31 +70,34 @@ func (e *Engine) Create(ctx context.Context, id domain.VolumeID, size domain.Byt
 func (e *Engine) CreateEncrypted(ctx context.Context, id domain.VolumeID, size domain.Bytes,
 	epoch domain.Epoch,
 ) (*Volume, error) {
-	return e.create(ctx, id, size, epoch, true)
+	return e.create(ctx, id, size, epoch, segment.Branch{Key: 1})
 }
 
+// create makes a volume; of br, Replica and whether Key is not 0 say of what kind.
 func (e *Engine) create(ctx context.Context, id domain.VolumeID, size domain.Bytes,
-	epoch domain.Epoch, encrypted bool,
+	epoch domain.Epoch, br segment.Branch,
 ) (*Volume, error) {
 	e.control.Lock()
 	defer e.control.Unlock()
 	if v, ok := e.Volume(id); ok {
-		if v.Size() != size || v.Encrypted() != encrypted {
-			return nil, domain.Errorf(domain.Exists, "volume %s has %s, encrypted: %t", id, v.Size(),
-				v.Encrypted())
+		replica := v.fam.replica != nil
+		if v.Size() != size || v.Encrypted() != (br.Key != 0) || replica != br.Replica {
+			return nil, domain.Errorf(domain.Exists, "volume %s has %s, encrypted: %t, replica: %t", id,
+				v.Size(), v.Encrypted(), replica)
 		}
 		return v, nil
+	}
+	if e.lies(id) {
+		return nil, domain.Errorf(domain.Exists, "volume %s was a replica and was deleted for ever", id)
 	}
 	if err := checkSize(size); err != nil {
 		return nil, err
 	}
-	next := e.newBranch()
-	br := segment.Branch{
-		ID: next, Family: next, State: segment.BranchLive, Volume: id, Size: uint64(size), Gen: 1,
-		Epoch: epoch,
-	}
-	if encrypted {
-		br.Key = next
+	br.ID = e.newBranch()
+	br.Family, br.State, br.Volume, br.Size = br.ID, segment.BranchLive, id, uint64(size)
+	br.Gen, br.Epoch = 1, epoch
+	if br.Key != 0 {
+		br.Key = br.ID
 		if err := e.newKey(br.Key); err != nil {
 			return nil, err
 		}
@@ -141,6 +144,9 @@ func (e *Engine) Resize(ctx context.Context, id domain.VolumeID, size domain.Byt
 		return err
 	}
 	if size < v.Size() {
+		if err := v.notReplicated("smaller size"); err != nil {
+			return err
+		}
 		v.end.Store(int64(size))
 		defer func() { v.end.Store(v.size.Load()) }() // whatever came of it
 		if err := e.truncate(ctx, v, size); err != nil {

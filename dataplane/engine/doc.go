@@ -76,6 +76,13 @@
 // has a key of its own; what it sees of its origin stays under the origin's, which is therefore
 // destroyed only when no branch is left that wrote under it.
 //
+// # Replicas
+//
+// A replica's records have versions that others have given; what each does is decided when it is
+// accepted and logged with it (replica.go). Until a record is settled it is held, whole, and its
+// blocks live whether a leaf names them or not; the cleaner moves it so (replicamove.go). What is
+// known of a slice beside that is in replicastate.go. Ordinary volumes pay a comparison with nil.
+//
 // # Space
 //
 // NoSpace is decided when a record is appended: its data and the growth of its leaf's image must
@@ -97,8 +104,9 @@
 // # Locks
 //
 // Engine.control before lane.seal before lane.mu, those by number and all of them for a change of
-// the tree, before Engine.mu; nvram.mu behind lane.mu; space.mu is a leaf lock. A batch is destaged
-// under nvram.turn, before all of them. The cleaner and the destager may rest for hosts
-// (qos.Scheduler.Begin) under maintenance.ckpt and nvram.turn, not under a lane's mutex. No call
-// into the device is made with lane.mu or space.mu held. Appended callbacks run without any lock.
+// the tree, before Engine.mu; nvram.mu behind lane.mu; space.mu, replica.mu and requests are leaf
+// locks. A batch is destaged under nvram.turn, before all of them. The cleaner and the destager may
+// rest for hosts (qos.Scheduler.Begin) under maintenance.ckpt and nvram.turn, not under a lane's
+// mutex. No call into the device is made with lane.mu or space.mu held. Appended callbacks run
+// without any lock.
 package engine

@@ -97,6 +97,8 @@ type Engine struct {
 	aheads   aheads
 	sched    *qos.Scheduler
 	keys     keyring
+	requests requests // what replicas hold, by request
+	floors   floors
 	// lossAccepted says what was wrong with the journal that Open went on without.
 	lossAccepted error
 
@@ -111,6 +113,8 @@ type Engine struct {
 		branches   map[uint32]*branch
 		byVolume   map[domain.VolumeID]*Volume
 		bySnapshot map[domain.SnapshotID]*Volume
+		replicas   map[uint32]*replica          // by branch
+		graves     map[domain.VolumeID]struct{} // replicas that were deleted
 		nextBranch uint32
 		closed     bool
 	}
@@ -276,6 +280,7 @@ func (e *Engine) Close() error {
 	e.mu.closed = true
 	e.mu.Unlock()
 	e.aheads.stop()
+	e.floors.stop()
 	e.nv.stop() // what it has not destaged stays there for the next Open
 	for _, l := range e.lanes {
 		l.close() // what waits for a segment still needs the cleaner
@@ -301,6 +306,10 @@ func (e *Engine) Abandon() {
 	e.failed.Store(true)
 	e.aheads.stop()
 	e.space.wake()
+	for _, l := range e.lanes {
+		l.wake()
+	}
+	e.floors.stop()
 	e.maint.stopCleaning()
 	for _, l := range e.lanes {
 		l.close()

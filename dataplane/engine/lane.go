@@ -35,6 +35,7 @@ type pending struct {
 	tags  int              // DATA: bytes of tags in its entry
 	from  uint32           // DATA: place in the journal that it comes from; 0: from a host
 	lines []segment.Branch // BRANCH
+	held  *heldRecord      // of a replica
 }
 
 // chunk is one group commit: entries and payload gather here until a writer seals it. The buffer
@@ -465,6 +466,9 @@ func (l *lane) acknowledge(d *chunk) {
 		if p.rec != nil {
 			p.rec.To.Appended(p.rec, err)
 		}
+		if p.held != nil {
+			l.tell(p.held, err)
+		}
 	}
 	if d.seg != nil {
 		l.e.settle(d.seg)
@@ -493,6 +497,11 @@ func (l *lane) apply(c *chunk) {
 	var near *leaf
 	for i := range c.recs {
 		p := &c.recs[i]
+		if p.held != nil {
+			l.enter(p, base, c.crcs[p.crc:])
+			l.e.space.admitted.Add(-p.newly)
+			continue
+		}
 		switch p.kind { //nolint:exhaustive // the other kinds change no index
 		case segment.KindData:
 			if crcs := c.crcs[p.crc : p.crc+p.count]; p.from != 0 {

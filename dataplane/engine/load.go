@@ -38,6 +38,7 @@ func (e *Engine) loadRoot(at segment.Piece) error {
 			e.mu.branches[a.ID] = &branch{id: a.ID, fam: b.fam, into: b, gone: true}
 		}
 	}
+	e.maint.table = root.Replicas
 	for _, l := range root.Leaves {
 		e.maint.directory[leafID{l.Branch, l.Extent}] = l.Piece
 	}

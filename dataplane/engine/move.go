@@ -46,6 +46,9 @@ type move struct {
 	raw    [2]int
 	behind int
 	unit   uint32 // place in the output's payload
+
+	held *heldRecord // of a replica: it is moved as a whole
+	kept segment.Mask
 }
 
 // key gives the key that the blocks are under; nil for none.
@@ -260,6 +263,16 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		}
 		outside := int(en.Off)*segment.Unit+en.Count*segment.BlockSize > int(h.PayloadBytes)
 		addr := uint64(base)/segment.Unit + uint64(en.Off)
+		if l, h := c.e.heldAt(&en, addr); h != nil {
+			if outside {
+				c.e.spoiled(v.id, l.replicaOf(h), en.Block)
+				continue
+			}
+			if err := c.whole(v, to, h, &en, this, addr); err != nil {
+				return err
+			}
+			continue
+		}
 		br := c.e.liveAt(&en, this, addr, live[:en.Count])
 		if br == nil {
 			continue
@@ -462,6 +475,12 @@ func (c *cleaner) write(w *window) error {
 		if w.spans[m.span].err != nil {
 			continue
 		}
+		if m.held != nil {
+			if err := c.verifyWhole(w, m); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := c.verify(w, m); err != nil {
 			return err
 		}
@@ -565,7 +584,15 @@ func (c *cleaner) entry(m *move, first int, crcs []uint32, data []byte) {
 		en.Flags |= segment.FlagEncrypted
 		c.c.conceal(secret{m.br.key, len(c.c.entries), out.unit, out.count, out.crc})
 	}
+	at := len(c.c.entries)
+	if m.held != nil {
+		en.Flags |= segment.FlagFresh | m.held.Outcome
+		en.Request = m.held.Request
+	}
 	c.c.encode(&en, crcs[1:])
+	if m.held != nil {
+		en.PutMask(c.c.entries[at:], &m.kept)
+	}
 	c.c.crcs = append(c.c.crcs, crcs...)
 	c.c.recs = append(c.c.recs, pending{})
 	c.moves = append(c.moves, out)
@@ -666,6 +693,9 @@ func (e *Engine) swap(moves []move, c *chunk, base uint64) []move {
 			l.put(lf, i, to)
 			l.show(lf, i, from, to)
 			l.touch(lf)
+		}
+		if m.held != nil {
+			l.moved(m, base)
 		}
 	}
 	return nil

@@ -118,10 +118,10 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 		return nil, domain.Errorf(domain.Invalid, "%s: the disk is too small: need %d segments of %s",
 			g.Path, diskLeast+1, domain.Bytes(size))
 	}
-	incompat := segment.IncompatBase | segment.IncompatKeys
+	incompat := segment.IncompatBase | segment.IncompatKeys | segment.IncompatReplica
 	if g.Boundary > 0 { // without keys: the salts of the disk's segments are not read at a start
 		count = (g.Size - segment.DataOff) / int64(size)
-		incompat = segment.IncompatBase | segment.IncompatPair
+		incompat = segment.IncompatBase | segment.IncompatPair | segment.IncompatReplica
 	}
 	sb := &segment.Superblock{
 		Version: segment.FormatVersion, Incompat: incompat, Cluster: o.Cluster,
@@ -202,10 +202,7 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 	e.cached = cfg.Reads.Attach()
 	e.sched = qos.NewScheduler(qos.System(), g.Rotational)
 	e.fua = cfg.Mode == Durable && g.Durability == backends.NeedsFlush
-	e.mu.branches = map[uint32]*branch{}
-	e.mu.byVolume = map[domain.VolumeID]*Volume{}
-	e.mu.bySnapshot = map[domain.SnapshotID]*Volume{}
-	e.mu.nextBranch = 1
+	e.noBranches()
 	for i := range int(sb.Lanes) {
 		e.lanes = append(e.lanes, newLane(e, i))
 	}
@@ -251,6 +248,16 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 	return e, nil
 }
 
+// noBranches makes the tables of an empty device.
+func (e *Engine) noBranches() {
+	e.mu.branches = map[uint32]*branch{}
+	e.mu.byVolume = map[domain.VolumeID]*Volume{}
+	e.mu.bySnapshot = map[domain.SnapshotID]*Volume{}
+	e.mu.replicas = map[uint32]*replica{}
+	e.mu.graves = map[domain.VolumeID]struct{}{}
+	e.mu.nextBranch = 1
+}
+
 // recover brings the index to the state of the last acknowledged record.
 func (e *Engine) recover() error {
 	a, err := e.readAnchor()
@@ -274,6 +281,7 @@ func (e *Engine) recover() error {
 	if err := e.loadLeaves(); err != nil {
 		return err
 	}
+	e.loadHeld()
 	heads, err := e.readHeaders(a)
 	if err != nil {
 		return err
@@ -287,6 +295,7 @@ func (e *Engine) recover() error {
 	if e.nv != nil && e.nv.keyless != nil {
 		return e.nv.keyless
 	}
+	e.emptyGraves()
 	e.settleIndex()
 	if e.stats.corrupt.Load() == 0 { // else a branch may be missing that needs its key
 		if err := e.dropKeys(); err != nil {

@@ -166,13 +166,17 @@ func (l *lane) redo(c *logChunk, mark uint64) error {
 		if en.LSN <= mark {
 			return nil
 		}
-		if en.Version.Seq > l.e.versionSeq.Load() {
-			l.e.versionSeq.Store(en.Version.Seq)
-		}
 		if en.Kind == segment.KindBranch {
 			return l.redoBranch(c, en)
 		}
 		b := l.e.branch(en.Branch) // what was destaged may name one that was absorbed meanwhile
+		if b != nil && b.fam.replica != nil {
+			l.redoHeld(c, en, raw, b)
+			return nil
+		}
+		if en.Version.Seq > l.e.versionSeq.Load() {
+			l.e.versionSeq.Store(en.Version.Seq)
+		}
 		if b == nil {
 			return nil // swept before the checkpoint
 		}

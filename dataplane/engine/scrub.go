@@ -673,6 +673,10 @@ func (e *Engine) named(id uint32, seq uint64) (int64, error) {
 			if en.Kind != segment.KindData {
 				continue
 			}
+			if _, h := e.heldAt(&en, base+uint64(en.Off)); h != nil {
+				n += int64(h.Count) * segment.BlockSize
+				continue
+			}
 			if e.liveAt(&en, this, base+uint64(en.Off), live[:en.Count]) == nil {
 				continue
 			}

@@ -70,6 +70,9 @@ func (e *Engine) cut(c Cut) ([]segment.Branch, error) {
 	if !ok {
 		return nil, notFound(c.Volume)
 	}
+	if err := v.notReplicated("snapshots"); err != nil {
+		return nil, err
+	}
 	if c.Snapshot.IsZero() {
 		return nil, domain.Errorf(domain.Invalid, "a snapshot needs an id")
 	}

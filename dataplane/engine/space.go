@@ -56,6 +56,7 @@ type space struct {
 	admitted atomic.Int64 // bytes of new blocks on their way into the index
 	index    atomic.Int64 // bytes that the images of all leaves take at most
 	dirty    atomic.Int64 // of them, those that the next checkpoint writes
+	tables   atomic.Int64 // bytes of the table of replicas in the root
 	usable   atomic.Int64 // most bytes admitted, index included; a bad segment lowers it
 	waiting  atomic.Int32 // writers that wait for a free segment
 	served   atomic.Int64 // segments that writers got so far
@@ -181,7 +182,7 @@ func (s *space) admit(n int64) bool {
 	if n == 0 {
 		return true
 	}
-	index := s.charge(s.index.Load())
+	index := s.charge(s.index.Load() + s.tables.Load())
 	if s.admitted.Add(n)+s.live.Load()+index > s.usable.Load() ||
 		s.disk != nil && index > s.disk.index {
 		s.admitted.Add(-n)
@@ -219,7 +220,7 @@ func (s *space) metaFull() int64 {
 func (s *space) needed() int {
 	const roots = 16 // a root's line is less than this part of the smallest image
 	full := s.metaFull()
-	return 1 + int((s.dirty.Load()+s.index.Load()/roots+full-1)/full)
+	return 1 + int((s.dirty.Load()+s.index.Load()/roots+s.tables.Load()+full-1)/full)
 }
 
 // owed gives how many segments are missing, the dead ones counted as free: so the cleaner wins one

@@ -42,7 +42,13 @@ type Record struct {
 	Now     bool
 	Request domain.RequestID
 	Version domain.Version // set by Append: the record's place in the order of writes
+	Gen     uint32         // of a replica: the generation it was written in
 	To      Appender
+
+	// Of a replica, set by Append: what became of the record, and, where that is Mixed, which of its
+	// blocks kept a higher version.
+	Outcome Outcome
+	Kept    segment.Mask
 
 	kind   segment.Kind // as it is logged: data of zeros becomes KindZero
 	beyond bool         // of a volume that shrinks: behind its end on purpose
@@ -81,6 +87,9 @@ func (v *Volume) append(r *Record, own *Hold) {
 	err := v.checkRecord(r)
 	if err == nil {
 		err = v.Keyless()
+	}
+	if err == nil {
+		err = v.notReplicated("records without versions")
 	}
 	if err != nil {
 		r.To.Appended(r, err)

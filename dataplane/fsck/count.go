@@ -36,6 +36,7 @@ func (c *checker) count() {
 		c.place(s.loc.Off(), segment.BlockSize, "block")
 	}
 	c.garbage(list)
+	c.held(list)
 	for id, n := range c.index.nodes {
 		c.Branches = append(c.Branches, Branch{n.Branch, n.named, own[id], sees[id]})
 	}

@@ -72,6 +72,10 @@ type Report struct {
 	// Journaled is bytes of blocks whose newest copy is in the NVRAM that the device needs, as far as
 	// the checkpoint knows. They are not checked.
 	Journaled int64
+	// Held is how many records of replicas are not settled, HeldBytes what lives for their sake alone:
+	// it counts to Live.
+	Held      int
+	HeldBytes int64
 	Problems  []Problem
 	// Places is what the device depends on, by offset.
 	Places []Place
@@ -340,6 +344,7 @@ func Check(dev Reader, size int64, o Options) (*Report, error) {
 	c.leaves()
 	if c.Root != nil || c.Anchor.Root.Bytes == 0 {
 		c.replay()
+		c.index.empty()
 		c.count()
 	}
 	slices.SortFunc(c.Places, func(a, b Place) int { return cmp.Compare(a.Off, b.Off) })

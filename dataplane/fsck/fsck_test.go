@@ -354,3 +354,72 @@ func TestForgedIndex(t *testing.T) {
 		}
 	}
 }
+
+// TestHeldRecords proves that what a replica holds is checked though no name sees it: its blocks,
+// its entry, and that the table says what the entry does; each fault names the version.
+func TestHeldRecords(t *testing.T) {
+	dev := image(t, true)
+	e, err := engine.Open(t.Context(), engine.Config{Device: dev})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := e.CreateReplica(t.Context(), domain.VolumeID{UUID: domain.UUID{7}}, 16*domain.MiB, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(5); seq > 0; seq-- { // all but the first are superseded
+		o := &outcome{}
+		o.Add(1)
+		p.Append(&engine.Record{
+			Kind: segment.KindData, Block: 3, Count: 1, To: o, Version: domain.Version{Epoch: 2, Seq: seq},
+			Data: bytes.Repeat([]byte{byte(seq)}, segment.BlockSize),
+		}, 2)
+		if o.Wait(); o.err != nil {
+			t.Fatal(o.err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r := check(t, dev)
+	if !r.Sound() || r.Held != 5 || r.HeldBytes != 4*segment.BlockSize {
+		t.Fatalf("%d records held, %d bytes, %+v", r.Held, r.HeldBytes, r.Problems)
+	}
+	told := func(want string) {
+		t.Helper()
+		d := check(t, dev)
+		if !slices.ContainsFunc(d.Problems, func(p fsck.Problem) bool {
+			return p.Part == "record" && p.Version == "2.3.0" && p.Block == 3 &&
+				strings.Contains(p.Detail, want)
+		}) {
+			t.Errorf("not told that %s: %+v", want, d.Problems)
+		}
+	}
+	i := slices.IndexFunc(r.Root.Replicas.Records, func(h segment.HeldRecord) bool {
+		return h.Version.Seq == 3
+	})
+	at := int64(r.Root.Replicas.Records[i].Addr) * segment.Unit
+	back := spoil(t, dev, at+100, 1)
+	told("do not match")
+	back()
+	for want, change := range map[string]func(h *segment.HeldRecord){
+		"its entry is another":       func(h *segment.HeldRecord) { h.Request.Counter++ },
+		"not there: false":           func(h *segment.HeldRecord) { h.Addr -= segment.BlockUnits },
+		"stands outside all segment": func(h *segment.HeldRecord) { h.Addr = 8 },
+	} {
+		was := r.Root.Replicas.Records[i]
+		touch := func(h segment.HeldRecord) {
+			forge(t, dev, func(*segment.Leaf) bool { return true }, func(r *segment.Root) {
+				r.Replicas.Records[i] = h
+			})
+		}
+		h := was
+		change(&h)
+		touch(h)
+		told(want)
+		touch(was)
+	}
+	if d := check(t, dev); !d.Sound() {
+		t.Errorf("%+v", d.Problems)
+	}
+}

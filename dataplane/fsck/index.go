@@ -28,6 +28,8 @@ type index struct {
 	heads   map[domain.VolumeID]uint32
 	cuts    map[domain.SnapshotID]uint32
 	leaves  map[key]*leaf
+	held    map[heldKey]segment.HeldRecord // records of replicas that are not settled
+	buried  map[heldKey]bool               // slices, without a version
 }
 
 // load begins with the root of a checkpoint; nil is an empty device.
@@ -36,6 +38,7 @@ func (x *index) load(r *segment.Root) {
 		nodes: map[uint32]*node{}, aliases: map[uint32]uint32{}, leaves: map[key]*leaf{},
 		heads: map[domain.VolumeID]uint32{}, cuts: map[domain.SnapshotID]uint32{},
 	}
+	x.held, x.buried = map[heldKey]segment.HeldRecord{}, map[heldKey]bool{}
 	if r == nil {
 		return
 	}
@@ -44,6 +47,14 @@ func (x *index) load(r *segment.Root) {
 	}
 	for _, b := range r.Branches {
 		x.line(b)
+	}
+	for _, h := range r.Replicas.Records {
+		x.hold(h)
+	}
+	for _, s := range r.Replicas.Slices {
+		if s.Buried {
+			x.buried[heldKey{branch: s.Branch, slice: s.Slice}] = true
+		}
 	}
 }
 

@@ -219,9 +219,16 @@ func (c *checker) redo(lane uint8, k *chunk, en *segment.Entry, raw []byte, mark
 	if n == nil {
 		return // nobody sees it any more
 	}
+	if n.Replica && !en.Kind.Blocks() {
+		c.index.note(en)
+		return
+	}
 	ext := uint32(en.Block / segment.LeafBlocks)
 	if segment.LaneOf(n.Family, ext, int(c.Super.Lanes)) != int(lane) {
 		return
+	}
+	if n.Replica {
+		c.index.hold(heldOf(en, raw, uint64(at)/segment.Unit))
 	}
 	if lf := c.index.leaves[key{en.Branch, ext}]; lf != nil && en.LSN <= lf.Complete {
 		return
@@ -229,6 +236,9 @@ func (c *checker) redo(lane uint8, k *chunk, en *segment.Entry, raw []byte, mark
 	switch en.Kind { //nolint:exhaustive // the others change no index
 	case segment.KindData:
 		for i := range en.Count {
+			if en.Kept(raw, i) {
+				continue
+			}
 			addr := uint64(at)/segment.Unit + uint64(i)*segment.BlockUnits
 			c.index.set(en.Branch, en.Block+uint64(i), segment.MakeLoc(addr, en.Further(raw, i)))
 		}
@@ -238,6 +248,9 @@ func (c *checker) redo(lane uint8, k *chunk, en *segment.Entry, raw []byte, mark
 			loc = segment.HoleLoc
 		}
 		for i := range en.Range {
+			if en.Kept(raw, int(i)) {
+				continue
+			}
 			c.index.set(en.Branch, en.Block+i, loc)
 		}
 	}

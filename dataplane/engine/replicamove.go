@@ -1,0 +1,120 @@
+package engine
+
+import (
+	"weft/dataplane/segment"
+)
+
+// How the cleaner moves what a replica holds: side by side, with all that the record was accepted
+// with, and only if every block of it is what it was. A record that is damaged stays where it is,
+// its segment with it: it may be mended from another member.
+
+// heldAt gives the held record whose data stands at an address, and its lane; nil for none.
+func (e *Engine) heldAt(en *segment.Entry, addr uint64) (*lane, *heldRecord) {
+	b := e.branch(en.Branch)
+	if b == nil || b.fam.replica == nil {
+		return nil, nil
+	}
+	l := e.laneOf(b.fam, uint32(en.Block/segment.LeafBlocks))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := heldKey{uint32(en.Block / segment.SliceBlocks), en.Version}
+	h := b.fam.replica.lanes[l.no].held[k]
+	if h == nil || !h.durable || h.Addr != addr || h.Count != en.Count {
+		return nil, nil
+	}
+	return l, h
+}
+
+// replicaOf gives the branch of a held record.
+func (l *lane) replicaOf(h *heldRecord) *branch { return l.e.branch(h.Branch) }
+
+// whole takes a held record on its way.
+func (c *cleaner) whole(v victim, to segment.Stream, h *heldRecord, en *segment.Entry, raw []byte,
+	addr uint64,
+) error {
+	br := c.e.branch(en.Branch)
+	wanted := c.only == nil
+	for i := 0; i < en.Count && !wanted; i++ {
+		wanted = c.only[entryLoc(en, raw, addr, i)]
+	}
+	if br == nil || !wanted {
+		return nil
+	}
+	m := move{
+		br: br, block: en.Block, count: en.Count, from: addr, seq: v.seq, lsn: en.LSN,
+		version: en.Version, gen: en.Gen, era: en.Era, stream: to, held: h,
+	}
+	en.MaskOf(raw, &m.kept)
+	w := c.e.windows[c.filling]
+	if len(w.buf)-w.used < m.count*segment.BlockSize {
+		if err := c.turn(); err != nil {
+			return err
+		}
+		w = c.e.windows[c.filling]
+	}
+	w.takeWhole(v.id, &m)
+	m.crc = len(w.crcs)
+	for i := range m.count {
+		w.crcs = append(w.crcs, en.Further(raw, i))
+	}
+	w.moves = append(w.moves, m)
+	return nil
+}
+
+// takeWhole gives a move a span of its own; the window has the room.
+func (w *window) takeWhole(id uint32, m *move) {
+	n := m.count * segment.BlockSize
+	s := span{w: w, id: id}
+	s.Off, s.P = int64(m.from)*segment.Unit, w.buf[w.used:w.used+n:w.used+n]
+	w.spans = append(w.spans, s)
+	m.span, m.at = len(w.spans)-1, w.used
+	w.used += n
+}
+
+// verifyWhole puts a record into the output if all of it is what it was.
+func (c *cleaner) verifyWhole(w *window, m *move) error {
+	n := m.count * segment.BlockSize
+	data, crcs := w.buf[m.at:m.at+n], w.crcs[m.crc:m.crc+m.count]
+	for i := range m.count {
+		if segment.Checksum(block(data, i)) != crcs[i] {
+			c.e.spoiled(w.spans[m.span].id, m.br, m.block+uint64(i))
+			return nil
+		}
+	}
+	if c.c != nil && (c.stream != m.stream || c.c.payload+n > c.limit || !c.c.takesHeld(n, c.limit)) {
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
+	if c.c == nil {
+		c.c, c.stream, c.limit = c.e.cache.get(), m.stream, 0
+		if o := c.e.maint.out[c.stream]; o != nil {
+			c.limit = o.roomMoved(c.e.space.size, int(c.e.space.tags.Load()))
+		}
+		if c.limit < n { // the open segment has no room for it: a new one follows
+			c.limit = c.e.payloadMax()
+		}
+	}
+	c.entry(m, 0, crcs, data)
+	return nil
+}
+
+// moved lets a record that was moved stand at its new place, unless it was let go meanwhile; the
+// lane's mutex is held.
+func (l *lane) moved(m *move, base uint64) {
+	h, rl := m.held, &m.br.fam.replica.lanes[l.no]
+	if rl.held[h.key()] != h || h.Addr != m.from {
+		return
+	}
+	for i := range h.Count {
+		if rl.blocks[h.Block+uint64(i)].top != h {
+			l.spare(h, i, -1)
+		}
+	}
+	h.Addr = base + uint64(m.unit)
+	for i := range h.Count {
+		if rl.blocks[h.Block+uint64(i)].top != h {
+			l.spare(h, i, 1)
+		}
+	}
+}

@@ -1,0 +1,426 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// What a replica knows beside its records, slice by slice: the seal, the floor, whether it is
+// buried. All of it only rises, so the entries that log it need no order among lanes: a recovery
+// takes the highest.
+
+// fenced refuses a message for a slice that was sealed or buried.
+func (p *Replica) fenced(s *segment.SliceState, msg domain.Epoch) error {
+	ref := fmt.Sprintf("volume/%s/%d", p.v.volume, s.Slice)
+	switch {
+	case s.Buried:
+		return &domain.Error{Kind: domain.NotFound, Ref: ref, Msg: "the slice is buried"}
+	case msg < s.Seal:
+		return &domain.Error{
+			Kind: domain.Stale, Ref: ref, Msg: fmt.Sprintf("epoch %d, sealed at %d", msg, s.Seal),
+		}
+	}
+	return nil
+}
+
+// change changes what is known of a slice and tells whether that is more than before.
+func (rep *replica) change(no uint32, to segment.SliceState) bool {
+	rep.mu.Lock()
+	defer rep.mu.Unlock()
+	s, ok := rep.mu.slices[no]
+	if !ok {
+		rep.e.space.tables.Add(segment.SliceStateBytes)
+	}
+	was := s
+	s.Branch, s.Slice, s.Seal = rep.br.id, no, max(s.Seal, to.Seal)
+	if to.Floor.Compare(s.Floor) > 0 {
+		s.Floor = to.Floor
+	}
+	s.Buried = s.Buried || to.Buried
+	rep.mu.slices[no] = s
+	return s != was
+}
+
+// Seal makes slices refuse every message of a lower epoch, for ever: durably on return. Records
+// that were accepted before may still become durable. A record of a lower epoch that comes in a
+// message of the new one is taken. Sealing again is a success; a lower epoch than the seal's is
+// Stale, a slice that is buried or beyond the end NotFound or OutOfRange, and then no slice was
+// sealed. With Aborted it may be so or not.
+func (p *Replica) Seal(ctx context.Context, epoch domain.Epoch, list ...uint32) error {
+	var ens []segment.Entry
+	for _, no := range list {
+		if err := p.reachable(no); err != nil {
+			return err
+		}
+		s := p.rep.slice(no)
+		if err := p.fenced(&s, epoch); err != nil {
+			return err
+		}
+		ens = append(ens, p.rep.note(no, segment.KindSeal, domain.Version{Epoch: epoch}))
+	}
+	for _, no := range list { // before it is durable: refusing early is harmless
+		p.rep.change(no, segment.SliceState{Seal: epoch})
+	}
+	return p.v.e.logNotes(ctx, p.v.e.lanes[0], ens)
+}
+
+// reachable refuses a slice beyond the volume's end.
+func (p *Replica) reachable(no uint32) error {
+	if int64(no)*segment.SliceBlocks*segment.BlockSize >= p.v.size.Load() {
+		return domain.Errorf(domain.OutOfRange, "slice %d of %s", no, p.v.Size())
+	}
+	return nil
+}
+
+// Sealed gives the epoch that a slice was sealed at; 0 where it was not.
+func (p *Replica) Sealed(slice uint32) domain.Epoch { return p.rep.slice(slice).Seal }
+
+// note makes the entry that logs something of a slice.
+func (rep *replica) note(no uint32, kind segment.Kind, ver domain.Version) segment.Entry {
+	return segment.Entry{
+		Branch: rep.br.id, Block: uint64(no) * segment.SliceBlocks, Count: 1, Kind: kind, Version: ver,
+	}
+}
+
+// logNotes writes entries without blocks to a lane's log and waits until they are durable.
+func (e *Engine) logNotes(ctx context.Context, l *lane, ens []segment.Entry) error {
+	if len(ens) == 0 {
+		return nil
+	}
+	w := make(branchWait, 1)
+	l.mu.Lock()
+	for i := range ens {
+		for {
+			if err := l.dead(); err != nil {
+				l.mu.Unlock()
+				return err
+			}
+			if l.mu.cur != nil && !l.mu.cur.fits(0, e.payloadMax()) {
+				l.mu.cur.full = true
+				l.work.Signal()
+			}
+			if l.mu.cur != nil && !l.mu.cur.full {
+				break
+			}
+			l.room.Wait()
+		}
+		l.mu.lsn++
+		ens[i].LSN = l.mu.lsn
+		p := pending{kind: ens[i].Kind, lsn: l.mu.lsn}
+		if i == len(ens)-1 {
+			p.rec = &Record{To: w}
+		}
+		l.mu.cur.encode(&ens[i], nil)
+		l.mu.cur.recs = append(l.mu.cur.recs, p)
+	}
+	l.mu.Unlock()
+	l.work.Signal()
+	select {
+	case err := <-w:
+		return err
+	case <-ctx.Done():
+		return &domain.Error{Op: "engine.logNotes", Kind: domain.Aborted, Err: ctx.Err()}
+	}
+}
+
+// Bury deletes what a replica holds of a slice for ever: its space is free for others behind the
+// next checkpoint, and neither a message nor a restart brings anything of it back. Engine.Delete
+// does that for all of a replica, id included. Durable on return. Burying again is a success.
+func (p *Replica) Bury(ctx context.Context, slice uint32) error {
+	if err := p.reachable(slice); err != nil {
+		return err
+	}
+	p.rep.change(slice, segment.SliceState{Buried: true})
+	e := p.v.e
+	note := p.rep.note(slice, segment.KindBury, domain.Version{})
+	if err := e.logNotes(context.WithoutCancel(ctx), e.lanes[0], []segment.Entry{note}); err != nil {
+		return err
+	}
+	for _, l := range e.lanes {
+		l.mu.Lock()
+		last := l.mu.lsn
+		l.mu.Unlock()
+		if err := l.reach(last); err != nil { // what was accepted before is in the index by then
+			return err
+		}
+		l.mu.Lock()
+		l.clearSlice(p.rep, slice)
+		l.mu.Unlock()
+	}
+	return nil
+}
+
+// clearSlice lets go of all that a replica has of a slice in a lane, whose mutex is held.
+func (l *lane) clearSlice(rep *replica, no uint32) {
+	for k, h := range rep.lanes[l.no].held {
+		if k.slice == no {
+			l.letGo(rep, h)
+		}
+	}
+	const extents = segment.SliceBlocks / segment.LeafBlocks
+	var list []uint32
+	for ext := range rep.br.fam.leaves[l.no] {
+		if ext/extents == no {
+			list = append(list, ext)
+		}
+	}
+	for _, ext := range list {
+		l.setRange(&pending{
+			br: rep.br, block: uint64(ext) * segment.LeafBlocks, count: segment.LeafBlocks,
+		}, segment.HoleLoc)
+	}
+}
+
+// emptyGraves lets go of what a recovery found of buried slices.
+func (e *Engine) emptyGraves() {
+	for _, rep := range e.mu.replicas {
+		for no, s := range rep.mu.slices {
+			for _, l := range e.lanes {
+				if s.Buried {
+					l.clearSlice(rep, no)
+				}
+			}
+		}
+	}
+}
+
+// dig notes that a replica was deleted; the engine's mutex is held.
+func (e *Engine) dig(id domain.VolumeID) {
+	if _, ok := e.mu.graves[id]; !ok {
+		e.mu.graves[id] = struct{}{}
+		e.space.tables.Add(segment.GraveBytes)
+	}
+}
+
+// lies tells whether a replica of that id was deleted.
+func (e *Engine) lies(id domain.VolumeID) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	_, ok := e.mu.graves[id]
+	return ok
+}
+
+// Floor gives a slice's floor: everything at or below it is resolved at every member.
+func (p *Replica) Floor(slice uint32) domain.Version { return p.rep.slice(slice).Floor }
+
+// SetFloor raises a slice's floor; a lower one than it has changes nothing. It must be true when it
+// is said, for ever: every version at or below it is held by all members, or beaten there, durably,
+// and none of them will be given out any more. It is logged within a tenth of a second; a crash
+// before may lower it again.
+func (p *Replica) SetFloor(slice uint32, floor domain.Version) {
+	if !p.rep.change(slice, segment.SliceState{Floor: floor}) {
+		return
+	}
+	p.rep.mu.Lock()
+	p.rep.mu.raised[slice] = p.rep.mu.slices[slice].Floor
+	p.rep.mu.Unlock()
+	p.v.e.raise()
+	for _, l := range p.v.e.lanes {
+		l.mu.Lock()
+		if rl := &p.rep.lanes[l.no]; len(rl.held) > 2*rl.kept+heldSome {
+			l.sweepHeld(p.rep)
+		}
+		l.mu.Unlock()
+	}
+}
+
+// heldSome is how many records more than twice those that the last sweep left may be held before
+// the next one: so a sweep costs a small part of what brought it about.
+const heldSome = 64
+
+// Unsettled gives every record of a slice above its floor, durable or on its way, by version; after
+// a restart that is all that may have to be replayed. fn ends the walk with an error, which is
+// returned.
+func (p *Replica) Unsettled(slice uint32, fn func(Meta) error) error {
+	floor := p.Floor(slice)
+	var list []Meta
+	for _, l := range p.v.e.lanes {
+		l.mu.Lock()
+		for k, h := range p.rep.lanes[l.no].held {
+			if k.slice == slice && k.ver.Compare(floor) > 0 {
+				list = append(list, h.meta())
+			}
+		}
+		l.mu.Unlock()
+	}
+	slices.SortFunc(list, func(a, b Meta) int { return a.Version.Compare(b.Version) })
+	for _, m := range list {
+		if err := fn(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *heldRecord) meta() Meta {
+	return Meta{
+		Kind: h.Kind, Block: h.Block, Count: h.Count, Version: h.Version, Request: h.Request, Gen: h.Gen,
+		Outcome: Outcome(h.Outcome),
+	}
+}
+
+// saveHeld adds what replicas hold, as far as it is durable, to the table of a checkpoint; mu is
+// held.
+func (l *lane) saveHeld(t *segment.ReplicaTable) {
+	l.e.mu.RLock()
+	defer l.e.mu.RUnlock()
+	for _, rep := range l.e.mu.replicas {
+		l.sweepHeld(rep)
+		for _, h := range rep.lanes[l.no].held {
+			if h.durable {
+				t.Records = append(t.Records, h.HeldRecord)
+			}
+		}
+	}
+}
+
+// replicaStates adds the rest to the table, in order. It is read behind all lanes' records: floors
+// may be newer than those.
+func (e *Engine) replicaStates(t *segment.ReplicaTable) {
+	e.mu.RLock()
+	for _, rep := range e.mu.replicas {
+		rep.mu.Lock()
+		for _, s := range rep.mu.slices {
+			t.Slices = append(t.Slices, s)
+		}
+		rep.mu.Unlock()
+	}
+	for v := range e.mu.graves {
+		t.Graves = append(t.Graves, v)
+	}
+	e.mu.RUnlock()
+	e.requests.Lock()
+	for b, below := range e.requests.bounds {
+		b.Below = below
+		t.Bounds = append(t.Bounds, b)
+	}
+	e.requests.Unlock()
+	slices.SortFunc(t.Slices, func(a, b segment.SliceState) int {
+		return cmp.Or(cmp.Compare(a.Branch, b.Branch), cmp.Compare(a.Slice, b.Slice))
+	})
+	slices.SortFunc(t.Records, func(a, b segment.HeldRecord) int {
+		return cmp.Or(cmp.Compare(a.Branch, b.Branch), cmp.Compare(a.Block, b.Block),
+			a.Version.Compare(b.Version))
+	})
+	slices.SortFunc(t.Bounds, func(a, b segment.RequestBound) int {
+		return cmp.Or(cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Incarnation, b.Incarnation))
+	})
+	slices.SortFunc(t.Graves, func(a, b domain.VolumeID) int {
+		return slices.Compare(a.UUID[:], b.UUID[:])
+	})
+}
+
+// loadHeld takes up what the checkpoint says of replicas; the leaves are loaded.
+func (e *Engine) loadHeld() {
+	t := e.maint.table
+	e.maint.table = segment.ReplicaTable{}
+	for _, v := range t.Graves {
+		e.dig(v)
+	}
+	for _, b := range t.Bounds {
+		e.Retire(b.Gateway, b.Incarnation, b.Below)
+	}
+	for _, s := range t.Slices {
+		if rep := e.mu.replicas[s.Branch]; rep != nil {
+			rep.change(s.Slice, s)
+		}
+	}
+	for i := range t.Records {
+		h := &heldRecord{HeldRecord: t.Records[i], durable: true}
+		rep := e.mu.replicas[h.Branch]
+		if rep == nil {
+			continue
+		}
+		l := e.laneOf(rep.br.fam, uint32(h.Block/segment.LeafBlocks))
+		if h.Kind == segment.KindData &&
+			!e.space.valid(int64(h.Addr)*segment.Unit, int64(h.Count)*segment.BlockSize) {
+			e.report(Fact{
+				What: "corrupt", Volume: e.volumeOf(rep.br), Block: h.Block,
+				Detail: "record " + h.Version.String() + " stands outside all segments",
+			})
+			continue
+		}
+		rep.found(l, h)
+	}
+}
+
+// found enters a record whose effect is in the index already, as far as it has one.
+func (rep *replica) found(l *lane, h *heldRecord) {
+	rl := &rep.lanes[l.no]
+	lf := rep.br.fam.leaves[l.no][uint32(h.Block/segment.LeafBlocks)].of(rep.br)
+	rep.insert(l, h)
+	rep.surface(l, h)
+	for i := range h.Count {
+		b := h.Block + uint64(i)
+		hs, loc := rl.blocks[b], segment.Loc(0)
+		if lf != nil {
+			loc = lf.own.get(int(b % segment.LeafBlocks))
+		}
+		switch {
+		case h.Kind != segment.KindData:
+		case loc.Kind() == segment.Flash && loc.Off() == h.off(i):
+			hs.top = h
+			rl.blocks[b] = hs
+		default:
+			l.spare(h, i, 1)
+		}
+	}
+}
+
+// surface notes of which blocks a record that was found is the newest.
+func (rep *replica) surface(l *lane, h *heldRecord) {
+	rl := &rep.lanes[l.no]
+	for i := range h.Count {
+		b := h.Block + uint64(i)
+		if hs := rl.blocks[b]; hs.newest == nil || hs.newest.Version.Compare(h.Version) < 0 {
+			hs.newest = h
+			rl.blocks[b] = hs
+		}
+	}
+}
+
+// redoHeld takes up an entry of a replica behind the checkpoint.
+func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
+	rep, no := b.fam.replica, uint32(en.Block/segment.SliceBlocks)
+	switch en.Kind { //nolint:exhaustive // the others are no replica's
+	case segment.KindSeal:
+		rep.change(no, segment.SliceState{Seal: en.Version.Epoch})
+		return
+	case segment.KindFloor:
+		rep.change(no, segment.SliceState{Floor: en.Version})
+		return
+	case segment.KindBury:
+		rep.change(no, segment.SliceState{Buried: true})
+		return
+	}
+	ext := uint32(en.Block / segment.LeafBlocks)
+	if rep.gone || !en.Kind.Blocks() || l.e.laneOf(b.fam, ext) != l {
+		return
+	}
+	h := &heldRecord{durable: true, HeldRecord: segment.HeldRecord{
+		Branch: b.id, Block: en.Block, Count: en.Len(), Kind: en.Kind, Outcome: en.Outcome(),
+		Version: en.Version, Gen: en.Gen, Request: en.Request, LSN: en.LSN,
+	}}
+	var crcs [segment.RecordBlocks]uint32
+	if en.Kind == segment.KindData {
+		for i := range en.Count {
+			crcs[i] = en.Further(raw, i)
+		}
+		h.Sum = sumOf(crcs[:en.Count])
+		h.Addr = uint64(c.payload)/segment.Unit + uint64(en.Off)
+	}
+	if lf := b.fam.leaves[l.no][ext].of(b); lf != nil && en.LSN <= lf.complete {
+		rep.found(l, h)
+		return
+	}
+	h.kept = &segment.Mask{}
+	en.MaskOf(raw, h.kept)
+	rep.insert(l, h)
+	rep.surface(l, h)
+	l.enter(&pending{br: b, unit: en.Off, held: h}, uint64(c.payload)/segment.Unit, crcs[:])
+}

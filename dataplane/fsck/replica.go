@@ -1,0 +1,162 @@
+package fsck
+
+import (
+	"maps"
+	"slices"
+
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// heldKey names a record of a replica.
+type heldKey struct {
+	branch, slice uint32
+	ver           domain.Version
+}
+
+// hold notes a record that is not settled.
+func (x *index) hold(h segment.HeldRecord) {
+	x.held[heldKey{h.Branch, uint32(h.Block / segment.SliceBlocks), h.Version}] = h
+}
+
+// note applies an entry about a slice. Seals and floors change no block.
+func (x *index) note(en *segment.Entry) {
+	if en.Kind == segment.KindBury {
+		no := uint32(en.Block / segment.SliceBlocks)
+		x.buried[heldKey{branch: en.Branch, slice: no}] = true
+	}
+}
+
+// empty lets go of what stands in buried slices, and of what deleted replicas held.
+func (x *index) empty() {
+	maps.DeleteFunc(x.held, func(k heldKey, _ segment.HeldRecord) bool {
+		n := x.nodes[k.branch]
+		return n == nil || !n.named || x.buried[heldKey{branch: k.branch, slice: k.slice}]
+	})
+	maps.DeleteFunc(x.leaves, func(k key, _ *leaf) bool {
+		const extents = segment.SliceBlocks / segment.LeafBlocks
+		return x.buried[heldKey{branch: k.branch, slice: k.extent / extents}]
+	})
+}
+
+// heldOf gives the record that an entry of a log is, whose data stands at an address.
+func heldOf(en *segment.Entry, raw []byte, addr uint64) segment.HeldRecord {
+	h := segment.HeldRecord{
+		Branch: en.Branch, Block: en.Block, Count: en.Len(), Kind: en.Kind, Outcome: en.Outcome(),
+		Version: en.Version, Gen: en.Gen, Request: en.Request, LSN: en.LSN,
+	}
+	if en.Kind == segment.KindData {
+		h.Addr, h.Sum = addr, sumOf(en, raw)
+	}
+	return h
+}
+
+// sumOf gives the checksum over the checksums of an entry's blocks.
+func sumOf(en *segment.Entry, raw []byte) uint32 {
+	var b []byte
+	for i := range en.Count {
+		crc := en.Further(raw, i)
+		b = append(b, byte(crc), byte(crc>>8), byte(crc>>16), byte(crc>>24))
+	}
+	return segment.Checksum(b)
+}
+
+// held looks for the entry of every record that a replica holds, and reads the blocks of it that no
+// name sees; live is what names see.
+func (c *checker) held(live []seen) {
+	shown := make(map[uint64]bool, len(live))
+	for _, s := range live {
+		shown[s.loc.Addr()] = true
+	}
+	bySegment := map[int64][]segment.HeldRecord{}
+	for _, h := range c.index.held {
+		c.Held++
+		if h.Kind != segment.KindData {
+			continue
+		}
+		off := int64(h.Addr) * segment.Unit
+		id := c.segmentOf(off)
+		end := off + int64(h.Count)*segment.BlockSize
+		if id < 0 || c.segmentOf(end-1) != id || c.Segments[id].Reserved {
+			c.problem(c.ofHeld(&h, 0), "it stands outside all segments")
+			continue
+		}
+		bySegment[id] = append(bySegment[id], h)
+	}
+	for _, id := range slices.Sorted(maps.Keys(bySegment)) {
+		c.heldIn(&c.Segments[id], bySegment[id], shown)
+	}
+}
+
+// ofHeld names block i of a held record in a problem.
+func (c *checker) ofHeld(h *segment.HeldRecord, i int) Problem {
+	off := int64(h.Addr)*segment.Unit + int64(i)*segment.BlockSize
+	p := Problem{
+		Part: "record", Off: off, Segment: c.segmentOf(off), Block: h.Block + uint64(i),
+		Version: h.Version.String(),
+	}
+	if n := c.index.nodes[h.Branch]; n != nil {
+		p.Volume = n.Volume
+	}
+	return p
+}
+
+// heldIn checks the held records of one segment.
+func (c *checker) heldIn(s *Segment, list []segment.HeldRecord, shown map[uint64]bool) {
+	if s.Sequence == 0 {
+		c.guess(s)
+	}
+	type place struct {
+		addr uint64
+		ver  domain.Version
+	}
+	entries, sums := map[place]segment.HeldRecord{}, map[place][]uint32{}
+	for _, k := range merged(c.chunks(s)) {
+		k.each(func(en *segment.Entry, raw []byte) {
+			if en.Kind != segment.KindData {
+				return
+			}
+			at := place{uint64(k.payload())/segment.Unit + uint64(en.Off), en.Version}
+			if slices.ContainsFunc(list, func(h segment.HeldRecord) bool { return h.Addr == at.addr }) {
+				c.place(k.off, segment.ChunkHeader+int64(k.EntryBytes), "chunk")
+			}
+			entries[at] = heldOf(en, raw, at.addr)
+			sums[at] = nil
+			for i := range en.Count {
+				sums[at] = append(sums[at], en.Further(raw, i))
+			}
+		})
+	}
+	for i := range list {
+		h := &list[i]
+		at := place{h.Addr, h.Version}
+		e, ok := entries[at]
+		e.LSN = h.LSN // the low half of a moved one's is all that some entries have
+		if !ok || e != *h {
+			c.problem(c.ofHeld(h, 0), "its entry is another, or is not there: %t", ok)
+			continue
+		}
+		for k := range h.Count {
+			addr := h.Addr + uint64(k)*segment.BlockUnits
+			if shown[addr] {
+				continue
+			}
+			s.Live += segment.BlockSize
+			c.Live += segment.BlockSize
+			c.HeldBytes += segment.BlockSize
+			off := int64(addr) * segment.Unit
+			c.place(off, segment.BlockSize, "block")
+			if !c.o.Data {
+				continue
+			}
+			b, err := c.read(off, segment.BlockSize)
+			c.Read += segment.BlockSize
+			switch {
+			case err != nil:
+				c.problem(c.ofHeld(h, k), "%v", err)
+			case segment.Checksum(b) != sums[at][k]:
+				c.problem(c.ofHeld(h, k), "its bytes do not match its checksum")
+			}
+		}
+	}
+}
