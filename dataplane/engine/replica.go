@@ -94,10 +94,11 @@ type replica struct {
 
 // replicaLane is the part of a replica that lies in one lane.
 type replicaLane struct {
-	held   map[heldKey]*heldRecord
-	blocks map[uint64]holders
-	kept   int  // records left by the last sweep
-	fresh  bool // records came since a floor was logged here
+	held    map[heldKey]*heldRecord
+	blocks  map[uint64]holders
+	extents map[uint32]domain.Version // the highest that was accepted in each
+	kept    int                       // records left by the last sweep
+	fresh   bool                      // records came since a floor was logged here
 }
 
 // heldKey names a record of a replica: versions are of a slice.
@@ -268,7 +269,10 @@ func (v *Volume) notReplicated(what string) error {
 func newReplica(e *Engine, b *branch) *replica {
 	rep := &replica{e: e, br: b}
 	for i := range e.lanes {
-		rep.lanes[i].held, rep.lanes[i].blocks = map[heldKey]*heldRecord{}, map[uint64]holders{}
+		rep.lanes[i] = replicaLane{
+			held: map[heldKey]*heldRecord{}, blocks: map[uint64]holders{},
+			extents: map[uint32]domain.Version{},
+		}
 	}
 	rep.mu.slices, rep.mu.raised = map[uint32]segment.SliceState{}, map[uint32]domain.Version{}
 	return rep
@@ -451,7 +455,9 @@ func (rep *replica) outdo(l *lane, h *heldRecord, r *Record) {
 
 // insert adds a record to the table; the lane's mutex is held.
 func (rep *replica) insert(l *lane, h *heldRecord) {
-	rep.lanes[l.no].held[h.key()] = h
+	rl := &rep.lanes[l.no]
+	rl.held[h.key()] = h
+	rl.top(rep.e.space, uint32(h.Block/segment.LeafBlocks), h.Version)
 	rep.e.space.tables.Add(segment.HeldRecordBytes)
 	rep.e.requests.add(h)
 }
@@ -616,6 +622,9 @@ func (rep *replica) end() {
 	for _, l := range rep.e.lanes {
 		for _, h := range rep.lanes[l.no].held {
 			l.letGo(rep, h)
+		}
+		for ext := range rep.lanes[l.no].extents {
+			rep.lanes[l.no].forget(rep.e.space, ext)
 		}
 	}
 	rep.gone = true

@@ -163,6 +163,11 @@ func (l *lane) clearSlice(rep *replica, no uint32) {
 		}
 	}
 	const extents = segment.SliceBlocks / segment.LeafBlocks
+	for ext := range rep.lanes[l.no].extents {
+		if ext/extents == no {
+			rep.lanes[l.no].forget(l.e.space, ext)
+		}
+	}
 	var list []uint32
 	for ext := range rep.br.fam.leaves[l.no] {
 		if ext/extents == no {
@@ -271,6 +276,11 @@ func (l *lane) saveHeld(t *segment.ReplicaTable) {
 	defer l.e.mu.RUnlock()
 	for _, rep := range l.e.mu.replicas {
 		l.sweepHeld(rep)
+		for ext, ver := range rep.lanes[l.no].extents {
+			t.Extents = append(t.Extents, segment.ExtentVersion{
+				Branch: rep.br.id, Extent: ext, Version: ver,
+			})
+		}
 		for _, h := range rep.lanes[l.no].held {
 			if h.durable {
 				t.Records = append(t.Records, h.HeldRecord)
@@ -307,6 +317,9 @@ func (e *Engine) replicaStates(t *segment.ReplicaTable) {
 		return cmp.Or(cmp.Compare(a.Branch, b.Branch), cmp.Compare(a.Block, b.Block),
 			a.Version.Compare(b.Version))
 	})
+	slices.SortFunc(t.Extents, func(a, b segment.ExtentVersion) int {
+		return cmp.Or(cmp.Compare(a.Branch, b.Branch), cmp.Compare(a.Extent, b.Extent))
+	})
 	slices.SortFunc(t.Bounds, func(a, b segment.RequestBound) int {
 		return cmp.Or(cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Incarnation, b.Incarnation))
 	})
@@ -328,6 +341,12 @@ func (e *Engine) loadHeld() {
 	for _, s := range t.Slices {
 		if rep := e.mu.replicas[s.Branch]; rep != nil {
 			rep.change(s.Slice, s)
+		}
+	}
+	for _, x := range t.Extents {
+		if rep := e.mu.replicas[x.Branch]; rep != nil {
+			l := e.laneOf(rep.br.fam, x.Extent)
+			rep.lanes[l.no].top(e.space, x.Extent, x.Version)
 		}
 	}
 	for i := range t.Records {
