@@ -99,9 +99,9 @@ func CodecOf(src []byte) Codec {
 }
 
 // Unpack makes a block whole: dst has Block bytes and does not overlap src, which may be longer
-// than what was packed. ErrBad, and nothing of use in dst, when src is no compressed block or does not
-// become what it was. It allocates nothing but for that error, and takes no more memory than one
-// decoder has, whatever src says.
+// than what was packed. ErrBad, and nothing of use in dst, when src is no compressed block or does
+// not become what it was. It allocates nothing but for that error, and takes no more memory than
+// one decoder has, whatever src says.
 func Unpack(dst, src []byte) error {
 	if len(src) < header {
 		return fmt.Errorf("%d bytes: %w", len(src), ErrBad)

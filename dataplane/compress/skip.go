@@ -34,8 +34,8 @@ const (
 )
 
 // Backoff says which blocks of a stream are worth a try. After some that were not, it passes by
-// one, then two, then four, up to backoffMax between two tries; one that becomes smaller ends that. The
-// zero value is ready. It belongs to one goroutine.
+// one, then two, then four, up to backoffMax between two tries; one that becomes smaller ends that.
+// The zero value is ready. It belongs to one goroutine.
 type Backoff struct {
 	misses, skip uint8
 }

@@ -78,6 +78,14 @@ func (v *Volume) fetch(block uint64, count int) {
 			i++
 			continue
 		}
+		if rd.loc[i].Packed() {
+			n := rd.fetchPacked(v, i, buf)
+			if n == 0 {
+				return
+			}
+			i += n
+			continue
+		}
 		n := rd.together(i)
 		p := buf[:n*segment.BlockSize]
 		if v.e.dev.ReadAt(p, rd.loc[i].Off()) != nil {

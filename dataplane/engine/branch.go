@@ -53,9 +53,12 @@ type branch struct {
 	// The first branch of a family keeps no list: it has most of them.
 	wrote [segment.LanesMax]map[uint32]struct{}
 
-	own    atomic.Int64 // blocks of data that it wrote and that somebody still sees
+	own    atomic.Int64 // bytes that the data takes which it wrote and somebody still sees
 	mapped atomic.Int64 // blocks that are no holes as it sees them
 	data   atomic.Int64 // of them, those that are no zeros
+	saved  atomic.Int64 // bytes by which those take less room than their size
+
+	squeeze squeeze
 }
 
 // named tells whether somebody can read the branch by name.
@@ -204,6 +207,8 @@ func (e *Engine) plant(br *segment.Branch) *branch {
 		p.kids = append(p.kids, b)
 		b.mapped.Store(p.mapped.Load())
 		b.data.Store(p.data.Load())
+		b.saved.Store(p.saved.Load())
+		b.squeeze.mode.Store(p.squeeze.mode.Load())
 	}
 	b.fam.branches++
 	b.fam.number()

@@ -12,7 +12,7 @@ import (
 )
 
 // VolumeInfo describes a volume or a snapshot on a device. Own and Shared make up what it sees of
-// data; the Own of all of a device, Kept included, is what lives on it.
+// data, as much room as that takes; the Own of all of a device, Kept included, is what lives on it.
 type VolumeInfo struct {
 	ID         domain.VolumeID
 	Snapshot   domain.SnapshotID // zero for a volume
@@ -22,6 +22,7 @@ type VolumeInfo struct {
 	Mapped     domain.Bytes // blocks that hold data or written zeros
 	Own        domain.Bytes // data that it wrote since the cut before
 	Shared     domain.Bytes // data that it sees and older snapshots wrote
+	Saved      domain.Bytes // by which compression makes Own and Shared smaller than the data
 }
 
 // Volume gives a volume by its id.
@@ -47,12 +48,13 @@ func (e *Engine) Volumes() []*Volume {
 // Info tells what a volume holds. It takes no lock: it is asked for every volume of a list.
 func (v *Volume) Info() VolumeInfo {
 	b := v.br.Load()
-	own := b.own.Load()
+	own, saved := b.own.Load(), b.saved.Load()
 	return VolumeInfo{
 		ID: v.volume, Snapshot: v.snapshot, Generation: b.gen, Size: v.Size(), Encrypted: b.key != nil,
 		Mapped: domain.Bytes(b.mapped.Load()) * segment.BlockSize,
-		Own:    domain.Bytes(own) * segment.BlockSize,
-		Shared: domain.Bytes(b.data.Load()-own) * segment.BlockSize,
+		Own:    domain.Bytes(own),
+		Shared: domain.Bytes(b.data.Load()*segment.BlockSize - saved - own),
+		Saved:  domain.Bytes(saved),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"weft/backends"
 	"weft/backends/mem"
+	"weft/dataplane/compress"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -310,6 +311,7 @@ func newScriptOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64, spo
 	s.e = open(t, s.dev, append([]func(*Config){journaled(nv)}, tune...)...)
 	s.e.lendFrom = segment.BlockSize // chunks are too small here for what is worth it
 	s.v = create(t, s.e, 16*domain.MiB)
+	s.v.SetCompression(compress.Mode(seed % 4))
 	return s
 }
 

@@ -23,7 +23,7 @@ import (
 // they come to stand. No counter has to be kept for it, and a read needs nothing beside the place.
 //
 //	key    HKDF-SHA-256 of the volume's key, salt of the life, "weft block 1", device, sequence
-//	nonce  block of the segment 8, zero 4
+//	nonce  block of the segment 8, then 0 or, of a compressed block, 1 + its unit in that block, 0 3
 //	AAD    the first 32 bytes of the entry: branch, block, count, kind, flags, version, generation
 //
 // The journal is no disk: what stands there is not encrypted.
@@ -41,6 +41,7 @@ type secret struct {
 	at    int    // of the entry, in the chunk's entries
 	unit  uint32 // of the first block, in the payload
 	count int
+	size  int // bytes of each as they stand on the device
 	crc   int // index of the first block's checksum
 }
 
@@ -50,9 +51,14 @@ type pad struct {
 	nonce [12]byte
 }
 
-// at makes the nonce for a block that stands at a device offset.
-func (p *pad) at(lf *life, off int64) []byte {
+// at makes the nonce for a block that stands at a device offset; of size bytes there, fewer than a
+// block's where it was compressed.
+func (p *pad) at(lf *life, off int64, size int) []byte {
 	binary.LittleEndian.PutUint64(p.nonce[:], uint64(off-lf.base)/segment.BlockSize)
+	p.nonce[8] = 0
+	if size < segment.BlockSize {
+		p.nonce[8] = 1 + byte((off-lf.base)%segment.BlockSize/segment.Unit)
+	}
 	return p.nonce[:]
 }
 
@@ -60,13 +66,14 @@ func (p *pad) at(lf *life, off int64) []byte {
 // XOR with a stream that key and nonce give, so closing the cipher text gives the text. What is
 // read is held to the checksum of its cipher text before; only an entry has the tag.
 func (p *pad) turn(a cipher.AEAD, lf *life, off int64, block []byte) {
-	copy(block, a.Seal(p.buf[:0], p.at(lf, off), block, nil)[:segment.BlockSize])
+	copy(block, a.Seal(p.buf[:0], p.at(lf, off, len(block)), block, nil)[:len(block)])
 }
 
 // open opens a block in place and tells whether its tag vouches for it.
 func (p *pad) open(a cipher.AEAD, lf *life, off int64, block, tag, entry []byte) bool {
-	copy(p.buf[copy(p.buf[:], block):], tag)
-	text, err := a.Open(p.buf[:0], p.at(lf, off), p.buf[:], entry[:segment.SealedBytes])
+	n := copy(p.buf[:], block)
+	n += copy(p.buf[n:], tag)
+	text, err := a.Open(p.buf[:0], p.at(lf, off, len(block)), p.buf[:n], entry[:segment.SealedBytes])
 	copy(block, text)
 	return err == nil
 }
@@ -86,14 +93,14 @@ func (c *chunk) entryBytes() int {
 func (c *chunk) takes(key *volumeKey, n, limit int) bool {
 	tags := 0
 	if key != nil {
-		tags = n / segment.BlockSize * segment.TagBytes
+		tags = (n + segment.BlockSize - 1) / segment.BlockSize * segment.TagBytes
 	}
 	return c.fits(n, limit) && len(c.entries)+tags+firstEntryMax <= c.room
 }
 
 // close encrypts what is to be encrypted, for the place that the chunk was given: its payload
 // starts at a device offset in a segment's life. A chunk that is written again elsewhere is opened
-// before; what its blocks' checksums were first stays in was.
+// before.
 func (c *chunk) close(e *Engine, lf *life, payload int64) {
 	if len(c.secrets) == 0 {
 		return
@@ -101,38 +108,27 @@ func (c *chunk) close(e *Engine, lf *life, payload int64) {
 	if c.pad == nil {
 		c.pad = &pad{}
 	}
-	if c.life == nil {
-		c.was = append(c.was[:0], c.crcs...)
-	}
 	for i := range c.secrets {
 		s := &c.secrets[i]
 		a, entry := e.cipherOf(s.key, lf), c.entries[s.at:]
 		for k := range s.count {
-			skip := int64(s.unit)*segment.Unit + int64(k)*segment.BlockSize
-			b := c.buf[segment.HeaderMax+skip:][:segment.BlockSize]
+			skip := int64(s.unit)*segment.Unit + int64(k*s.size)
+			b := c.buf[segment.HeaderMax+skip:][:s.size]
 			if c.life != nil {
 				c.pad.turn(e.cipherOf(s.key, c.life), c.life, c.closedAt+skip, b)
 			}
-			nonce := c.pad.at(lf, payload+skip)
+			nonce := c.pad.at(lf, payload+skip, s.size)
 			if e.cfg.closing != nil {
 				e.cfg.closing(a, nonce, b)
 			}
 			out := a.Seal(c.pad.buf[:0], nonce, b, entry[:segment.SealedBytes])
 			copy(b, out)
 			c.crcs[s.crc+k] = segment.Checksum(b)
-			segment.PutSeal(entry, k, c.crcs[s.crc+k], out[segment.BlockSize:])
+			segment.PutSeal(entry, k, c.crcs[s.crc+k], out[s.size:])
 		}
 	}
 	c.life, c.closedAt, c.head.Salt = lf, payload, lf.salt
 	c.head.Place = uint64(payload-int64(c.head.HeaderBytes())) / segment.Sector
-}
-
-// before gives the checksums that n blocks from index i on had where they came from.
-func (c *chunk) before(i, n int) []uint32 {
-	if len(c.was) > 0 {
-		return c.was[i : i+n]
-	}
-	return c.crcs[i : i+n]
 }
 
 // ciphersMax is how many keys of lives are kept ready; each takes about a kilobyte.
@@ -232,7 +228,7 @@ func (rd *reader) reveal(v *Volume) error {
 		case o.key.secret == nil:
 			return v.locked(o.key)
 		}
-		b := rd.dst[i*segment.BlockSize : (i+1)*segment.BlockSize]
+		b := rd.dst[i*segment.BlockSize:][:rd.loc[i].Stored()]
 		rd.pad.turn(v.e.cipherOf(o.key, o.life), o.life, rd.loc[i].Off(), b)
 	}
 	return nil

@@ -669,6 +669,7 @@ func tamper(t *testing.T, e *Engine, dev *mem.Device, v *Volume, block uint64) s
 	if err := dev.ReadAt(b, was.Off()); err != nil {
 		t.Fatal(err)
 	}
+	sum := segment.Checksum(b)
 	b[100] ^= 1
 	if err := dev.WriteAt(b, was.Off(), true); err != nil {
 		t.Fatal(err)
@@ -685,12 +686,12 @@ func tamper(t *testing.T, e *Engine, dev *mem.Device, v *Volume, block uint64) s
 		if err := dev.ReadAt(h, p.off); err != nil {
 			t.Fatal(err)
 		}
-		old := binary.LittleEndian.AppendUint32(nil, was.CRC())
+		old := binary.LittleEndian.AppendUint32(nil, sum)
 		at := bytes.Index(h, old)
 		if at < 0 {
 			t.Fatal("the entry is not there")
 		}
-		binary.LittleEndian.PutUint32(h[at:], now.CRC())
+		binary.LittleEndian.PutUint32(h[at:], segment.Checksum(b))
 		p.h.Encode(h, saltOf(t, dev))
 		if err := dev.WriteAt(h, p.off, true); err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"weft/dataplane/compress"
 	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
@@ -24,6 +25,9 @@ type batch struct {
 	turn   bool   // the group has its turn on the device
 	asked  bool   // somebody waits for the batch whatever the fill
 	rested time.Duration
+
+	packer compress.Packer
+	stored [compress.Max]byte // what it made last
 }
 
 // sent is a chunk that a lane writes for the destager, who tells its outcome.
@@ -393,7 +397,7 @@ func (l *lane) exchangeNear(near *leaf, b *branch, block uint64, from, to segmen
 // the checksums in the journal.
 func (l *lane) settleData(near *leaf, p *pending, base uint64, crcs, was []uint32) *leaf {
 	for i, crc := range crcs {
-		to := segment.MakeLoc(base+uint64(p.unit)+uint64(i)*segment.BlockUnits, crc)
+		to := p.loc(base, i, crc)
 		from := l.e.nv.loc(p.from+uint32(i), was[i])
 		near = l.exchangeNear(near, p.br, p.block+uint64(i), from, to)
 	}
@@ -404,6 +408,14 @@ func (l *lane) settleData(near *leaf, p *pending, base uint64, crcs, was []uint3
 // copied is verified there; a block whose bytes in the journal went bad is lost and not logged: a
 // chunk with a block that does not verify may pass for torn.
 func (n *nvram) log(m settle) error {
+	if codec := m.br.squeeze.warm(); codec != compress.None && m.kind == segment.KindData {
+		return n.squeeze(m, codec)
+	}
+	return n.plain(m)
+}
+
+// plain is log for blocks as they are.
+func (n *nvram) plain(m settle) error {
 	for {
 		c, err := n.chunkFor(&m)
 		if err != nil {
@@ -443,10 +455,16 @@ func sound(p []byte, crcs []uint32) int {
 
 // chunkFor gives the gathering chunk with room for a move. A full one goes to its lane before.
 func (n *nvram) chunkFor(m *settle) (*chunk, error) {
-	b, bytes := &n.batch, 0
+	bytes := 0
 	if m.kind == segment.KindData {
 		bytes = m.count * segment.BlockSize
 	}
+	return n.chunkOf(m, bytes)
+}
+
+// chunkOf is chunkFor for so many bytes.
+func (n *nvram) chunkOf(m *settle, bytes int) (*chunk, error) {
+	b := &n.batch
 	if b.out != nil && !b.out.takes(m.br.key, bytes, n.e.payloadMax()) {
 		if err := n.handOver(m.l); err != nil {
 			return nil, err
@@ -476,11 +494,11 @@ func (n *nvram) record(c *chunk, m *settle, count int) {
 		en.Count, en.Off, en.CRC = count, p.unit, crcs[0]
 		en.Units = uint16(count * segment.BlockUnits)
 		c.payload += count * segment.BlockSize
-		c.crcs = append(c.crcs, crcs...)
+		c.crcs, c.was = append(c.crcs, crcs...), append(c.was, crcs...)
 		further = crcs[1:]
 		if m.br.key != nil {
 			en.Flags, p.tags = segment.FlagEncrypted, count*segment.TagBytes
-			c.conceal(secret{m.br.key, len(c.entries), p.unit, count, p.crc})
+			c.conceal(secret{m.br.key, len(c.entries), p.unit, count, segment.BlockSize, p.crc})
 		}
 		n.e.stats.destaged.Add(int64(count) * segment.BlockSize)
 	} else {
@@ -503,6 +521,10 @@ func (n *nvram) handOver(l *lane) error {
 		b.turn = true
 	}
 	c := b.out
+	base := c.join()
+	for _, t := range c.tails {
+		c.recs[t.rec].unit += base
+	}
 	if err := n.send(l, c); err != nil {
 		return err
 	}

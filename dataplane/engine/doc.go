@@ -17,6 +17,7 @@
 //	E11 Behind a failed flush nothing is trusted: the engine goes out of service, its log stays.
 //	E12c No key closes two blocks under one nonce; erasing a volume takes no clone with it.
 //	E14 What a journal acknowledged survives every race between overwriting and destaging it.
+//	E22 A compressed block is what it was, and takes exactly as much less room as is counted.
 //	E15 An idle engine writes nothing.
 //	E16 A device that needs its journal is not opened without it, but by a word of its operator.
 //
@@ -82,6 +83,11 @@
 // accepted and logged with it (replica.go). Until a record is settled it is held, whole, and its
 // blocks live whether a leaf names them or not; the cleaner moves it so (replicamove.go). What is
 // known of a slice beside that is in replicastate.go. Ordinary volumes pay a comparison with nil.
+//
+// # Compression
+//
+// Where its volume says so a block is compressed when it is destaged or moved (squeeze.go), to 1 to
+// 7 units of 512 bytes, and stays so. The index has its place in units and its length.
 //
 // # Space
 //

@@ -133,6 +133,7 @@ type counters struct {
 	checkpoints, cleaned, corrupt, stalls  atomic.Int64
 	destaged, destages, delayed, full      atomic.Int64
 	cooled, promoted, diskCleaned, held    atomic.Int64
+	packed, packedBytes                    atomic.Int64
 }
 
 // Stats is a reading of the engine. Sizes are bytes, counts are since Open.
@@ -151,6 +152,10 @@ type Stats struct {
 	JournalBytes, JournalUsed   int64
 	DestagedBytes, Destages     int64
 	JournalDelayed, JournalFull int64
+
+	// PackedBlocks were compressed, to PackedBytes. SavedBytes is by how much what lives on the device
+	// takes less room than its size, so LiveBytes and it make up the data.
+	PackedBlocks, PackedBytes, SavedBytes int64
 
 	// Of a pair: DiskBytes is the capacity of the disk and DiskLiveBytes what lives there, both
 	// counted above, too; 0 where there is none. FlashFill is how full the flash is, in parts of a
@@ -175,6 +180,8 @@ func (e *Engine) Stats() Stats {
 	e.space.read(&s)
 	s.CooledBytes, s.PromotedBytes = e.stats.cooled.Load(), e.stats.promoted.Load()
 	s.DiskCleaned, s.FlashDelayed = e.stats.diskCleaned.Load(), e.stats.held.Load()
+	s.PackedBlocks, s.PackedBytes = e.stats.packed.Load(), e.stats.packedBytes.Load()
+	s.SavedBytes = e.space.saved.Load()
 	if e.nv != nil {
 		e.nv.read(&s)
 	}

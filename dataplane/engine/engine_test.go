@@ -46,9 +46,22 @@ func put(v *Volume, r *Record) error {
 func fill(count int, n uint64) []byte {
 	b := backends.AlignedBuffer(count * segment.BlockSize)
 	for i := 0; i < len(b); i += 8 {
-		binary.LittleEndian.PutUint64(b[i:], n)
+		binary.LittleEndian.PutUint64(b[i:], word(n, i%segment.BlockSize))
 	}
 	return b
+}
+
+// word gives the eight bytes at i of a block that spells a number, which is what its first ones
+// are. The others are the number, or by chance: all, or from some place on, so that blocks compress
+// well, to any size, or not at all.
+func word(n uint64, i int) uint64 {
+	some := int(n/4%(segment.BlockSize/8)) * 8
+	if n == 0 || i == 0 || n%4 < 2 || n%4 == 2 && i < some {
+		return n
+	}
+	x := (n*512 + uint64(i)) * 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	return x ^ x>>27
 }
 
 func data(block uint64, count int, n uint64) *Record {

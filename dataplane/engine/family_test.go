@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"encoding/binary"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -72,9 +71,11 @@ func newFamiliesOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64,
 }
 
 func (f *families) open() *Engine {
-	return open(f.t, f.dev, append([]func(*Config){often, journaled(f.nv), func(c *Config) {
+	e := open(f.t, f.dev, append([]func(*Config){often, journaled(f.nv), func(c *Config) {
 		c.Report = func(x Fact) { f.t.Errorf("reported %+v", x) }
 	}}, f.tune...)...)
+	squeezed(e)
+	return e
 }
 
 func (f *families) next() int {
@@ -111,6 +112,7 @@ func (f *families) create() {
 	_, err := created(f.e, id, 8*domain.MiB)
 	f.must(err)
 	f.vols[id] = newImage(8 * domain.MiB)
+	squeezed(f.e)
 }
 
 // span draws a range inside one extent of a volume.
@@ -297,19 +299,26 @@ func (f *families) each(fn func(v *Volume, m *image)) {
 // audit reads everything, holes included, and recounts.
 func (f *families) audit() {
 	f.t.Helper()
+	f.sum()
+	recount(f.t, f.e)
+}
+
+// sum compares what names hold with the model, and what all hold with what lives.
+func (f *families) sum() {
+	f.t.Helper()
+	defer still(f.e)()
 	own := f.e.Kept()
 	f.each(func(v *Volume, m *image) {
 		verify(f.t, v, m)
 		own += v.Info().Own
 		if got := v.Info(); got.Mapped != domain.Bytes(len(m.data)+len(m.zero))*segment.BlockSize ||
-			got.Own+got.Shared != domain.Bytes(len(m.data))*segment.BlockSize {
+			got.Own+got.Shared+got.Saved != domain.Bytes(len(m.data))*segment.BlockSize {
 			f.t.Errorf("%+v: %d blocks of data, %d of zeros", got, len(m.data), len(m.zero))
 		}
 	})
 	if live := f.e.Stats().LiveBytes; int64(own) != live {
 		f.t.Errorf("%d bytes live, all own %d", live, own)
 	}
-	recount(f.t, f.e)
 	if f.t.Failed() {
 		f.t.FailNow()
 	}
@@ -329,7 +338,7 @@ func verify(t testing.TB, v *Volume, m *image) {
 		for i := range uint64(256) {
 			b := ext*1024 + i
 			p := buf[i*segment.BlockSize:][:segment.BlockSize]
-			if binary.LittleEndian.Uint64(p) != m.data[b] || !bytes.Equal(p[8:], p[:len(p)-8]) {
+			if !isNumber(p, m.data[b]) {
 				t.Fatalf("block %d of %s/%s spells %x.., not %d", b, v.ID(), v.Snapshot(), p[:8], m.data[b])
 			}
 		}

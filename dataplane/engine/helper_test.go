@@ -12,6 +12,7 @@ import (
 	"weft/backends"
 	"weft/backends/faulty"
 	"weft/backends/mem"
+	"weft/dataplane/compress"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -69,6 +70,23 @@ func harmed(t testing.TB, dev backends.Device, script string) *faulty.Device {
 	return f
 }
 
+// isNumber tells whether a block is that of a number.
+func isNumber(p []byte, n uint64) bool {
+	for i := 0; i < segment.BlockSize; i += 8 {
+		if binary.LittleEndian.Uint64(p[i:]) != word(n, i) {
+			return false
+		}
+	}
+	return true
+}
+
+// squeezed lets three in four volumes be compressed, each in its way.
+func squeezed(e *Engine) {
+	for _, v := range e.Volumes() {
+		v.SetCompression(compress.Mode(v.fam.id % 4))
+	}
+}
+
 // holds reads one block and gives the number it spells; a block that is not one number all over is
 // an error of its own kind.
 func holds(v *Volume, block uint64) (uint64, error) {
@@ -109,17 +127,26 @@ func all(lf *leaf) []*leaf {
 	return list
 }
 
+// still holds the destager and the cleaner off, which compress, until what it gives is called.
+func still(e *Engine) func() {
+	if e.nv != nil { // first: what is being destaged may wait for a segment that the cleaner frees
+		e.nv.turn.Lock()
+	}
+	e.maint.ckpt.Lock()
+	return func() {
+		e.maint.ckpt.Unlock()
+		if e.nv != nil {
+			e.nv.turn.Unlock()
+		}
+	}
+}
+
 // recount walks the whole index of an engine to which nobody writes, with its cleaner held off, and
 // compares it with every counter that the engine keeps incrementally (E12, the space part): what
 // lives is what some name sees, no more and no less.
 func recount(t testing.TB, e *Engine) {
 	t.Helper()
-	if e.nv != nil { // first: what is being destaged may wait for a segment that the cleaner frees
-		e.nv.turn.Lock()
-		defer e.nv.turn.Unlock()
-	}
-	e.maint.ckpt.Lock()
-	defer e.maint.ckpt.Unlock()
+	defer still(e)()
 	families := map[*family]bool{}
 	for _, b := range e.mu.branches {
 		if !b.gone {
@@ -160,7 +187,7 @@ func recount(t testing.TB, e *Engine) {
 							kept[e.nv.share.SlotOf(e.nv.place(loc))] += segment.BlockSize
 							return
 						}
-						live[(loc.Off()-e.space.first)/e.space.size] += segment.BlockSize
+						live[(loc.Off()-e.space.first)/e.space.size] += loc.Room()
 					})
 				}
 			}
@@ -191,10 +218,16 @@ func recount(t testing.TB, e *Engine) {
 			}
 		}
 	}
-	total := int64(len(wanted))*segment.BlockSize + spare
+	total := spare
+	for loc := range wanted {
+		total += loc.Room()
+	}
 	if e.space.live.Load() != total || e.space.admitted.Load() != 0 {
 		t.Errorf("%d bytes live, counted %d, and %d admitted", total, e.space.live.Load(),
 			e.space.admitted.Load())
+	}
+	if n := int64(len(wanted))*segment.BlockSize - total; e.space.saved.Load() != n {
+		t.Errorf("%d bytes saved, counted %d", n, e.space.saved.Load())
 	}
 	if e.space.index.Load() != index || e.space.dirty.Load() != dirty {
 		t.Errorf("index of %d bytes, %d changed; counted %d and %d", index, dirty,
@@ -207,8 +240,7 @@ func recount(t testing.TB, e *Engine) {
 // it with what reads resolve and with the branches' counters.
 func census(t testing.TB, e *Engine, f *family, wanted map[segment.Loc]bool) {
 	t.Helper()
-	type counts struct{ mapped, data int64 }
-	sums := map[*branch]counts{}
+	sums := map[*branch]sight{}
 	for i, l := range e.lanes {
 		l.mu.Lock()
 		for ext, other := range f.leaves[i] {
@@ -229,6 +261,7 @@ func census(t testing.TB, e *Engine, f *family, wanted map[segment.Loc]bool) {
 					}
 					if loc.Kind() == segment.Flash {
 						sum.data++
+						sum.saved += segment.BlockSize - loc.Room()
 						if b.named() {
 							wanted[loc] = true
 						}
@@ -250,7 +283,7 @@ func census(t testing.TB, e *Engine, f *family, wanted map[segment.Loc]bool) {
 	}
 	var walk func(b *branch)
 	walk = func(b *branch) {
-		if got := (counts{b.mapped.Load(), b.data.Load()}); b.named() && got != sums[b] {
+		if got := b.sight(); b.named() && got != sums[b] {
 			t.Errorf("branch %d sees %+v, counted %+v", b.id, sums[b], got)
 		}
 		if !b.named() && len(b.kids) < 2 && (len(b.kids) == 0 || b.kids[0].key == b.key) {

@@ -13,10 +13,17 @@ func (l *lane) setData(p *pending, base uint64, crcs []uint32) {
 	}
 	first := int(p.block % segment.LeafBlocks)
 	for i, crc := range crcs {
-		addr := base + uint64(p.unit) + uint64(i)*segment.BlockUnits
-		l.point(lf, first+i, segment.MakeLoc(addr, crc))
+		l.point(lf, first+i, p.loc(base, i, crc))
 	}
 	l.touch(lf)
+}
+
+// loc gives the location of block i of a record whose chunk's payload is at base.
+func (p *pending) loc(base uint64, i int, crc uint32) segment.Loc {
+	if p.units > 0 {
+		return segment.MakePacked(base+uint64(p.unit), p.units, crc)
+	}
+	return segment.MakeLoc(base+uint64(p.unit)+uint64(i)*segment.BlockUnits, crc)
 }
 
 // setRange makes a range of one extent zero or, with HoleLoc, a hole.
@@ -63,17 +70,20 @@ func (l *lane) put(lf *leaf, i int, loc segment.Loc) {
 		before = lf.own.bytes()
 	}
 	old := lf.own.set(i, loc)
-	more := int64(0)
+	more, saved := int64(0), int64(0)
 	if loc.Kind() == segment.Flash {
-		l.e.stands(loc, segment.BlockSize)
-		more++
+		l.e.stands(loc, loc.Room())
+		more, saved = loc.Room(), segment.BlockSize-loc.Room()
 	}
 	if old.Kind() == segment.Flash {
-		l.e.stands(old, -segment.BlockSize)
-		more--
+		l.e.stands(old, -old.Room())
+		more, saved = more-old.Room(), saved-segment.BlockSize+old.Room()
+	}
+	if saved != 0 {
+		l.e.space.saved.Add(saved)
 	}
 	if more != 0 {
-		l.e.space.live.Add(more * segment.BlockSize)
+		l.e.space.live.Add(more)
 		lf.br.own.Add(more)
 	}
 	if (old == 0) != (loc == 0) {
@@ -120,10 +130,9 @@ func (l *lane) resize(lf *leaf, n uint16) {
 // know. Only a record that was appended before a cut and entered behind it, and the cleaner, change
 // what others see.
 func (l *lane) show(lf *leaf, i int, was, now segment.Loc) {
-	mapped, data := seen(was, now)
-	if mapped != 0 || data != 0 {
-		lf.br.mapped.Add(mapped)
-		lf.br.data.Add(data)
+	change := seen(was, now)
+	if change != (sight{}) {
+		lf.br.count(change)
 	}
 	if lf.view != nil {
 		l.look(lf, i, now)
@@ -132,28 +141,48 @@ func (l *lane) show(lf *leaf, i int, was, now segment.Loc) {
 		return
 	}
 	l.spread(lf, i, now)
-	if mapped != 0 || data != 0 {
+	if change != (sight{}) {
 		l.below(lf.br, lf, i, func(b *branch) bool {
-			b.mapped.Add(mapped)
-			b.data.Add(data)
+			b.count(change)
 			return false
 		})
 	}
 }
 
+// sight is what is counted of blocks as a branch sees them.
+type sight struct {
+	mapped, data int64 // blocks
+	saved        int64 // bytes by which the room of the data is less than their size
+}
+
 // seen gives the change of what is counted of a block.
-func seen(was, now segment.Loc) (mapped, data int64) {
+func seen(was, now segment.Loc) (s sight) {
 	count := func(loc segment.Loc, n int64) {
 		if loc != 0 {
-			mapped += n
+			s.mapped += n
 		}
 		if loc.Kind() == segment.Flash {
-			data += n
+			s.data += n
+			s.saved += n * (segment.BlockSize - loc.Room())
 		}
 	}
 	count(was, -1)
 	count(now, 1)
-	return mapped, data
+	return s
+}
+
+// count adds to what is counted of a branch.
+func (b *branch) count(s sight) {
+	b.mapped.Add(s.mapped)
+	b.data.Add(s.data)
+	if s.saved != 0 {
+		b.saved.Add(s.saved)
+	}
+}
+
+// sight gives what is counted of a branch.
+func (b *branch) sight() sight {
+	return sight{b.mapped.Load(), b.data.Load(), b.saved.Load()}
 }
 
 // look changes a block in a leaf's view.

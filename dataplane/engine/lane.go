@@ -30,6 +30,7 @@ type pending struct {
 	count int
 	lsn   uint64
 	unit  uint32           // DATA: place in the payload, in units of 512 B
+	units int              // DATA: of a compressed block; 0: they are plain
 	crc   int              // DATA: index of its first CRC in the chunk
 	newly int64            // bytes admitted for it
 	tags  int              // DATA: bytes of tags in its entry
@@ -53,10 +54,13 @@ type chunk struct {
 	group   bool // of the destager: written without FUA, and its outcome is nvram.sync's to tell
 	written bool // of a group, and on the device or failed; guarded by the lane's mutex
 
+	packed []byte // compressed blocks, which go behind the plain ones when the chunk is full
+	tails  []tail // their entries
+
 	secrets  []secret // entries that are encrypted
 	life     *life    // under whose keys they are; nil: not yet
 	closedAt int64    // where the payload stood then
-	was      []uint32 // crcs before
+	was      []uint32 // of the crcs, those where the blocks come from; empty for what hosts append
 	pad      *pad
 
 	head  segment.Chunk
@@ -117,12 +121,13 @@ func (c *chunk) reset() {
 	c.payload, c.full, c.done, c.err, c.next, c.seg = 0, false, false, nil, nil, nil
 	c.group, c.written = false, false
 	c.secrets, c.life, c.was = c.secrets[:0], nil, c.was[:0]
+	c.packed, c.tails = c.packed[:0], c.tails[:0]
 }
 
 // fits tells whether n bytes of payload and one more entry have room; limit is the most payload a
 // chunk of this device may hold.
 func (c *chunk) fits(n, limit int) bool {
-	return !c.full && c.payload+n <= limit && len(c.recs) < chunkRecords &&
+	return !c.full && c.payload+len(c.packed)+n <= limit && len(c.recs) < chunkRecords &&
 		len(c.entries)+firstEntryMax <= c.room
 }
 
@@ -505,7 +510,7 @@ func (l *lane) apply(c *chunk) {
 		switch p.kind { //nolint:exhaustive // the other kinds change no index
 		case segment.KindData:
 			if crcs := c.crcs[p.crc : p.crc+p.count]; p.from != 0 {
-				near = l.settleData(near, p, base, crcs, c.before(p.crc, p.count))
+				near = l.settleData(near, p, base, crcs, c.was[p.crc:p.crc+p.count])
 			} else {
 				l.setData(p, base, crcs)
 			}

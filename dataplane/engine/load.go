@@ -99,7 +99,7 @@ func (e *Engine) adopt(b *branch, im *segment.Leaf) {
 			continue
 		case segment.Hole, segment.Zero:
 		case segment.Flash:
-			if !e.space.valid(loc.Off(), segment.BlockSize) {
+			if !e.space.valid(loc.Off(), int64(loc.Stored())) {
 				loc = segment.LostLoc
 			}
 		case segment.Lost:
@@ -108,9 +108,10 @@ func (e *Engine) adopt(b *branch, im *segment.Leaf) {
 		im.Loc[i] = loc
 		count++
 		if loc.Kind() == segment.Flash {
-			e.space.at(loc.Off()).live.Add(segment.BlockSize)
-			e.space.live.Add(segment.BlockSize)
-			b.own.Add(1)
+			e.space.at(loc.Off()).live.Add(loc.Room())
+			e.space.live.Add(loc.Room())
+			e.space.saved.Add(segment.BlockSize - loc.Room())
+			b.own.Add(loc.Room())
 		}
 	}
 	lf.own.load(&im.Loc, count)
@@ -127,6 +128,7 @@ func (e *Engine) settleIndex() {
 	for _, b := range e.mu.branches {
 		b.mapped.Store(0)
 		b.data.Store(0)
+		b.saved.Store(0)
 		families[b.fam] = true
 	}
 	for f := range families {
@@ -155,9 +157,7 @@ func (l *lane) settleExtent(lf *leaf) {
 		}
 		l.bound(m.lf)
 		m.lf.own.each(func(i int, loc segment.Loc) {
-			mapped, data := seen(m.lf.base.at(i), shown(loc))
-			m.lf.br.mapped.Add(mapped)
-			m.lf.br.data.Add(data)
+			m.lf.br.count(seen(m.lf.base.at(i), shown(loc)))
 		})
 	}
 }
@@ -165,8 +165,7 @@ func (l *lane) settleExtent(lf *leaf) {
 // inherit adds to the counts of the branches below what they see as this one does.
 func (b *branch) inherit() {
 	for _, k := range b.kids {
-		k.mapped.Add(b.mapped.Load())
-		k.data.Add(b.data.Load())
+		k.count(b.sight())
 		k.inherit()
 	}
 }

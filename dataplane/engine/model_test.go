@@ -27,6 +27,7 @@ type modelRun struct {
 	n    uint64
 	next byte
 	tune []func(*Config)
+	thin uint64 // of an extent, the part that is written to
 }
 
 const half = segment.BlockSize / 2
@@ -34,7 +35,7 @@ const half = segment.BlockSize / 2
 func halves(p [2]uint64) []byte {
 	b := backends.AlignedBuffer(segment.BlockSize)
 	for i := 0; i < len(b); i += 8 {
-		binary.LittleEndian.PutUint64(b[i:], p[i/half])
+		binary.LittleEndian.PutUint64(b[i:], word(p[i/half], i))
 	}
 	return b
 }
@@ -51,7 +52,7 @@ func (m *modelRun) volume() (*Volume, map[uint64][2]uint64) {
 // blocks gives a range inside one extent; the volumes are of 8 MiB.
 func (m *modelRun) blocks(most int) (uint64, int) {
 	count := 1 + m.rnd.IntN(most)
-	return m.rnd.Uint64N(2)*1024 + m.rnd.Uint64N(uint64(1024-count+1))/3%400, count
+	return m.rnd.Uint64N(2)*1024 + m.rnd.Uint64N(uint64(1024-count+1))/m.thin%400, count
 }
 
 // write sends a batch of records at once, in order, and waits for all. Overlapping ones are the
@@ -114,7 +115,7 @@ func (m *modelRun) merge() {
 				m.t.Error(err)
 			}
 			for i := side * half; i < (side+1)*half; i += 8 {
-				binary.LittleEndian.PutUint64(buf[i:], n)
+				binary.LittleEndian.PutUint64(buf[i:], word(n, i))
 			}
 			w := &waiter{}
 			w.wg.Add(1)
@@ -155,6 +156,7 @@ func (m *modelRun) create() {
 	}
 	m.vols[id] = map[uint64][2]uint64{}
 	m.ids = append(m.ids, id)
+	squeezed(m.e)
 }
 
 func (m *modelRun) drop() {
@@ -176,6 +178,7 @@ func (m *modelRun) restart(clean bool) {
 	m.e = open(m.t, m.dev, append(m.tune, often, journaled(m.nv), func(c *Config) {
 		c.Report = func(f Fact) { m.t.Errorf("reported %+v", f) }
 	})...)
+	squeezed(m.e)
 }
 
 func (m *modelRun) audit() {
@@ -230,7 +233,7 @@ func runModel(t *testing.T, journal bool) {
 	for seed := range uint64(4) {
 		dev := newMem(t, segment.DataOff+90*(128<<10)+segment.Guard+segment.Sector, 128<<10,
 			1+int(seed%2)*2)
-		m := &modelRun{t: t, dev: dev, rnd: newRand(seed)}
+		m := &modelRun{t: t, dev: dev, rnd: newRand(seed), thin: 3}
 		m.vols = map[domain.VolumeID]map[uint64][2]uint64{}
 		if journal {
 			m.nv = newMemory(t, dev, 14)
@@ -238,13 +241,14 @@ func runModel(t *testing.T, journal bool) {
 		m.e = open(t, dev, often, journaled(m.nv))
 		m.create()
 		m.create()
-		cleaned, destaged := int64(0), int64(0)
+		cleaned, destaged, packed := int64(0), int64(0), int64(0)
 		for i := range steps {
 			was := m.e
 			m.step()
 			if m.e != was {
 				cleaned += was.Stats().Cleaned
 				destaged += was.Stats().Destages
+				packed += was.Stats().PackedBlocks
 			}
 			if t.Failed() {
 				t.Fatalf("seed %d, step %d", seed, i)
@@ -256,8 +260,9 @@ func runModel(t *testing.T, journal bool) {
 		m.audit()
 		m.restart(true)
 		m.audit()
-		if cleaned == 0 || journal != (destaged > 0) {
-			t.Errorf("%d segments cleaned, %d batches destaged", cleaned, destaged)
+		if cleaned == 0 || packed == 0 || journal != (destaged > 0) {
+			t.Errorf("%d segments cleaned, %d batches destaged, %d blocks compressed", cleaned, destaged,
+				packed)
 		}
 		m.e.Abandon()
 	}

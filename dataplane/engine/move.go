@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"weft/backends"
+	"weft/dataplane/compress"
 	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
@@ -29,6 +30,7 @@ type move struct {
 	block uint64
 	count int
 	from  uint64 // address of the first
+	units int    // of a compressed block, of which a move has one; 0: they are plain
 	crc   int    // index of its CRC, in the window and then in the chunk
 	span  int    // in its window
 	at    int    // place in the window's buffer
@@ -46,9 +48,32 @@ type move struct {
 	raw    [2]int
 	behind int
 	unit   uint32 // place in the output's payload
+	packed int // units that it takes there, of a compressed one
 
 	held *heldRecord // of a replica: it is moved as a whole
 	kept segment.Mask
+}
+
+// stored gives the bytes of each block where it comes from.
+func (m *move) stored() int {
+	if m.units > 0 {
+		return m.units * segment.Unit
+	}
+	return segment.BlockSize
+}
+
+// source gives the place of block i, whose CRC there is given.
+func (m *move) source(i int, crc uint32) segment.Loc {
+	if m.units > 0 {
+		return segment.MakePacked(m.from, m.units, crc)
+	}
+	return segment.MakeLoc(m.from+uint64(i)*segment.BlockUnits, crc)
+}
+
+// target gives the new place of block i, in a chunk whose payload is at base.
+func (m *move) target(base uint64, i int, crc uint32) segment.Loc {
+	p := pending{unit: m.unit, units: m.packed}
+	return p.loc(base, i, crc)
 }
 
 // key gives the key that the blocks are under; nil for none.
@@ -167,6 +192,11 @@ type cleaner struct {
 	short  bool // of free segments: it does not give way to hosts
 	pad    pad
 
+	used   int64 // of the segment that the gathering chunk will go to
+	footer int   // bytes of that segment's footer so far
+	packer compress.Packer
+	packed [compress.Max]byte
+
 	cold bool                 // what it moves goes to the disk of a pair
 	disk bool                 // and comes from there
 	only map[segment.Loc]bool // the only blocks it moves; nil: all that live
@@ -227,7 +257,12 @@ func (c *cleaner) segment(v victim) error {
 		stream = segment.StreamCold
 	}
 	err := c.e.eachChunk(v.id, v.seq, func(off int64, h *segment.Chunk, entries []byte) error {
-		return c.chunk(v, stream, off+int64(h.HeaderBytes()), h, entries)
+		base := off + int64(h.HeaderBytes())
+		// Compressed blocks stand behind the plain ones: so what is read goes on upwards.
+		if err := c.chunk(v, stream, base, h, entries, false); err != nil {
+			return err
+		}
+		return c.chunk(v, stream, base, h, entries, true)
 	})
 	if errors.Is(err, errUnreadable) {
 		c.unreadable(v.id, err)
@@ -245,9 +280,10 @@ func (c *cleaner) unreadable(id uint32, err error) {
 	}
 }
 
-// chunk lists the live blocks of one chunk, whose payload starts at the device offset base.
+// chunk lists the live blocks of one chunk, whose payload starts at the device offset base: those
+// that are compressed, or the others.
 func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chunk,
-	entries []byte,
+	entries []byte, packed bool,
 ) error {
 	var live [segment.RecordBlocks]bool
 	for len(entries) > 0 {
@@ -258,22 +294,22 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		}
 		this := entries[:n]
 		entries = entries[n:]
-		if en.Kind != segment.KindData {
+		if en.Kind != segment.KindData || en.Packed() != packed {
 			continue
 		}
-		outside := int(en.Off)*segment.Unit+en.Count*segment.BlockSize > int(h.PayloadBytes)
-		addr := uint64(base)/segment.Unit + uint64(en.Off)
-		if l, h := c.e.heldAt(&en, addr); h != nil {
+		outside := (int(en.Off)+int(en.Units))*segment.Unit > int(h.PayloadBytes)
+		payload := uint64(base) / segment.Unit
+		if l, h := c.e.heldAt(&en, payload+uint64(en.Off)); h != nil {
 			if outside {
 				c.e.spoiled(v.id, l.replicaOf(h), en.Block)
 				continue
 			}
-			if err := c.whole(v, to, h, &en, this, addr); err != nil {
+			if err := c.whole(v, to, h, &en, this, payload+uint64(en.Off)); err != nil {
 				return err
 			}
 			continue
 		}
-		br := c.e.liveAt(&en, this, addr, live[:en.Count])
+		br := c.e.liveAt(&en, this, payload, live[:en.Count])
 		if br == nil {
 			continue
 		}
@@ -282,7 +318,7 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 			continue
 		}
 		for i := 0; c.only != nil && i < en.Count; i++ {
-			live[i] = live[i] && c.only[entryLoc(&en, this, addr, i)]
+			live[i] = live[i] && c.only[en.Loc(this, payload, i)]
 		}
 		for i := 0; i < en.Count; i++ {
 			if !live[i] {
@@ -298,8 +334,11 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 			}
 			m := move{
 				br: br, block: en.Block + uint64(first), count: i + 1 - first,
-				from: addr + uint64(first)*segment.BlockUnits, seq: v.seq, lsn: en.LSN,
+				from: payload + uint64(en.Off) + uint64(first)*segment.BlockUnits, seq: v.seq, lsn: en.LSN,
 				version: en.Version, gen: en.Gen, era: en.Era, stream: to, life: lf, behind: first,
+			}
+			if packed {
+				m.units = int(en.Units)
 			}
 			err := c.add(v.id, m, this, func(k int) uint32 { return en.Further(this, first+k) })
 			if err != nil {
@@ -330,15 +369,11 @@ func (c *cleaner) unlock(id uint32, br *branch, en *segment.Entry) (lf *life, ok
 	return nil, false
 }
 
-// entryLoc gives the place of block i of an entry whose payload stands at addr.
-func entryLoc(en *segment.Entry, bytes []byte, addr uint64, i int) segment.Loc {
-	return segment.MakeLoc(addr+uint64(i)*segment.BlockUnits, en.Further(bytes, i))
-}
-
-// liveAt notes which copies of the entry's blocks are still wanted, and gives the branch that holds
+// liveAt notes which copies of the blocks of an entry, whose chunk's payload stands at an address,
+// are still wanted, and gives the branch that holds
 // them if any is: the one that the entry names, or that has absorbed it. No branch that only sees
 // them is asked.
-func (e *Engine) liveAt(en *segment.Entry, bytes []byte, addr uint64, live []bool) *branch {
+func (e *Engine) liveAt(en *segment.Entry, bytes []byte, payload uint64, live []bool) *branch {
 	b := e.branch(en.Branch)
 	if b == nil {
 		return nil
@@ -353,7 +388,7 @@ func (e *Engine) liveAt(en *segment.Entry, bytes []byte, addr uint64, live []boo
 	}
 	first, any := int(en.Block%segment.LeafBlocks), false
 	for i := range live {
-		live[i] = lf.own.get(first+i) == entryLoc(en, bytes, addr, i)
+		live[i] = lf.own.get(first+i) == en.Loc(bytes, payload, i)
 		any = any || live[i]
 	}
 	if !any {
@@ -395,35 +430,59 @@ func (c *cleaner) add(id uint32, m move, entry []byte, crc func(i int) uint32) e
 // take finds room for up to n blocks of a move and gives for how many there is.
 func (w *window) take(id uint32, m *move, n int) int {
 	off, gap := int64(m.from)*segment.Unit, int64(-1)
+	skip := int(off % segment.Sector)
+	off -= int64(skip)
 	var s *span
 	if k := len(w.spans); k > 0 {
 		s = &w.spans[k-1]
 		gap = off - s.Off - int64(len(s.P))
 	}
+	if s != nil && s.id == id && gap == -segment.Sector && m.units > 0 {
+		// It begins in the sector in which the one before ends.
+		if n := w.share(s, m, skip); n > 0 {
+			return n
+		}
+		s = nil
+	}
 	if s == nil || s.id != id || gap < 0 || gap > int64(w.cost.Gap()) ||
 		len(s.P)+int(gap)+segment.BlockSize > burstMax {
 		s, gap = nil, 0
 	}
-	n = min(n, (len(w.buf)-w.used-int(gap))/segment.BlockSize)
+	each := segment.RoundUp(skip+m.stored(), segment.Sector)
+	n = min(n, (len(w.buf)-w.used-int(gap))/each)
 	if s != nil {
-		n = min(n, (burstMax-len(s.P)-int(gap))/segment.BlockSize)
+		n = min(n, (burstMax-len(s.P)-int(gap))/each)
 	} else {
-		n = min(n, burstMax/segment.BlockSize)
+		n = min(n, burstMax/each)
 	}
 	if n <= 0 {
 		return 0
 	}
-	size := int(gap) + n*segment.BlockSize
+	size := int(gap) + n*each
 	if s == nil {
 		w.spans = append(w.spans, span{Read: backends.Read{Off: off}, w: w, id: id})
 		s = &w.spans[len(w.spans)-1]
 		s.P = w.buf[w.used:w.used]
 	}
 	start := w.used - len(s.P)
-	m.span, m.at = len(w.spans)-1, w.used+int(gap)
+	m.span, m.at = len(w.spans)-1, w.used+int(gap)+skip
 	w.used += size
 	s.P = w.buf[start:w.used:w.used]
 	return n
+}
+
+// share finds room for a compressed block that begins in the last sector of a span, skip bytes in
+// it, and gives 1, or 0 when there is none.
+func (w *window) share(s *span, m *move, skip int) int {
+	more := segment.RoundUp(skip+m.stored(), segment.Sector) - segment.Sector
+	if len(w.buf)-w.used < more || len(s.P)+more > burstMax {
+		return 0
+	}
+	start := w.used - len(s.P)
+	m.span, m.at = len(w.spans)-1, w.used-segment.Sector+skip
+	w.used += more
+	s.P = w.buf[start:w.used:w.used]
+	return 1
 }
 
 // turn lets the full window be read, and writes the other one meanwhile if it holds something.
@@ -495,14 +554,15 @@ func (c *cleaner) write(w *window) error {
 
 // verify puts those blocks of a move into the output that are what they were written as.
 func (c *cleaner) verify(w *window, m *move) error {
-	data, crcs := w.buf[m.at:m.at+m.count*segment.BlockSize], w.crcs[m.crc:m.crc+m.count]
+	size := m.stored()
+	data, crcs := w.buf[m.at:m.at+m.count*size], w.crcs[m.crc:m.crc+m.count]
 	for first := 0; first < m.count; first++ {
 		n := 0
-		for first+n < m.count && c.sound(w, m, first+n, block(data, first+n), crcs[first+n]) {
+		for first+n < m.count && c.sound(w, m, first+n, data[(first+n)*size:][:size], crcs[first+n]) {
 			n++
 		}
 		if n > 0 {
-			err := c.put(m, first, crcs[first:first+n], data[first*segment.BlockSize:])
+			err := c.store(m, first, crcs[first:first+n], data[first*size:])
 			if err != nil {
 				return err
 			}
@@ -528,9 +588,6 @@ func (c *cleaner) sound(w *window, m *move, i int, b []byte, crc uint32) bool {
 	return c.pad.open(a, m.life, off, b, segment.Tag(entry, m.behind+i), entry)
 }
 
-// block gives block i of a buffer.
-func block(p []byte, i int) []byte { return p[i*segment.BlockSize : (i+1)*segment.BlockSize] }
-
 // spoiled reports a live block whose bytes are wrong, and keeps its segment out of the cleaner's
 // way: the block stays where it is and reads as corrupt until it is written again.
 func (e *Engine) spoiled(id uint32, b *branch, block uint64) {
@@ -543,29 +600,58 @@ func (e *Engine) spoiled(id uint32, b *branch, block uint64) {
 // put adds blocks of a move to the output, from the first'th on; data begins with them.
 func (c *cleaner) put(m *move, first int, crcs []uint32, data []byte) error {
 	for len(crcs) > 0 {
-		if c.c != nil && (c.stream != m.stream ||
-			!c.c.takes(m.key(), segment.BlockSize, c.limit)) {
-			if err := c.flush(); err != nil {
-				return err
-			}
+		if err := c.ready(m, segment.BlockSize); err != nil {
+			return err
 		}
-		if c.c == nil {
-			c.c, c.limit, c.stream = c.e.cache.get(), 0, m.stream
-			if o := c.e.maint.out[c.stream]; o != nil {
-				c.limit = o.roomMoved(c.e.space.size, int(c.e.space.tags.Load()))
-			}
-			if c.limit == 0 {
-				c.limit = c.e.payloadMax()
-			}
-		}
-		n := min(len(crcs), (c.limit-c.c.payload)/segment.BlockSize)
-		for n > 1 && !c.c.takes(m.key(), n*segment.BlockSize, c.limit) {
-			n-- // its tags have no room
+		n := min(len(crcs), (c.limit-c.c.payload-len(c.c.packed))/segment.BlockSize)
+		for n > 1 && !c.fits(m, n, n*segment.BlockSize) {
+			n-- // its entry has no room
 		}
 		c.entry(m, first, crcs[:n], data[:n*segment.BlockSize])
 		first, crcs, data = first+n, crcs[n:], data[n*segment.BlockSize:]
 	}
 	return nil
+}
+
+// ready makes a gathering chunk with room for one block of a move, of so many bytes.
+func (c *cleaner) ready(m *move, size int) error {
+	if c.c != nil && (c.stream != m.stream || !c.fits(m, 1, size)) {
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
+	if c.c != nil {
+		return nil
+	}
+	c.c, c.limit, c.stream = c.e.cache.get(), 0, m.stream
+	if o := c.e.maint.out[c.stream]; o != nil {
+		c.limit = o.roomMoved(c.e.space.size, int(c.e.space.tags.Load()))
+		c.used, c.footer = o.used, o.footer.Body()
+	}
+	if c.limit == 0 {
+		c.limit, c.used, c.footer = c.e.payloadMax(), segment.Sector, 0
+	}
+	return nil
+}
+
+// fits tells whether the gathering chunk takes n blocks of a move with so many bytes of data: by
+// its own limits, and by those of its segment, where the entries of compressed blocks take more
+// than roomMoved allows for.
+func (c *cleaner) fits(m *move, n, size int) bool {
+	if !c.c.takes(m.key(), size, c.limit) {
+		return false
+	}
+	if len(c.c.packed) == 0 && m.units == 0 && size == n*segment.BlockSize {
+		return true
+	}
+	entry := segment.EntrySettled + segment.EntryMoved + 4*(n-1) + segment.SaltBytes
+	if m.key() != nil {
+		entry += n * segment.TagBytes
+	}
+	header := segment.ChunkHeader + c.c.entryBytes() + entry
+	foot := segment.FooterSize(c.footer, header)
+	payload := segment.RoundUp(c.c.payload+len(c.c.packed)+size, segment.Sector)
+	return c.used+int64(segment.RoundUp(header, segment.Sector)+payload+foot) <= c.e.space.size
 }
 
 // entry adds blocks that the gathering chunk has room for.
@@ -582,7 +668,7 @@ func (c *cleaner) entry(m *move, first int, crcs []uint32, data []byte) {
 	}
 	if m.life != nil {
 		en.Flags |= segment.FlagEncrypted
-		c.c.conceal(secret{m.br.key, len(c.c.entries), out.unit, out.count, out.crc})
+		c.c.conceal(secret{m.br.key, len(c.c.entries), out.unit, out.count, segment.BlockSize, out.crc})
 	}
 	at := len(c.c.entries)
 	if m.held != nil {
@@ -593,7 +679,7 @@ func (c *cleaner) entry(m *move, first int, crcs []uint32, data []byte) {
 	if m.held != nil {
 		en.PutMask(c.c.entries[at:], &m.kept)
 	}
-	c.c.crcs = append(c.c.crcs, crcs...)
+	c.c.crcs, c.c.was = append(c.c.crcs, crcs...), append(c.c.was, crcs...)
 	c.c.recs = append(c.c.recs, pending{})
 	c.moves = append(c.moves, out)
 	c.c.lend(data, c.lends && m.life == nil && len(data) >= partMin)
@@ -607,10 +693,16 @@ func (c *cleaner) flush() error {
 	if out == nil {
 		return nil
 	}
+	base := out.join()
+	for i := range c.moves {
+		if m := &c.moves[i]; m.packed > 0 {
+			m.unit += base
+		}
+	}
 	out.head = segment.Chunk{
 		Incarnation: e.incarnation, Entries: uint16(len(out.recs)), Stream: c.stream,
 		LSN: math.MaxUint32, EntryBytes: uint32(out.entryBytes()), Sealed: len(out.secrets) > 0,
-		PayloadBytes: uint32(out.payload),
+		PayloadBytes: uint32(segment.RoundUp(out.payload, segment.Sector)),
 	}
 	if c.stream == segment.StreamCold {
 		return c.lay(out)
@@ -684,12 +776,11 @@ func (e *Engine) swap(moves []move, c *chunk, base uint64) []move {
 			return moves[n:]
 		}
 		for k := range m.count {
-			i, step := int(m.block%segment.LeafBlocks)+k, uint64(k)*segment.BlockUnits
-			from := segment.MakeLoc(m.from+step, c.before(m.crc+k, 1)[0])
+			i, from := int(m.block%segment.LeafBlocks)+k, m.source(k, c.was[m.crc+k])
 			if lf == nil || lf.own.get(i) != from {
 				continue
 			}
-			to := segment.MakeLoc(base+uint64(m.unit)+step, c.crcs[m.crc+k])
+			to := m.target(base, k, c.crcs[m.crc+k])
 			l.put(lf, i, to)
 			l.show(lf, i, from, to)
 			l.touch(lf)

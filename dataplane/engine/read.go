@@ -67,7 +67,6 @@ var errStale = errors.New("stale")
 // reader holds what one read knows of its blocks; pooled, so that a read allocates nothing.
 type reader struct {
 	loc    [segment.LeafBlocks]segment.Loc
-	crc    [segment.LeafBlocks]uint32
 	count  int
 	had    uint64 // blocks that came from the cache, by bit
 	stream bool   // the read goes on with one before
@@ -82,6 +81,9 @@ type reader struct {
 
 	pieces []backends.Read // what is to be read from the device, each in one go
 	first  []int           // block with which each begins
+	whole  int             // pieces of plain blocks; those behind are of compressed ones
+	packed []byte          // what those are read to
+	spare  []byte          // a compressed block on its way to its place
 	left   atomic.Int32    // pieces under way, and one until all are started
 	fail   atomic.Pointer[error]
 	owner  *Reading      // told when the last piece is there; nil when a goroutine waits at done
@@ -117,9 +119,6 @@ func (rd *reader) lookup(v *Volume, block uint64, count int, dst []byte) error {
 			return v.locked(br.key)
 		}
 		rd.origins(v.e, br, lf, int(block%segment.LeafBlocks))
-	}
-	for i, loc := range rd.loc[:count] {
-		rd.crc[i] = loc.CRC()
 	}
 	if v.e.nv != nil && dst != nil {
 		v.e.nv.fetch(rd.loc[:count], dst)
@@ -159,6 +158,7 @@ func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
 // journal and clears what is nowhere. It gives a block that is lost, or -1.
 func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 	rd.pieces, rd.first, rd.dst = rd.pieces[:0], rd.first[:0], dst
+	packed := false
 	rd.recall(e, dst)
 	for i := 0; i < rd.count; {
 		n := 1
@@ -168,6 +168,8 @@ func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 				return i
 			}
 		case rd.had>>i&1 != 0:
+		case kind == segment.Flash && rd.loc[i].Packed():
+			packed = true
 		case kind == segment.Flash:
 			n = rd.together(i)
 			rd.pieces = append(rd.pieces, backends.Read{
@@ -181,14 +183,18 @@ func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 		}
 		i += n
 	}
+	if rd.whole = len(rd.pieces); packed {
+		rd.planPacked(e)
+	}
 	return -1
 }
 
-// together gives how many blocks from one on, which stands on the device, stand there side by side
-// and are to be read from there.
+// together gives how many blocks from one on, which stands on the device as it is, stand there side
+// by side and are to be read from there.
 func (rd *reader) together(i int) int {
 	n := 1
-	for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash && rd.had>>(i+n)&1 == 0 &&
+	for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash && !rd.loc[i+n].Packed() &&
+		rd.had>>(i+n)&1 == 0 &&
 		rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {
 		n++
 	}
@@ -221,12 +227,12 @@ func (rd *reader) remember(e *Engine) {
 	if e.cfg.Reads == nil || rd.count > cachedBlocks || rd.stream {
 		return
 	}
-	for k := range rd.pieces {
-		p, i := rd.pieces[k].P, rd.first[k]
-		for j := range len(p) / segment.BlockSize {
-			if again := e.cfg.Reads.Put(e.placeOf(rd.loc[i+j]), p[j*segment.BlockSize:]); again {
-				e.promote(rd.loc[i+j])
-			}
+	for i, loc := range rd.loc[:rd.count] {
+		if loc.Kind() != segment.Flash || e.nv.holds(loc) || rd.had>>i&1 != 0 {
+			continue
+		}
+		if again := e.cfg.Reads.Put(e.placeOf(loc), rd.dst[i*segment.BlockSize:]); again {
+			e.promote(loc)
 		}
 	}
 }
@@ -241,21 +247,31 @@ func (rd *reader) check(v *Volume) error {
 	if err := rd.fail.Swap(nil); err != nil {
 		return v.e.device(*err, "engine.Read")
 	}
-	for k := range rd.pieces {
+	for k := range rd.pieces[:rd.whole] {
 		p, i := rd.pieces[k].P, rd.first[k]
 		if bad := rd.verify(p, i, len(p)/segment.BlockSize); bad >= 0 {
-			rd.bad, rd.badLoc, rd.again = bad, rd.loc[bad], true
-			return errStale
+			return rd.stale(bad)
 		}
+	}
+	if bad := rd.scatter(v.e); bad >= 0 {
+		return rd.stale(bad)
 	}
 	rd.remember(v.e)
 	if v.e.space.disk != nil {
 		rd.warm(v.e)
 	}
 	if len(rd.from) > 0 {
-		return rd.reveal(v)
+		if err := rd.reveal(v); err != nil {
+			return err
+		}
 	}
-	return nil
+	return rd.unpack(v.e)
+}
+
+// stale notes a block that does not match.
+func (rd *reader) stale(bad int) error {
+	rd.bad, rd.badLoc, rd.again = bad, rd.loc[bad], true
+	return errStale
 }
 
 // release gives the reader back without what belongs to others.
@@ -263,6 +279,7 @@ func (rd *reader) release() {
 	clear(rd.pieces)
 	clear(rd.from)
 	rd.pieces, rd.owner, rd.dst, rd.from = rd.pieces[:0], nil, nil, rd.from[:0]
+	rd.whole = 0
 	readers.Put(rd)
 }
 
@@ -284,7 +301,7 @@ func (rd *reader) fetch(e *Engine, off int64, p []byte) error {
 // verify gives the first block of n from i on whose bytes do not match, or -1.
 func (rd *reader) verify(p []byte, i, n int) int {
 	for j := range n {
-		if segment.Checksum(p[j*segment.BlockSize:(j+1)*segment.BlockSize]) != rd.crc[i+j] {
+		if !rd.loc[i+j].Matches(p[j*segment.BlockSize : (j+1)*segment.BlockSize]) {
 			return i + j
 		}
 	}

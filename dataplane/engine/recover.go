@@ -118,10 +118,11 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 		return nil, domain.Errorf(domain.Invalid, "%s: the disk is too small: need %d segments of %s",
 			g.Path, diskLeast+1, domain.Bytes(size))
 	}
-	incompat := segment.IncompatBase | segment.IncompatKeys | segment.IncompatReplica
+	incompat := segment.IncompatBase | segment.IncompatPacked | segment.IncompatReplica |
+		segment.IncompatKeys
 	if g.Boundary > 0 { // without keys: the salts of the disk's segments are not read at a start
 		count = (g.Size - segment.DataOff) / int64(size)
-		incompat = segment.IncompatBase | segment.IncompatPair | segment.IncompatReplica
+		incompat = incompat&^segment.IncompatKeys | segment.IncompatPair
 	}
 	sb := &segment.Superblock{
 		Version: segment.FormatVersion, Incompat: incompat, Cluster: o.Cluster,
@@ -258,8 +259,29 @@ func (e *Engine) noBranches() {
 	e.mu.nextBranch = 1
 }
 
+// markPacked says on a device of an earlier version that its images may name compressed blocks from
+// now on: who does not know them must not open it.
+func (e *Engine) markPacked() error {
+	if e.super.Incompat&segment.IncompatPacked != 0 {
+		return nil
+	}
+	e.super.Incompat |= segment.IncompatPacked
+	e.super.Generation++
+	b := backends.AlignedBuffer(segment.Sector)
+	e.super.Encode(b)
+	for _, off := range e.super.SuperOffsets() { // each durable before the next is touched
+		if err := e.dev.WriteAt(b, off, true); err != nil {
+			return e.device(err, "engine.Open")
+		}
+	}
+	return nil
+}
+
 // recover brings the index to the state of the last acknowledged record.
 func (e *Engine) recover() error {
+	if err := e.markPacked(); err != nil {
+		return err
+	}
 	a, err := e.readAnchor()
 	if err != nil {
 		return err

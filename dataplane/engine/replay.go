@@ -130,7 +130,7 @@ func (l *lane) whole(c *logChunk, t *logTail, i int) (bool, error) {
 		switch en.Kind { //nolint:exhaustive // the other kinds carry no payload
 		case segment.KindData:
 			for i := range en.Count {
-				end := at + segment.BlockSize
+				end := at + en.Stored()
 				ok = ok && end <= len(b) && segment.Checksum(b[at:end]) == en.Further(raw, i)
 				at = end
 			}
@@ -193,6 +193,9 @@ func (l *lane) redo(c *logChunk, mark uint64) error {
 			var crcs [segment.RecordBlocks]uint32
 			for i := range en.Count {
 				crcs[i] = en.Further(raw, i)
+			}
+			if en.Packed() {
+				p.units = int(en.Units)
 			}
 			l.setData(&p, uint64(c.payload)/segment.Unit, crcs[:en.Count])
 		case segment.KindZero:

@@ -35,7 +35,7 @@ func (c *cleaner) whole(v victim, to segment.Stream, h *heldRecord, en *segment.
 	br := c.e.branch(en.Branch)
 	wanted := c.only == nil
 	for i := 0; i < en.Count && !wanted; i++ {
-		wanted = c.only[entryLoc(en, raw, addr, i)]
+		wanted = c.only[en.Loc(raw, addr-uint64(en.Off), i)]
 	}
 	if br == nil || !wanted {
 		return nil
@@ -61,6 +61,9 @@ func (c *cleaner) whole(v victim, to segment.Stream, h *heldRecord, en *segment.
 	return nil
 }
 
+// block gives block i of a record's data.
+func block(p []byte, i int) []byte { return p[i*segment.BlockSize : (i+1)*segment.BlockSize] }
+
 // takeWhole gives a move a span of its own; the window has the room.
 func (w *window) takeWhole(id uint32, m *move) {
 	n := m.count * segment.BlockSize
@@ -81,19 +84,17 @@ func (c *cleaner) verifyWhole(w *window, m *move) error {
 			return nil
 		}
 	}
-	if c.c != nil && (c.stream != m.stream || c.c.payload+n > c.limit || !c.c.takesHeld(n, c.limit)) {
+	if c.c != nil && (c.stream != m.stream || len(c.c.packed) > 0 || c.c.payload+n > c.limit ||
+		!c.c.takesHeld(n, c.limit)) {
 		if err := c.flush(); err != nil {
 			return err
 		}
 	}
-	if c.c == nil {
-		c.c, c.stream, c.limit = c.e.cache.get(), m.stream, 0
-		if o := c.e.maint.out[c.stream]; o != nil {
-			c.limit = o.roomMoved(c.e.space.size, int(c.e.space.tags.Load()))
-		}
-		if c.limit < n { // the open segment has no room for it: a new one follows
-			c.limit = c.e.payloadMax()
-		}
+	if err := c.ready(m, segment.BlockSize); err != nil {
+		return err
+	}
+	if c.limit < n { // the open segment has no room for it: a new one follows
+		c.limit, c.used, c.footer = c.e.payloadMax(), segment.Sector, 0
 	}
 	c.entry(m, 0, crcs, data)
 	return nil

@@ -152,7 +152,7 @@ func (s *versionSearch) read(id uint32, list map[segment.Loc]int) error {
 				continue
 			}
 			for i := range en.Count {
-				loc := entryLoc(&en, this, base+uint64(en.Off), i)
+				loc := en.Loc(this, base, i)
 				k, ok := list[loc]
 				if b := en.Block + uint64(i); ok && b == s.block+uint64(k) {
 					s.found[k], s.places[k] = BlockVersion{b, en.Version, loc.CRC()}, loc

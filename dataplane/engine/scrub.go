@@ -416,7 +416,7 @@ func (p *scrubPass) kept(f *family, l *lane, ext uint32, b scrubBlock) {
 	n := p.e.nv
 	l.mu.Lock()
 	holder := l.names(f, ext, b)
-	if holder == nil || segment.Checksum(n.share.At(n.place(b.loc), 1)) == b.loc.CRC() {
+	if holder == nil || b.loc.Matches(n.share.At(n.place(b.loc), 1)) {
 		l.mu.Unlock()
 		return
 	}
@@ -450,22 +450,24 @@ func (p *scrubPass) burst(f *family, l *lane, ext uint32, blocks []scrubBlock) (
 		p.judge(f, l, ext, blocks[0], "the index lost its place")
 		return 1, 0, nil
 	}
-	n, end := 0, first.Off()
+	n := 0
+	start, end := first.Span()
 	for _, b := range blocks {
-		if b.loc.Off()-end > tier.GapMin || b.loc.Off()+segment.BlockSize-first.Off() > scrubBurst {
+		from, to := b.loc.Span()
+		if b.loc.Kind() != segment.Flash || from-end > tier.GapMin || to-start > scrubBurst {
 			break
 		}
-		end = b.loc.Off() + segment.BlockSize
+		end = to
 		n++
 	}
-	size := end - first.Off()
+	size := end - start
 	p.e.sched.Begin(qos.Scrub, nil)
-	err := p.e.dev.ReadAt(p.buf[:size], first.Off())
+	err := p.e.dev.ReadAt(p.buf[:size], start)
 	p.e.sched.End(qos.Scrub)
 	if err != nil {
 		if n == 1 {
 			p.judge(f, l, ext, blocks[0], "it cannot be read: "+err.Error())
-			return 1, segment.BlockSize, nil
+			return 1, size, nil
 		}
 		// One bad sector costs its own block only.
 		size = 0
@@ -479,8 +481,7 @@ func (p *scrubPass) burst(f *family, l *lane, ext uint32, blocks []scrubBlock) (
 		return n, size, nil
 	}
 	for _, b := range blocks[:n] {
-		at := b.loc.Off() - first.Off()
-		if segment.Checksum(p.buf[at:at+segment.BlockSize]) != b.loc.CRC() {
+		if !b.loc.Matches(p.buf[b.loc.Off()-start:]) {
 			p.judge(f, l, ext, b, "its bytes do not match its checksum")
 		}
 	}
@@ -545,7 +546,7 @@ func (e *Engine) versionOf(loc segment.Loc) domain.Version {
 			}
 			first := base + uint64(en.Off)
 			if en.Kind == segment.KindData && loc.Addr() >= first &&
-				loc.Addr() < first+uint64(en.Count)*segment.BlockUnits {
+				loc.Addr() < first+uint64(en.Units) {
 				v = en.Version
 			}
 			entries = entries[n:]
@@ -677,12 +678,12 @@ func (e *Engine) named(id uint32, seq uint64) (int64, error) {
 				n += int64(h.Count) * segment.BlockSize
 				continue
 			}
-			if e.liveAt(&en, this, base+uint64(en.Off), live[:en.Count]) == nil {
+			if e.liveAt(&en, this, base, live[:en.Count]) == nil {
 				continue
 			}
-			for _, ok := range live[:en.Count] {
+			for i, ok := range live[:en.Count] {
 				if ok {
-					n += segment.BlockSize
+					n += en.Loc(this, base, i).Room()
 				}
 			}
 		}

@@ -286,7 +286,7 @@ func (e *Engine) Kept() domain.Bytes {
 			n += b.own.Load()
 		}
 	}
-	return domain.Bytes(n) * segment.BlockSize
+	return domain.Bytes(n)
 }
 
 func noSnapshot(id domain.SnapshotID) error {

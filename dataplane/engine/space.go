@@ -53,6 +53,7 @@ type space struct {
 	lowWater    int // the cleaner starts below this many free segments
 
 	live     atomic.Int64 // bytes of live blocks on the device
+	saved    atomic.Int64 // bytes by which they take less room than their size
 	admitted atomic.Int64 // bytes of new blocks on their way into the index
 	index    atomic.Int64 // bytes that the images of all leaves take at most
 	dirty    atomic.Int64 // of them, those that the next checkpoint writes

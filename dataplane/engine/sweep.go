@@ -167,7 +167,7 @@ func (l *lane) absorb(lf *leaf, kid *branch) {
 	own := int64(0)
 	for _, loc := range all {
 		if loc.Kind() == segment.Flash {
-			own++
+			own += loc.Room()
 		}
 	}
 	lf.br.own.Add(-own)

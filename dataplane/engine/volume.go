@@ -232,13 +232,14 @@ func (e *Engine) full() error {
 // index of those that were not mapped. What a snapshot keeps is not given back by writing over it,
 // so only what the head wrote itself since the last cut counts.
 func (l *lane) newBytes(b *branch, r *Record) int64 {
-	absent, unmapped, mapped := r.Count, r.Count, 0
+	absent, unmapped, mapped := int64(r.Count)*segment.BlockSize, r.Count, 0
 	if lf := b.fam.leaves[l.no][uint32(r.Block/segment.LeafBlocks)].of(b); lf != nil {
 		absent, unmapped, mapped = 0, 0, int(lf.n)
 		for i := range r.Count {
 			loc := lf.own.get(int(r.Block%segment.LeafBlocks) + i)
-			if loc.Kind() != segment.Flash {
-				absent++
+			absent += segment.BlockSize // what was compressed may not be any more
+			if loc.Kind() == segment.Flash {
+				absent -= loc.Room()
 			}
 			if loc == 0 {
 				unmapped++
@@ -249,7 +250,7 @@ func (l *lane) newBytes(b *branch, r *Record) int64 {
 		absent = 0
 	}
 	index := imageBytes(mapped+unmapped) - imageBytes(mapped)
-	return int64(absent)*segment.BlockSize + l.e.space.charge(index)
+	return absent + l.e.space.charge(index)
 }
 
 // RecordBlocks gives the most blocks of one record of data on this device: segment.RecordBlocks,
@@ -287,7 +288,7 @@ func (l *lane) add(b *branch, r *Record, newly int64) {
 		en.Units = uint16(r.Count * segment.BlockUnits)
 		if b.key != nil {
 			en.Flags |= segment.FlagEncrypted
-			c.conceal(secret{b.key, len(c.entries), p.unit, r.Count, p.crc})
+			c.conceal(secret{b.key, len(c.entries), p.unit, r.Count, segment.BlockSize, p.crc})
 		}
 	} else {
 		en.Range = uint64(r.Count)

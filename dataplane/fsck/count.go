@@ -22,18 +22,18 @@ func (c *checker) count() {
 	}
 	own := map[uint32]int64{}
 	for i, s := range list {
-		own[s.branch] += segment.BlockSize
-		c.Live += segment.BlockSize
+		own[s.branch] += s.loc.Room()
+		c.Live += s.loc.Room()
 		id := c.segmentOf(s.loc.Off())
-		end := s.loc.Off() + segment.BlockSize
+		end := s.loc.Off() + int64(s.loc.Stored())
 		switch {
 		case id < 0 || c.segmentOf(end-1) != id || c.Segments[id].Reserved:
 			c.problem(c.at(s, "index"), "it stands outside all segments")
-		case i > 0 && list[i-1].loc.Addr() == s.loc.Addr():
+		case i > 0 && list[i-1].loc.Off()+int64(list[i-1].loc.Stored()) > s.loc.Off():
 			o := list[i-1]
 			c.problem(c.at(s, "index"), "block %d of branch %d claims the same place", o.block, o.branch)
 		}
-		c.place(s.loc.Off(), segment.BlockSize, "block")
+		c.place(s.loc.Off(), int64(s.loc.Stored()), "block")
 	}
 	c.garbage(list)
 	c.held(list)
@@ -84,7 +84,7 @@ func (c *checker) garbage(list []seen) {
 			if loc.Kind() != segment.Flash || wanted[loc] {
 				continue
 			}
-			c.Garbage += segment.BlockSize
+			c.Garbage += loc.Room()
 			if c.Anchor.Clean {
 				s := seen{loc, k.branch, uint64(k.extent)*segment.LeafBlocks + uint64(i)}
 				c.problem(c.at(s, "index"), "no name sees this copy of branch %d", k.branch)
@@ -95,7 +95,10 @@ func (c *checker) garbage(list []seen) {
 
 // segment looks for the entry of every live block of a segment, and reads the blocks.
 func (c *checker) segment(s *Segment, live []seen) {
-	s.Live = int64(len(live)) * segment.BlockSize
+	s.Live = 0
+	for _, b := range live {
+		s.Live += b.loc.Room()
+	}
 	at := Problem{Part: "header", Off: s.Off, Segment: int64(s.ID)}
 	c.place(s.Off, segment.Sector, "header")
 	if s.Sequence == 0 {
@@ -116,8 +119,7 @@ func (c *checker) segment(s *Segment, live []seen) {
 				return
 			}
 			for i := range en.Count {
-				addr := uint64(k.payload())/segment.Unit + uint64(en.Off) + uint64(i)*segment.BlockUnits
-				loc := segment.MakeLoc(addr, en.Further(raw, i))
+				loc := en.Loc(raw, uint64(k.payload())/segment.Unit, i)
 				entries[loc] = seen{loc, c.index.canonical(en.Branch), en.Block + uint64(i)}
 				versions[loc] = en.Version.String()
 				lives = lives || here[loc]
@@ -165,26 +167,34 @@ func (c *checker) guess(s *Segment) {
 func (c *checker) data(live []seen, versions map[segment.Loc]string) {
 	for len(live) > 0 {
 		n := 1
-		for n < len(live) && n < burst/segment.BlockSize &&
-			live[n].loc.Off() == live[0].loc.Off()+int64(n)*segment.BlockSize {
+		start, end := live[0].loc.Span()
+		first := end
+		for n < len(live) {
+			from, to := live[n].loc.Span()
+			if from > end || to-start > burst {
+				break
+			}
+			end = to
 			n++
 		}
-		b, err := c.read(live[0].loc.Off(), int64(n)*segment.BlockSize)
+		b, err := c.read(start, end-start)
 		if err != nil && n > 1 { // one bad sector costs its own block only
 			n = 1
-			b, err = c.read(live[0].loc.Off(), segment.BlockSize)
+			b, err = c.read(start, first-start)
 		}
-		for i, s := range live[:n] {
+		room := int64(0)
+		for _, s := range live[:n] {
+			room += s.loc.Room()
 			p := c.at(s, "block")
 			p.Version = versions[s.loc]
 			switch {
 			case err != nil:
 				c.problem(p, "%v", err)
-			case segment.Checksum(b[i*segment.BlockSize:(i+1)*segment.BlockSize]) != s.loc.CRC():
+			case !s.loc.Matches(b[s.loc.Off()-start:]):
 				c.problem(p, "its bytes do not match its checksum")
 			}
 		}
-		c.Read += int64(n) * segment.BlockSize
+		c.Read += room
 		if c.o.Progress != nil {
 			c.o.Progress(c.Read, c.Live)
 		}

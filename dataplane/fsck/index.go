@@ -185,7 +185,7 @@ func (w *walk) branch(id uint32, view [segment.LeafBlocks]seen) {
 	for _, s := range view {
 		k := s.loc.Kind()
 		if k == segment.Flash {
-			w.sees[id] += segment.BlockSize
+			w.sees[id] += s.loc.Room()
 		}
 		if w.x.nodes[id].named && (k == segment.Flash || k == segment.Lost) {
 			w.found[s] = true

@@ -185,7 +185,7 @@ func (c *checker) whole(k *chunk) bool {
 		switch en.Kind { //nolint:exhaustive // the others have no payload
 		case segment.KindData:
 			for i := range en.Count {
-				sum(at+i*segment.BlockSize, segment.BlockSize, en.Further(raw, i))
+				sum(at+i*segment.BlockSize, en.Stored(), en.Further(raw, i))
 			}
 		case segment.KindBranch:
 			sum(at, en.Count*segment.BranchBytes, en.CRC)
@@ -239,8 +239,8 @@ func (c *checker) redo(lane uint8, k *chunk, en *segment.Entry, raw []byte, mark
 			if en.Kept(raw, i) {
 				continue
 			}
-			addr := uint64(at)/segment.Unit + uint64(i)*segment.BlockUnits
-			c.index.set(en.Branch, en.Block+uint64(i), segment.MakeLoc(addr, en.Further(raw, i)))
+			loc := en.Loc(raw, uint64(k.payload())/segment.Unit, i)
+			c.index.set(en.Branch, en.Block+uint64(i), loc)
 		}
 	case segment.KindZero, segment.KindUnmap:
 		loc := segment.ZeroLoc

@@ -264,7 +264,7 @@ const (
 	FlagFresh         uint8 = 1 << 3
 	FlagEncrypted     uint8 = 1 << 4
 	FlagCompressed    uint8 = 1 << 5
-	flagsKnown              = outcomeMask | FlagMoved | FlagFresh | FlagEncrypted
+	flagsKnown              = outcomeMask | FlagMoved | FlagFresh | FlagEncrypted | FlagCompressed
 
 	chunkSealed = 1 // in a chunk's header
 )
@@ -281,7 +281,9 @@ const (
 // Entry is one record as a chunk names it. For DATA, Off is the payload's place in units of 512
 // bytes from the start of the chunk's payload, and CRC holds the CRC-32C of the first block; the
 // further ones follow the entry. With FlagEncrypted the blocks are cipher text, the CRCs are over
-// that, and the AES-GCM tags follow the CRCs. For the range kinds Range counts the blocks, for
+// that, and the AES-GCM tags follow the CRCs. With FlagCompressed it is one block in 1 to UnitsMax
+// units from any unit on, and the CRC is over those, zeros behind its bytes included; closed after
+// it was compressed where both are set. For the range kinds Range counts the blocks, for
 // BRANCH Count counts the lines of the payload, which take effect together.
 type Entry struct {
 	Branch    uint32
@@ -395,6 +397,10 @@ func (e *Entry) Encode(b []byte, further []uint32) int {
 // is given its place in a log.
 func PutLSN(entry []byte, lsn uint64) { le.PutUint32(entry[40:], uint32(lsn)) }
 
+// PutOff changes the place of an encoded entry's payload, in units: compressed blocks get theirs
+// behind all plain ones of a chunk.
+func PutOff(entry []byte, off uint32) { le.PutUint32(entry[32:], off) }
+
 func put56(b []byte, v uint64) {
 	put48(b, v)
 	b[6] = byte(v >> 48)
@@ -415,7 +421,7 @@ func DecodeEntry(b []byte, chunkLSN uint64, e *Entry) (int, error) {
 		},
 	}
 	if e.Flags&^flagsKnown != 0 || e.Kind == 0 || e.Kind > KindRoot ||
-		e.Flags&FlagEncrypted != 0 && e.Kind != KindData {
+		e.Flags&(FlagEncrypted|FlagCompressed) != 0 && e.Kind != KindData {
 		return 0, fmt.Errorf("entry: kind %d flags %#x: %w", e.Kind, e.Flags, ErrBad)
 	}
 	if ranged(e.Kind) {
@@ -457,7 +463,9 @@ func (e *Entry) check() error {
 	switch {
 	case e.Outcome() > OutcomeMixed || e.Outcome() != OutcomeApplied && !e.Kind.Blocks():
 		return fmt.Errorf("entry: outcome %d of kind %d: %w", e.Outcome(), e.Kind, ErrBad)
-	case e.Kind == KindData &&
+	case e.Packed() && (e.Count != 1 || e.Units == 0 || e.Units > UnitsMax):
+		return fmt.Errorf("entry: %d compressed in %d units: %w", e.Count, e.Units, ErrBad)
+	case e.Kind == KindData && !e.Packed() &&
 		(!inside || int(e.Units) != e.Count*BlockUnits || e.Off%BlockUnits != 0):
 		return fmt.Errorf("entry: %d blocks in %d units: %w", e.Count, e.Units, ErrBad)
 	case e.Kind == KindBranch && (e.Count > BranchesMax || int(e.Units) != BranchUnits(e.Count)):
@@ -466,6 +474,27 @@ func (e *Entry) check() error {
 		return fmt.Errorf("entry: range of %d blocks: %w", e.Range, ErrBad)
 	}
 	return nil
+}
+
+// Packed tells whether the entry is of one compressed block.
+func (e *Entry) Packed() bool { return e.Flags&FlagCompressed != 0 }
+
+// Stored gives the bytes that each block of a DATA entry takes in the payload.
+func (e *Entry) Stored() int {
+	if e.Packed() {
+		return int(e.Units) * Unit
+	}
+	return BlockSize
+}
+
+// Loc gives the location of block i of a DATA entry whose bytes start at b and whose chunk's
+// payload starts at an address in units of 512 bytes.
+func (e *Entry) Loc(b []byte, payload uint64, i int) Loc {
+	addr := payload + uint64(e.Off)
+	if e.Packed() {
+		return MakePacked(addr, int(e.Units), e.CRC)
+	}
+	return MakeLoc(addr+uint64(i)*BlockUnits, e.Further(b, i))
 }
 
 // Further gives the CRC of block i of a DATA entry whose bytes start at b.

@@ -35,9 +35,13 @@ func (f *Footer) Add(off uint32, h []byte) {
 func (f *Footer) Chunks() int { return int(f.chunks) }
 
 // Size gives the footer's bytes on the device if one more header of n bytes were added.
-func (f *Footer) Size(n int) int {
-	return RoundUp(len(f.body)+footerChunk+n, Sector) + Sector
-}
+func (f *Footer) Size(n int) int { return FooterSize(len(f.body), n) }
+
+// FooterSize is Size for a footer whose body has so many bytes.
+func FooterSize(body, n int) int { return RoundUp(body+footerChunk+n, Sector) + Sector }
+
+// Body gives the bytes of the body so far.
+func (f *Footer) Body() int { return len(f.body) }
 
 // Encode gives the bytes to be written so that they end at the segment's end. dst is reused when
 // it has the room.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -225,6 +226,37 @@ func goldenReplicas() ReplicaTable {
 	}
 }
 
+// packedLeaf is goldenLeaf with compressed blocks.
+func packedLeaf(dense bool) *Leaf {
+	l := goldenLeaf(dense)
+	for i := range 2 * UnitsMax {
+		units := 1 + i%UnitsMax
+		l.Loc[300+i] = MakePacked(uint64(1<<35-64-9*i), units, uint32(i)*0x9e3779b9)
+	}
+	return l
+}
+
+func packedEntry() *Entry {
+	return &Entry{
+		Branch: 0x01020304, Block: 0x0506070809, Count: 1, Kind: KindData,
+		Flags:   FlagMoved | FlagEncrypted | FlagCompressed,
+		Version: domain.Version{Epoch: 0x1112131415161718, Seq: 0x212223242526, Node: 0x3132},
+		Gen:     0x41424344, Off: 0x5153, Units: 5, Era: 0x6162, LSN: 0x71727374, CRC: 0x81828384,
+		From: 0x9192939495, FromSeq: 0xa1a2a3a4a5a6a7a8, FurtherAt: EntrySettled + EntryMoved,
+	}
+}
+
+// kept gives the bytes that an earlier version wrote and this one only reads.
+func kept(name string) func() []byte {
+	return func() []byte {
+		b, err := readDump(filepath.Join("testdata", name+".v2.txt"))
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+}
+
 func goldenRoot() *Root {
 	return &Root{
 		NextBranch: 9,
@@ -375,8 +407,27 @@ func codecs() []codec {
 			func(b []byte) (any, error) { return DecodeRoot(b) },
 		},
 		{"footer", goldenFooter(), encodeFooter, decodeFooter},
-		{"leaf-runs", goldenLeaf(false), func() []byte { return goldenLeaf(false).Encode(nil) }, leaf},
-		{"leaf-dense", goldenLeaf(true), func() []byte { return goldenLeaf(true).Encode(nil) }, leaf},
+		{"leaf-runs", goldenLeaf(false), kept("leaf-runs"), leaf},
+		{"leaf-dense", goldenLeaf(true), kept("leaf-dense"), leaf},
+		{
+			"leaf-runs-packed", packedLeaf(false),
+			func() []byte { return packedLeaf(false).Encode(nil) }, leaf,
+		},
+		{
+			"leaf-dense-packed", packedLeaf(true),
+			func() []byte { return packedLeaf(true).Encode(nil) }, leaf,
+		},
+		{
+			"entry-packed", packedEntry(), func() []byte {
+				b := make([]byte, packedEntry().Size())
+				packedEntry().Encode(b, nil)
+				return b
+			}, func(b []byte) (any, error) {
+				e := &Entry{}
+				_, err := DecodeEntry(b, math.MaxUint32, e)
+				return e, err
+			},
+		},
 		{
 			"branch", goldenRoot().Branches[1],
 			func() []byte { return goldenRoot().Branches[1].Append(nil) },
@@ -483,8 +534,8 @@ func TestEveryBitCounts(t *testing.T) {
 		"chunk-held":   {ChunkHeader + int(held.EntryBytes), Sector},
 	}
 	for _, c := range codecs() {
-		if strings.HasPrefix(c.name, "branch") || strings.HasPrefix(c.name, "root") ||
-			c.name == "pieces" || c.name == "replicas" {
+		if strings.HasPrefix(c.name, "branch") || strings.HasPrefix(c.name, "entry") ||
+			strings.HasPrefix(c.name, "root") || c.name == "pieces" || c.name == "replicas" {
 			continue // covered by the checksum of the entry or piece that names them
 		}
 		b := c.encode()

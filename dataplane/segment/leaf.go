@@ -5,11 +5,13 @@ import "fmt"
 const (
 	leafMagic = 0x4641454c // "LEAF"
 	leafFixed = 64
-	leafRun   = 8 // start u16, blocks u16, address u32; the CRCs of data follow all runs
+	leafRun   = 8 // start u16, blocks u16, address u32; low halves of data follow all runs
 	leafDense = LeafBlocks * 8
 
-	formRuns  = 1
-	formDense = 2
+	formOldRuns  = 1 // with all 32 bits of the CRC: nothing was compressed then
+	formOldDense = 2
+	formRuns     = 3 // with the low half of the location instead
+	formDense    = 4
 
 	// LeafFixed is the size of an image without its body in bytes.
 	LeafFixed = leafFixed
@@ -76,7 +78,7 @@ func leafCRC(b []byte) uint32 { return crcUpdate(Checksum(b[:60]), b[leafFixed:]
 func (l *Leaf) follows(i int) bool {
 	a, b := l.Loc[i-1], l.Loc[i]
 	if a.Kind() == Flash && b.Kind() == Flash {
-		return b>>32 == a>>32+1
+		return b>>32 == a>>32+1 // also of compressed ones: where in its sector each says itself
 	}
 	return a != 0 && a == b
 }
@@ -119,7 +121,7 @@ func (l *Leaf) appendRuns(dst []byte) []byte {
 	}
 	for _, loc := range l.Loc {
 		if loc.Kind() == Flash {
-			dst = le.AppendUint32(dst, loc.CRC())
+			dst = le.AppendUint32(dst, uint32(loc))
 		}
 	}
 	return dst
@@ -139,22 +141,38 @@ func DecodeLeaf(b []byte, l *Leaf) (int, error) {
 		return 0, fmt.Errorf("leaf: checksum: %w", ErrBad)
 	}
 	*l = Leaf{Branch: le.Uint32(b[4:]), Extent: le.Uint32(b[8:]), Complete: le.Uint64(b[16:])}
+	mask := Loc(1<<64 - 1)
+	if b[24] == formOldRuns || b[24] == formOldDense {
+		mask ^= locPacked
+	}
 	switch b[24] {
-	case formRuns:
-		return size, l.decodeRuns(b[leafFixed:], int(le.Uint16(b[26:])))
-	case formDense:
+	case formRuns, formOldRuns:
+		return size, l.decodeRuns(b[leafFixed:], int(le.Uint16(b[26:])), mask)
+	case formDense, formOldDense:
 		if size != leafFixed+leafDense {
 			return 0, fmt.Errorf("leaf: size %d: %w", size, ErrBad)
 		}
 		for i := range l.Loc {
-			l.Loc[i] = Loc(le.Uint64(b[leafFixed+8*i:]))
+			l.Loc[i] = known(Loc(le.Uint64(b[leafFixed+8*i:])), mask)
 		}
 		return size, nil
 	}
 	return 0, fmt.Errorf("leaf: form %d: %w", b[24], ErrBad)
 }
 
-func (l *Leaf) decodeRuns(b []byte, runs int) error {
+// known gives a location as it was read, Lost for what no version writes. mask leaves out what the
+// form does not have.
+func known(loc, mask Loc) Loc {
+	if loc>>32 == 0 {
+		return loc
+	}
+	if loc &= mask; loc.Kind() == Lost {
+		return LostLoc
+	}
+	return loc
+}
+
+func (l *Leaf) decodeRuns(b []byte, runs int, mask Loc) error {
 	if len(b) < runs*leafRun {
 		return fmt.Errorf("leaf: %d runs: %w", runs, ErrBad)
 	}
@@ -170,7 +188,7 @@ func (l *Leaf) decodeRuns(b []byte, runs int) error {
 		for i := range n {
 			l.Loc[start+i] = Loc(addr)
 			if data {
-				l.Loc[start+i] = Loc((addr+uint64(i))<<32 | uint64(le.Uint32(crcs[4*i:])))
+				l.Loc[start+i] = known(Loc((addr+uint64(i))<<32|uint64(le.Uint32(crcs[4*i:]))), mask)
 			}
 		}
 		if data {

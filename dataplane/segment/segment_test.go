@@ -145,13 +145,25 @@ func TestLoc(t *testing.T) {
 		for _, crc := range []uint32{0, 1, 0xdeadbeef, 1<<32 - 1} {
 			l := MakeLoc(block*BlockUnits, crc)
 			if l.Kind() != Flash || l.Addr() != block*BlockUnits || l.Off() != int64(block*BlockSize) ||
-				l.CRC() != crc {
+				l.CRC() != crc&^(1<<31) || l.Packed() || l.Room() != BlockSize {
 				t.Errorf("block %d CRC %#x: %#x", block, crc, uint64(l))
+			}
+			for i := range uint64(BlockUnits * UnitsMax) {
+				addr, units := block*BlockUnits+i%BlockUnits, 1+int(i/BlockUnits)
+				l := MakePacked(addr, units, crc)
+				from, to := l.Span()
+				if l.Kind() != Flash || !l.Packed() || l.Addr() != addr || l.Units() != units ||
+					l.CRC() != crc&(1<<25-1) || l.Stored() != units*Unit || l.Off() != int64(addr)*Unit ||
+					from != int64(block*BlockSize) || to < l.Off()+int64(l.Stored()) ||
+					to-int64(Sector) >= l.Off()+int64(l.Stored()) || l == MakeLoc(block*BlockUnits, crc) {
+					t.Errorf("%d units at %d CRC %#x: %#x", units, addr, crc, uint64(l))
+				}
 			}
 		}
 	}
 	for loc, kind := range map[Loc]LocKind{
 		0: None, HoleLoc: Hole, ZeroLoc: Zero, LostLoc: Lost, LostLoc + 1: Lost, 1<<32 - 1: Lost,
+		MakePacked(DataOff/Unit, 0, 7): Lost,
 	} {
 		if loc.Kind() != kind {
 			t.Errorf("%#x is of kind %d", uint64(loc), loc.Kind())
@@ -245,6 +257,15 @@ func TestEntryRefusals(t *testing.T) {
 		spoil(b)
 		if _, err := DecodeEntry(b, 100, &e); !errors.Is(err, ErrBad) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, units := range []uint16{0, UnitsMax + 1} {
+		e := packedEntry()
+		e.Units = units
+		b := make([]byte, e.Size())
+		e.Encode(b, nil)
+		if _, err := DecodeEntry(b, 100, e); !errors.Is(err, ErrBad) {
+			t.Errorf("compressed to %d units: %v", units, err)
 		}
 	}
 	for _, n := range []uint64{0, LeafBlocks - 2, 1 << 47} {
