@@ -22,6 +22,7 @@ type demands struct {
 	place    client.Placement
 	protect  client.Protection
 	security client.Security
+	cost     client.Cost
 	priority int64
 	survive  []string
 	rules    []string
@@ -49,6 +50,8 @@ func demandFlags(cmd *cobra.Command) *demands {
 		"how iSCSI hosts prove themselves: none, chap or mutual")
 	f.StringVar(&d.security.Encryption, "encryption", "",
 		"whether new volumes are encrypted where they rest: on or off; it cannot be changed")
+	f.StringVar(&d.cost.Compression, "compression", "",
+		"of what is written from now on: off, s2, zstd, or auto, which takes zstd for what stays")
 	f.Int64Var(&d.priority, "priority", 0, "1 to 100: its part of a device that is short; 50 is usual")
 	f.StringArrayVar(&d.rules, "snapshots", nil,
 		"a snapshot every so often and how many to keep, such as 1h=24 or 1d=7; repeatable")
@@ -56,6 +59,7 @@ func demandFlags(cmd *cobra.Command) *demands {
 	complete(cmd, "capacity", "flash", "hdd", "hybrid")
 	complete(cmd, "authn", "none", "chap", "mutual")
 	complete(cmd, "encryption", "on", "off")
+	complete(cmd, "compression", "off", "s2", "zstd", "auto")
 	return d
 }
 
@@ -82,8 +86,8 @@ func (d *demands) intent() (*client.Intent, error) {
 	some := false
 	for _, name := range []string{
 		"replicas", "survive", "iops-min", "iops-max", "latency-p99-us", "bandwidth-min",
-		"bandwidth-max", "burst-s", "hot", "capacity", "authn", "encryption", "priority",
-		"snapshots",
+		"bandwidth-max", "burst-s", "hot", "capacity", "authn", "encryption",
+		"compression", "priority", "snapshots",
 	} {
 		some = some || d.cmd.Flags().Changed(name)
 	}
@@ -102,6 +106,9 @@ func (d *demands) intent() (*client.Intent, error) {
 	}
 	if d.security != (client.Security{}) {
 		in.Security = &d.security
+	}
+	if d.cost != (client.Cost{}) {
+		in.Cost = &d.cost
 	}
 	if d.priority != 0 {
 		in.Lifecycle = &client.Lifecycle{Priority: d.priority}
@@ -135,6 +142,9 @@ func domainIntent(i *client.Intent) intent.Intent {
 	}
 	if s := i.Security; s != nil {
 		d.Security = intent.Security{Authn: s.Authn, Encryption: s.Encryption}
+	}
+	if c := i.Cost; c != nil {
+		d.Cost = intent.Cost{Compression: c.Compression}
 	}
 	if l := i.Lifecycle; l != nil {
 		d.Lifecycle.Priority = l.Priority

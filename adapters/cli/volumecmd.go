@@ -274,6 +274,11 @@ func described(v client.Volume) string {
 	if v.Snapshots > 0 {
 		field("Snapshots", fmt.Sprintf("%d, which wrote %s", v.Snapshots, rounded(v.SnapshotOwn)))
 	}
+	if v.Saved > 0 {
+		stored := v.Own + v.Shared
+		field("Compressed", fmt.Sprintf("%s on the device, %s saved (%.2f to 1)", rounded(stored),
+			rounded(v.Saved), float64(stored+v.Saved)/float64(max(stored, 1))))
+	}
 	field("Cloned from", v.Source)
 	if v.Hosts > 0 {
 		field("Hosts", itoa(v.Hosts)+" connections")

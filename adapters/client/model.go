@@ -28,6 +28,7 @@ type Intent struct {
 	Availability *Availability `json:"availability,omitempty" yaml:"availability,omitempty"`
 	Placement    *Placement    `json:"placement,omitempty" yaml:"placement,omitempty"`
 	Security     *Security     `json:"security,omitempty" yaml:"security,omitempty"`
+	Cost         *Cost         `json:"cost,omitempty" yaml:"cost,omitempty"`
 	Lifecycle    *Lifecycle    `json:"lifecycle,omitempty" yaml:"lifecycle,omitempty"`
 	Protection   *Protection   `json:"protection,omitempty" yaml:"protection,omitempty"`
 }
@@ -65,6 +66,11 @@ type Placement struct {
 type Security struct {
 	Authn      string `json:"authn,omitempty" yaml:"authn,omitempty"`
 	Encryption string `json:"encryption,omitempty" yaml:"encryption,omitempty"`
+}
+
+// Cost is part of an intent.
+type Cost struct {
+	Compression string `json:"compression,omitempty" yaml:"compression,omitempty"`
 }
 
 // Lifecycle is part of an intent.
@@ -166,6 +172,7 @@ type Volume struct {
 	Used         domain.Bytes `json:"used,omitempty"`
 	Own          domain.Bytes `json:"own,omitempty"`
 	Shared       domain.Bytes `json:"shared,omitempty"`
+	Saved        domain.Bytes `json:"saved,omitempty"`
 	Snapshots    int          `json:"snapshots,omitempty"`
 	SnapshotOwn  domain.Bytes `json:"snapshot_own,omitempty"`
 	Hosts        int          `json:"hosts,omitempty"`

@@ -22,6 +22,7 @@ type Intent struct {
 	Availability *Availability `json:"availability,omitempty"`
 	Placement    *Placement    `json:"placement,omitempty"`
 	Security     *Security     `json:"security,omitempty"`
+	Cost         *Cost         `json:"cost,omitempty"`
 	Lifecycle    *Lifecycle    `json:"lifecycle,omitempty"`
 	Protection   *Protection   `json:"protection,omitempty"`
 }
@@ -59,6 +60,11 @@ type Placement struct {
 type Security struct {
 	Authn      string `json:"authn,omitempty" doc:"none, chap or mutual"`
 	Encryption string `json:"encryption,omitempty" doc:"on or off; a volume keeps what it began with"`
+}
+
+// Cost is part of an intent.
+type Cost struct {
+	Compression string `json:"compression,omitempty" doc:"off, s2, zstd or auto, from now on"`
 }
 
 // Lifecycle is part of an intent.
@@ -112,6 +118,9 @@ func (i *Intent) domain() intent.Intent {
 	if s := i.Security; s != nil {
 		d.Security = intent.Security{Authn: s.Authn, Encryption: s.Encryption}
 	}
+	if c := i.Cost; c != nil {
+		d.Cost = intent.Cost{Compression: c.Compression}
+	}
 	if l := i.Lifecycle; l != nil {
 		d.Lifecycle.Priority = l.Priority
 	}
@@ -146,6 +155,9 @@ func intentDoc(d intent.Intent) *Intent {
 	}
 	if d.Security != (intent.Security{}) {
 		i.Security = &Security{Authn: d.Security.Authn, Encryption: d.Security.Encryption}
+	}
+	if d.Cost != (intent.Cost{}) {
+		i.Cost = &Cost{Compression: d.Cost.Compression}
 	}
 	if d.Lifecycle != (intent.Lifecycle{}) {
 		i.Lifecycle = &Lifecycle{Priority: d.Lifecycle.Priority}
@@ -247,8 +259,9 @@ type Volume struct {
 	Device       string       `json:"device,omitempty"`
 	Durability   string       `json:"durability,omitempty" doc:"what an acknowledged write survives"`
 	Used         domain.Bytes `json:"used,omitempty" doc:"bytes that hold data"`
-	Own          domain.Bytes `json:"own,omitempty" doc:"of them, written since the last snapshot"`
-	Shared       domain.Bytes `json:"shared,omitempty" doc:"of them, shared with snapshots"`
+	Own          domain.Bytes `json:"own,omitempty" doc:"room of those since the last snapshot"`
+	Shared       domain.Bytes `json:"shared,omitempty" doc:"room of those shared with snapshots"`
+	Saved        domain.Bytes `json:"saved,omitempty" doc:"by which compression makes that smaller"`
 	Snapshots    int          `json:"snapshots,omitempty" doc:"how many there are of it on its device"`
 	SnapshotOwn  domain.Bytes `json:"snapshot_own,omitempty" doc:"bytes that these wrote"`
 	Hosts        int          `json:"hosts,omitempty" doc:"connections that use it"`
@@ -349,7 +362,7 @@ func (d *Volume) holds(a command.Answer) {
 	d.Hosts, d.Snapshots, d.SnapshotOwn = a.Hosts, 0, 0
 	for _, x := range a.Spaces {
 		if x.Snapshot.IsZero() {
-			d.Used, d.Own, d.Shared = x.Mapped, x.Own, x.Shared
+			d.Used, d.Own, d.Shared, d.Saved = x.Mapped, x.Own, x.Shared, x.Saved
 			continue
 		}
 		d.Snapshots++

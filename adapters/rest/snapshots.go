@@ -32,8 +32,8 @@ type Snapshot struct {
 	Generation int64        `json:"generation,omitempty" doc:"of the volume, that ended with the cut"`
 	Size       domain.Bytes `json:"size,omitempty"`
 	Used       domain.Bytes `json:"used,omitempty" doc:"bytes that hold data as it sees them"`
-	Own        domain.Bytes `json:"own,omitempty" doc:"of them, written since the cut before"`
-	Shared     domain.Bytes `json:"shared,omitempty" doc:"of them, shared with older snapshots"`
+	Own        domain.Bytes `json:"own,omitempty" doc:"room of those written since the cut before"`
+	Shared     domain.Bytes `json:"shared,omitempty" doc:"room of those shared with older snapshots"`
 	Node       string       `json:"node,omitempty"`
 	Device     string       `json:"device,omitempty"`
 	ETag       string       `json:"etag,omitempty" doc:"of its group"`

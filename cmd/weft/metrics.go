@@ -89,6 +89,24 @@ func deviceMetrics() []metric {
 	}
 }
 
+// compressionMetrics lists what a device tells of compressed blocks.
+func compressionMetrics() []metric {
+	return []metric{
+		{
+			"weft_device_saved_bytes", "By which compression makes live bytes smaller.", false,
+			func(s engine.Stats) int64 { return s.SavedBytes },
+		},
+		{
+			"weft_device_compressed_blocks_total", "Blocks of 4 KiB that became smaller.", true,
+			func(s engine.Stats) int64 { return s.PackedBlocks },
+		},
+		{
+			"weft_device_compressed_bytes_total", "To what size, in bytes.", true,
+			func(s engine.Stats) int64 { return s.PackedBytes },
+		},
+	}
+}
+
 // journalMetrics lists what a device tells of its NVRAM journal, where it has one.
 func journalMetrics() []metric {
 	return []metric{
@@ -157,7 +175,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, u := range c.b.devices.all() {
 		e, id := u.engine, u.id
 		s := e.Stats()
-		list := deviceMetrics()
+		list := append(deviceMetrics(), compressionMetrics()...)
 		if s.JournalBytes > 0 {
 			list = append(list, journalMetrics()...)
 		}
@@ -285,10 +303,10 @@ func (c *collector) space(s agent.Served,
 	if err != nil {
 		return // it went meanwhile
 	}
-	var own, shared, cuts, held int64
+	var own, shared, saved, cuts, held int64
 	for _, x := range a.Spaces {
 		if x.Snapshot.IsZero() {
-			own, shared = int64(x.Own), int64(x.Shared)
+			own, shared, saved = int64(x.Own), int64(x.Shared), int64(x.Saved)
 			continue
 		}
 		cuts++
@@ -298,8 +316,9 @@ func (c *collector) space(s agent.Served,
 		v          int64
 		name, help string
 	}{
-		{own, "weft_volume_own_bytes", "Bytes that a volume wrote since its last snapshot."},
-		{shared, "weft_volume_shared_bytes", "Bytes that a volume shares with its snapshots."},
+		{own, "weft_volume_own_bytes", "Room of what a volume wrote since its last snapshot."},
+		{shared, "weft_volume_shared_bytes", "Room of what a volume shares with its snapshots."},
+		{saved, "weft_volume_saved_bytes", "By which compression makes these two smaller."},
 		{cuts, "weft_volume_snapshots", "Snapshots of a volume."},
 		{held, "weft_volume_snapshot_bytes", "Bytes that a volume's snapshots wrote, shared or not."},
 		{int64(a.Hosts), "weft_volume_hosts", "Connections that use a volume."},

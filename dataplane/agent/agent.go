@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/dataplane/compress"
 	"weft/dataplane/engine"
 	"weft/dataplane/qos"
 	"weft/dataplane/vdisk"
@@ -207,6 +208,10 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 	if err := v.Keyless(); err != nil {
 		return err
 	}
+	mode, err := compress.ParseMode(o.Export.Compression)
+	if err != nil {
+		return err
+	}
 	s, ok := a.mu.served[o.Volume]
 	old := s
 	if !ok || !sameDisk(s.Export, o.Export) {
@@ -224,6 +229,7 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 	}
 	s.Disk.SetLimits(limits(o.Export))
 	s.Disk.SetShare(share(o.Export))
+	v.SetCompression(mode)
 	s.Export = o.Export
 	a.mu.served[o.Volume] = s
 	if err := a.push(); err != nil {

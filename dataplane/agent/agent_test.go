@@ -11,6 +11,7 @@ import (
 
 	"weft/backends"
 	"weft/backends/mem"
+	"weft/dataplane/compress"
 	"weft/dataplane/engine"
 	"weft/dataplane/qos"
 	"weft/dataplane/vdisk"
@@ -142,6 +143,39 @@ func TestObeyTwice(t *testing.T) {
 	}
 	if len(f.engine.Volumes()) != 0 {
 		t.Error("the volume is still there")
+	}
+}
+
+// TestCompression proves that a volume is compressed as its export says, also when that changes,
+// while the same disk serves on; that another export of it has another digest, but one without it
+// that of old; and that another word is refused.
+func TestCompression(t *testing.T) {
+	f := exported(t)
+	disk, none := f.front.list[0].Disk, string((command.Export{Name: "db"}).Digest())
+	seen := map[string]bool{none: true}
+	for i, mode := range []string{"auto", "s2", "zstd", ""} {
+		o := order(byte(20+i), 1, command.ExportVolume)
+		o.Export.Compression = mode
+		if err := f.obey(o); err != nil || f.front.list[0].Disk != disk {
+			t.Fatalf("%v, the same disk: %t", err, f.front.list[0].Disk == disk)
+		}
+		want, err := compress.ParseMode(mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, _ := f.engine.Volume(vol); v.Compression() != want {
+			t.Errorf("%q: compressed by %d", mode, v.Compression())
+		}
+		d := string((command.Export{Name: "db", Compression: mode}).Digest())
+		if seen[d] != (mode == "") {
+			t.Errorf("%q: its digest was seen: %t", mode, seen[d])
+		}
+		seen[d] = true
+	}
+	o := order(30, 1, command.ExportVolume)
+	o.Export.Compression = "lzma"
+	if err := f.obey(o); !domain.IsKind(err, domain.Invalid) {
+		t.Errorf("another word: %v", err)
 	}
 }
 

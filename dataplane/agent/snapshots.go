@@ -197,7 +197,7 @@ func space(e *engine.Engine, v *engine.Volume) command.Space {
 	i := v.Info()
 	return command.Space{
 		Volume: i.ID, Snapshot: i.Snapshot, Device: id, Generation: i.Generation, Size: i.Size,
-		Mapped: i.Mapped, Own: i.Own, Shared: i.Shared,
+		Mapped: i.Mapped, Own: i.Own, Shared: i.Shared, Saved: i.Saved,
 	}
 }
 

@@ -48,7 +48,7 @@ type move struct {
 	raw    [2]int
 	behind int
 	unit   uint32 // place in the output's payload
-	packed int // units that it takes there, of a compressed one
+	packed int    // units that it takes there, of a compressed one
 
 	held *heldRecord // of a replica: it is moved as a whole
 	kept segment.Mask

@@ -70,6 +70,8 @@ type Export struct {
 	IOPSMin      int64 // requests a second to reserve; 0: none
 	BPSMin       int64 // bytes a second to reserve; 0: none
 	Weight       int64 // 1 to 100, its part of the device while that is short; 0: the default, 50
+	// Compression of what is written from now on, as an intent says it; empty: off.
+	Compression string
 }
 
 // Digest tells two exports apart.
@@ -107,6 +109,10 @@ func (e Export) Digest() []byte {
 			b = binary.LittleEndian.AppendUint64(b, uint64(v))
 		}
 		h.Write(b)
+	}
+	if e.Compression != "" { // likewise
+		h.Write([]byte{2})
+		text(e.Compression)
 	}
 	return h.Sum(nil)[:16]
 }

@@ -51,8 +51,9 @@ type Space struct {
 	Generation uint32
 	Size       domain.Bytes
 	Mapped     domain.Bytes // data and written zeros that it sees
-	Own        domain.Bytes // data that it wrote since the cut before
-	Shared     domain.Bytes // data that it sees and older snapshots wrote
+	Own        domain.Bytes // room of the data that it wrote since the cut before
+	Shared     domain.Bytes // room of the data that it sees and older snapshots wrote
+	Saved      domain.Bytes // by which compression makes these two smaller than the data
 }
 
 // Answer is what the node knows.

@@ -20,6 +20,7 @@ type Intent struct {
 	Security     Security     `msgpack:"security,omitempty"`
 	Lifecycle    Lifecycle    `msgpack:"lifecycle,omitempty"`
 	Protection   Protection   `msgpack:"protection,omitempty"`
+	Cost         Cost         `msgpack:"cost,omitempty"`
 }
 
 // BurstMax is the longest burst of an intent, in seconds.
@@ -65,6 +66,13 @@ type Security struct {
 // Lifecycle orders a volume among others and bounds its end.
 type Lifecycle struct {
 	Priority int64 `msgpack:"priority,omitempty"` // 1 to 100; 0: the default
+}
+
+// Cost says what the room of the data may be paid with.
+type Cost struct {
+	// Compression: "off", "s2", "zstd", or "auto", which takes zstd for what stays. It holds for what
+	// is written from then on.
+	Compression string `msgpack:"compression,omitempty"`
 }
 
 // Protection says how the past of a volume is kept.
@@ -136,6 +144,7 @@ func (i Intent) Check(c *domain.Checker, at string) {
 	oneOf(c, at+".security.encryption", i.Security.Encryption, "on", "off")
 	c.Check(i.Lifecycle.Priority >= 0 && i.Lifecycle.Priority <= 100, at+".lifecycle.priority",
 		"%d is not 0 to 100", i.Lifecycle.Priority)
+	oneOf(c, at+".cost.compression", i.Cost.Compression, "off", "s2", "zstd", "auto")
 	i.Protection.check(c, at+".protection.snapshots")
 }
 

@@ -2,6 +2,7 @@ package intent
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -129,6 +130,28 @@ func TestAppRefusals(t *testing.T) {
 	}
 }
 
+// TestEqualKnowsEveryField proves that no wish is taken for another that differs in one field: a
+// change of it would be nothing.
+func TestEqualKnowsEveryField(t *testing.T) {
+	of := reflect.TypeFor[Intent]()
+	for g := range of.NumField() {
+		for f := range of.Field(g).Type.NumField() {
+			var x Intent
+			v := reflect.ValueOf(&x).Elem().Field(g).Field(f)
+			if v.Kind() == reflect.Slice {
+				v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+			} else {
+				v.Set(reflect.ValueOf(map[reflect.Kind]any{
+					reflect.String: "x", reflect.Int64: int64(1),
+				}[v.Kind()]))
+			}
+			if equal(x, Intent{}) || !equal(x, x) {
+				t.Errorf("%s.%s is not compared", of.Field(g).Name, of.Field(g).Type.Field(f).Name)
+			}
+		}
+	}
+}
+
 // TestValidateListsAll proves that every violation is named at once, each with its path.
 func TestValidateListsAll(t *testing.T) {
 	c := shop()
@@ -145,6 +168,7 @@ func TestValidateListsAll(t *testing.T) {
 		},
 		Availability: Availability{Replicas: 2, Survive: []Survive{{"rack", 2}}, Ack: "quorum"},
 		Placement:    Placement{Capacity: "tape"}, Security: Security{Encryption: "rot13"},
+		Cost: Cost{Compression: "lzma"},
 	}
 	c.Export = Export{AllowAny: true, Initiators: []string{""}}
 	paths := map[string]bool{}
@@ -157,7 +181,7 @@ func TestValidateListsAll(t *testing.T) {
 		"intent.performance.iops_min", "intent.performance.latency_p99_us",
 		"intent.performance.bw_min_bps", "intent.performance.burst_s",
 		"intent.availability.survive[0]", "intent.availability.ack", "intent.placement.capacity",
-		"intent.security.encryption",
+		"intent.security.encryption", "intent.cost.compression",
 		"export.allow_any", "export.initiators[0]",
 	} {
 		if !paths[p] {

@@ -189,7 +189,7 @@ func equal(a, b Intent) bool {
 		}
 	}
 	return a.Performance == b.Performance && a.Placement == b.Placement &&
-		a.Security == b.Security && a.Lifecycle == b.Lifecycle &&
+		a.Security == b.Security && a.Lifecycle == b.Lifecycle && a.Cost == b.Cost &&
 		a.Availability.Replicas == b.Availability.Replicas &&
 		a.Availability.Ack == b.Availability.Ack &&
 		slices.Equal(a.Protection.Snapshots, b.Protection.Snapshots)

@@ -89,6 +89,7 @@ func fields() []field {
 		text("placement.capacity", func(i *in) *string { return &i.Placement.Capacity }),
 		text("security.authn", func(i *in) *string { return &i.Security.Authn }),
 		text("security.encryption", func(i *in) *string { return &i.Security.Encryption }),
+		text("cost.compression", func(i *in) *string { return &i.Cost.Compression }),
 		number("lifecycle.priority", func(i *in) *int64 { return &i.Lifecycle.Priority }),
 		{
 			path: "protection.snapshots",

@@ -297,6 +297,9 @@ func export(a App, s intent.VolumeSpec, name string, want intent.Intent) command
 		IOPSMin: want.Performance.IOPSMin, BPSMin: want.Performance.BWMinBPS,
 		BurstS: want.Performance.BurstS,
 	}
+	if z := want.Cost.Compression; z != "off" {
+		x.Compression = z
+	}
 	if p := want.Lifecycle.Priority; p != policy.Defaults().Intent.Lifecycle.Priority {
 		x.Weight = p
 	}
