@@ -367,6 +367,57 @@ func TestC3HeldRecordsMoveWhole(t *testing.T) {
 	}
 }
 
+// TestScrubHeldRecords proves that a scrub says nothing of a sound replica, and finds a spoiled block
+// that nobody sees but of which a record is held, by volume, block and version (E18); that the
+// cleaner leaves such a record where it is; and that Record tells it.
+func TestScrubHeldRecords(t *testing.T) {
+	dev := crashDevice(t, 60, 1)
+	e := open(t, dev, quiet)
+	defer e.Abandon()
+	p := replicaOn(t, e)
+	for _, seq := range []uint64{9, 3, 5, 12} {
+		if _, err := give(p, versioned(seq%2, 2, seq, 5, seq), 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, _, _ := scrubbed(t, e, 0); len(list) != 0 {
+		t.Fatalf("%+v", list)
+	}
+	ver := domain.Version{Epoch: 5, Seq: 3, Node: 1}
+	h, err := p.find(heldKey{0, ver})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := int64(h.Addr) * segment.Unit
+	spoilAt(t, dev, at+segment.BlockSize+77, 1, func(b []byte) { b[0] ^= 8 })
+	list, _, _ := scrubbed(t, e, 0)
+	if len(list) != 1 || list[0].Part != "record" || list[0].Version != ver || list[0].Block != 1 ||
+		list[0].Volume != testVolume || list[0].Off != at {
+		t.Errorf("%+v", list)
+	}
+	if _, err := p.Record(0, ver); !domain.IsKind(err, domain.Corrupt) {
+		t.Errorf("given all the same: %v", err)
+	}
+	other, err := e.Create(background, domain.VolumeID{UUID: domain.UUID{8}}, 16*domain.MiB, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rnd := newRand(3)
+	for i := range uint64(900) {
+		if err := put(other, data(rnd.Uint64N(200), 1+rnd.IntN(3), i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	still, err := p.find(heldKey{0, ver})
+	if err != nil || still.Addr != h.Addr || e.Stats().Cleaned == 0 {
+		t.Errorf("it was moved from %d to %d: %v", h.Addr, still.Addr, err)
+	}
+	sound, err := p.Record(0, domain.Version{Epoch: 5, Seq: 9, Node: 1})
+	if err != nil || sound.Count != 2 {
+		t.Errorf("its neighbour: %v", err)
+	}
+}
+
 // TestC4RestartTellsTheTail proves that behind a crash and behind a clean stop exactly the records
 // above the floor are told, by version, as they were accepted.
 func TestC4RestartTellsTheTail(t *testing.T) {
@@ -1480,4 +1531,43 @@ func (c *contractRun) is(p *Replica, k int, found map[heldKey]Meta, floors [2]do
 		}
 	}
 	return nil
+}
+
+// BenchmarkReplicaAppend is BenchmarkAppend of records with versions, 32 at a time, each settled
+// some hundred records later.
+func BenchmarkReplicaAppend(b *testing.B) {
+	e := open(b, benchDevice(b, "mem"))
+	defer e.Abandon()
+	p, err := e.CreateReplica(background, testVolume, 64*domain.MiB, 7)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const width = 32
+	b.ReportAllocs()
+	b.SetBytes(segment.BlockSize)
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	for w := range uint64(width) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			done, rnd := make(signal, 1), newRand(w)
+			r := versioned(0, 1, w+1, 5, 1)
+			r.To = done
+			for i := range uint64((b.N + width - 1) / width) {
+				r.Block, r.Version.Seq = rnd.Uint64N(16<<10), i*width+w+1
+				r.Request.Counter = r.Version.Seq
+				p.Append(r, 5)
+				if err := <-done; err != nil {
+					b.Error(err)
+					return
+				}
+				if w == 0 && i%16 == 15 {
+					e.Retire(3, 4, i*width-8*width)
+					p.SetFloor(0, domain.Version{Epoch: 5, Seq: i*width - 8*width})
+				}
+			}
+		}()
+	}
+	wg.Wait()
 }

@@ -648,6 +648,9 @@ func (p *Replica) Record(slice uint32, ver domain.Version) (*Record, error) {
 			return r, err
 		}
 	}
+	p.v.e.report(Fact{
+		What: "corrupt", Volume: p.v.volume, Detail: "record " + ver.String() + " of a replica",
+	})
 	return nil, &domain.Error{
 		Op: "engine.Record", Kind: domain.Corrupt, Ref: "volume/" + p.v.volume.String(),
 		Msg: "record " + ver.String() + " does not match its checksum",

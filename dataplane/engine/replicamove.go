@@ -1,7 +1,12 @@
 package engine
 
 import (
+	"cmp"
+	"context"
+	"slices"
+
 	"weft/dataplane/segment"
+	"weft/domain"
 )
 
 // How the cleaner moves what a replica holds: side by side, with all that the record was accepted
@@ -118,4 +123,68 @@ func (l *lane) moved(m *move, base uint64) {
 			l.spare(h, i, 1)
 		}
 	}
+}
+
+// held checks the records that the replica of a family holds and that not all is seen of: what is
+// seen was checked by extent.
+func (p *scrubPass) held(ctx context.Context, f *family) error {
+	if f.replica == nil {
+		return nil
+	}
+	e := p.e
+	for _, k := range f.replica.hidden() {
+		rep := &Replica{v: &Volume{e: e, volume: e.volumeOf(f.replica.br)}, rep: f.replica}
+		h, err := rep.find(k)
+		if domain.IsKind(err, domain.NotFound) {
+			continue // settled meanwhile
+		}
+		var r *Record
+		for n := 0; err == nil && r == nil && n < readTries; n++ {
+			if r, err = rep.fetch(h); r == nil && err == nil {
+				was := h.Addr
+				if h, err = rep.find(k); h.Addr == was {
+					break
+				}
+			}
+		}
+		switch {
+		case domain.IsKind(err, domain.NotFound):
+			continue
+		case err != nil || r == nil:
+			d := Damage{
+				Part: "record", Volume: rep.v.volume, Block: h.Block, Version: h.Version,
+				Off: int64(h.Addr) * segment.Unit, Detail: "it does not match its checksum",
+			}
+			if err != nil {
+				d.Detail = err.Error()
+			}
+			p.found(d)
+		}
+		if err := p.pace(ctx, int64(h.Count)*segment.BlockSize); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hidden lists the records of data of which the index does not name every block, in order.
+func (rep *replica) hidden() []heldKey {
+	var list []heldKey
+	for _, l := range rep.e.lanes {
+		l.mu.Lock()
+		rl := &rep.lanes[l.no]
+		for k, h := range rl.held {
+			for i := 0; h.durable && h.Kind == segment.KindData && i < h.Count; i++ {
+				if rl.blocks[h.Block+uint64(i)].top != h {
+					list = append(list, k)
+					break
+				}
+			}
+		}
+		l.mu.Unlock()
+	}
+	slices.SortFunc(list, func(a, b heldKey) int {
+		return cmp.Or(cmp.Compare(a.slice, b.slice), a.ver.Compare(b.ver))
+	})
+	return list
 }

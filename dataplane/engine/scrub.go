@@ -40,7 +40,8 @@ const (
 
 // Damage is one place that is not what it has to be.
 type Damage struct {
-	// Part is "block", "journal", "index", "superblock", "anchor", "root", "header" or "entries".
+	// Part is "block", "journal", "index", "superblock", "anchor", "root", "header" or "entries"; or
+	// "record": one of the blocks of a record that a replica holds whole, seen or not.
 	Part     string
 	Pass     uint64 // that found it
 	Volume   domain.VolumeID
@@ -307,6 +308,9 @@ func (p *scrubPass) extents(ctx context.Context) error {
 			if err := p.extent(ctx, f, ext); err != nil {
 				return err
 			}
+		}
+		if err := p.held(ctx, f); err != nil {
+			return err
 		}
 	}
 	return nil
