@@ -2,6 +2,7 @@ package cli
 
 import (
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,12 +22,17 @@ users that are linked to it, and for no others:
   weft user link ann@example.org --idp corp
   weft login                          ann does so, on any machine
 
+A role may also come from a group there, to users who are linked, for as long as the
+provider lists them in it:
+
+  weft idp grant corp --group storage-team --role operator --in acme
+
 Make a public client there with the device grant; Weft holds no secret of it. Its ID tokens
 are accepted by the API as they are, too: Authorization: Bearer ID_TOKEN.`,
 		Example: "  weft idp list\n  weft idp update corp --session 4h\n  weft idp delete corp",
 	}
 	cmd.AddCommand(t.providerCreate(), t.plainList(providerKind()), t.providerUpdate(),
-		t.providerDelete())
+		t.providerDelete(), t.groupRole("grant"), t.groupRole("revoke"))
 	return cmd
 }
 
@@ -41,7 +47,66 @@ func providerKind() kind {
 		col[T]{name: "SESSION", cell: func(x T) string {
 			return (time.Duration(x.SessionSeconds) * time.Second).String()
 		}},
+		col[T]{name: "GROUPS", cell: groupsCell, wide: true},
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }, wide: true})
+}
+
+// groupsCell shows what the groups of a provider give.
+func groupsCell(p client.Provider) string {
+	var list []string
+	for _, g := range p.Groups {
+		text := g.Group + "=" + g.Role
+		if g.Tenant != "" {
+			text += " in " + g.Tenant
+		}
+		if g.Claim != "groups" {
+			text = g.Claim + "/" + text
+		}
+		list = append(list, text)
+	}
+	return strings.Join(list, ", ")
+}
+
+func (t *tool) groupRole(verb string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: verb + " NAME", Args: cobra.ExactArgs(1),
+		Short: "Give a role to the linked users of a group",
+		Long: `Give a role to those users that are linked to an identity provider and that it lists in a
+group, in a tenant and those below it, or in the whole cluster without --in. It holds for as
+long as the provider's token or the sign-in by it, so who leaves the group has it until then;
+what the group gives changes at once. A group without a role gives nothing.`,
+		Example: "  weft idp " + verb + " corp --group storage-team --role operator --in acme\n" +
+			"  weft idp " + verb + " corp --claim roles --group auditors --role viewer",
+		ValidArgsFunction: t.names(providerKind()),
+	}
+	do, what := (*client.Client).GrantGroup, "granted"
+	if verb == "revoke" {
+		do, what = (*client.Client).RevokeGroup, "revoked"
+		cmd.Short = "Take a role from a group"
+		cmd.Long = "Take a role from a group of an identity provider, at once. Again is no error."
+	}
+	var g client.GroupRole
+	f := cmd.Flags()
+	f.StringVar(&g.Group, "group", "", "group, as the provider's tokens spell it")
+	f.StringVar(&g.Claim, "claim", "groups", "claim that lists groups")
+	f.StringVar(&g.Role, "role", "", "viewer, operator, tenant-admin or admin")
+	f.StringVar(&g.Tenant, "in", "", "tenant; without one: the whole cluster")
+	for _, name := range []string{"group", "role"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // the flag stands above
+		}
+	}
+	form := changeOutput(cmd)
+	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		r, err := do(c, cmd.Context(), args[0], g)
+		if err != nil {
+			return err
+		}
+		return tell(cmd, form.value, outcome{
+			"idp/" + args[0], g.Role + " " + what + ": group " + g.Group, "", r.Value,
+		})
+	})
+	return cmd
 }
 
 // providerFlags are what may change of an identity provider.

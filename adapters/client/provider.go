@@ -11,6 +11,30 @@ type Provider struct {
 	Claim          string `json:"claim,omitempty"` // that names users; empty: email
 	CA             string `json:"ca,omitempty"`    // PEM; empty: the machine's authorities
 	SessionSeconds int64  `json:"session_seconds,omitempty"`
+	// Groups are what its groups give to linked users. GrantGroup and RevokeGroup change them.
+	Groups []GroupRole `json:"groups,omitempty"`
+}
+
+// GroupRole is a role that an identity provider's group gives to users linked to it.
+type GroupRole struct {
+	Claim  string `json:"claim,omitempty"` // that lists groups; empty: groups
+	Group  string `json:"group"`
+	Role   string `json:"role"`
+	Tenant string `json:"tenant,omitempty"` // and those below it; empty: the whole cluster
+}
+
+// GrantGroup gives a role to a provider's group.
+func (c *Client) GrantGroup(ctx context.Context, name string, g GroupRole) (
+	Reply[Provider], error,
+) {
+	return change[Provider](ctx, c, "POST", "/v1/identity-providers/"+seg(name)+"/grant", g, Change{})
+}
+
+// RevokeGroup takes a role from a provider's group.
+func (c *Client) RevokeGroup(ctx context.Context, name string, g GroupRole) (
+	Reply[Provider], error,
+) {
+	return change[Provider](ctx, c, "POST", "/v1/identity-providers/"+seg(name)+"/revoke", g, Change{})
 }
 
 // SignIns lists the identity providers to sign in with. It needs no token.
@@ -30,7 +54,7 @@ func (c *Client) CreateProvider(ctx context.Context, p Provider) (Reply[Provider
 
 // ChangeProvider replaces the settings of an identity provider.
 func (c *Client) ChangeProvider(ctx context.Context, p Provider) (Reply[Provider], error) {
-	p.ID = ""
+	p.ID, p.Groups = "", nil
 	return change[Provider](ctx, c, "PUT", "/v1/identity-providers/"+seg(p.Name), p, Change{})
 }
 

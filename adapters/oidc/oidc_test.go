@@ -116,6 +116,56 @@ func changed(token string) string {
 	return parts[0] + "." + base64.RawURLEncoding.EncodeToString(b) + "." + parts[2]
 }
 
+// TestGroups proves that of a token's claims those groups count that have a role, as texts, and
+// nothing else (O4).
+func TestGroups(t *testing.T) {
+	issuer, now := oidcissuer.Serve(t), newClock()
+	v, p := oidc.NewVerifier(now.now), provider(issuer)
+	role := func(claim, group string) identity.GroupRole {
+		return identity.GroupRole{Membership: identity.Membership{Claim: claim, Group: group}}
+	}
+	ask := func(value any) []identity.Membership {
+		t.Helper()
+		c := issuer.Claims("s-1", "ann@example.org", now.Time)
+		c["groups"], c["role"] = value, "ops"
+		who, err := v.Verify(t.Context(), p, issuer.Sign(c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return who.Groups
+	}
+	if got := ask([]string{"ops"}); got != nil {
+		t.Errorf("no group has a role: %v", got)
+	}
+	p.Groups = []identity.GroupRole{
+		role("groups", "ops"), role("groups", "ops"), role("groups", "7"), role("other", "ops"),
+	}
+	for _, c := range []struct {
+		value any
+		want  int
+	}{
+		{[]string{"staff", "ops"}, 1},
+		{"ops", 1},
+		{[]any{"ops", 7}, 1},
+		{[]string{"Ops"}, 0},
+		{[]string{}, 0},
+		{nil, 0},
+		{7, 0},
+		{map[string]any{"ops": true}, 0},
+		{[]any{[]any{"ops"}}, 0},
+		{"ops,staff", 0},
+	} {
+		got := ask(c.value)
+		if len(got) != c.want || c.want > 0 && got[0] != p.Groups[0].Membership {
+			t.Errorf("%v: %v", c.value, got)
+		}
+	}
+	p.Groups = []identity.GroupRole{role("role", "ops")}
+	if got := ask(nil); len(got) != 1 {
+		t.Errorf("another claim: %v", got)
+	}
+}
+
 // TestKeysRotate proves that new keys are found by the first token they sign, that old ones count
 // no more, and that strangers' tokens do not make the node ask again and again (O2).
 func TestKeysRotate(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,8 +26,9 @@ const TokenMax = 16 << 10
 // Identity is who a provider says somebody is.
 type Identity struct {
 	Subject string
-	Name    string    // by the provider's claim; empty: it says none that counts
-	Expires time.Time // of the token
+	Name    string                // by the provider's claim; empty: it says none that counts
+	Groups  []identity.Membership // those of its groups that were given a role
+	Expires time.Time             // of the token
 }
 
 // Verifier verifies tokens. It keeps the providers' keys. Any number of goroutines may use it.
@@ -97,11 +99,13 @@ func (v *Verifier) Verify(ctx context.Context, p *identity.Provider, token strin
 	if t.Subject == "" || len(t.Subject) > identity.SubjectMax {
 		return Identity{}, denied(errors.New("no subject"))
 	}
-	name, err := nameIn(t, p.Settings.Claim)
-	if err != nil {
+	claims := map[string]any{}
+	if err := t.Claims(&claims); err != nil {
 		return Identity{}, denied(err)
 	}
-	return Identity{t.Subject, name, t.Expiry}, nil
+	return Identity{
+		t.Subject, nameIn(claims, p.Settings.Claim), groupsIn(claims, p.Groups), t.Expiry,
+	}, nil
 }
 
 // denied refuses a token; the text has no part of it.
@@ -114,16 +118,29 @@ func denied(err error) error {
 }
 
 // nameIn reads the user's name from a claim.
-func nameIn(t *oidc.IDToken, claim string) (string, error) {
-	claims := map[string]any{}
-	if err := t.Claims(&claims); err != nil {
-		return "", err
-	}
+func nameIn(claims map[string]any, claim string) string {
 	name, _ := claims[claim].(string)
 	if claim == "email" && claims["email_verified"] != true && claims["email_verified"] != "true" {
 		name = "" // some providers write the truth as a text
 	}
-	return strings.ToLower(name), nil
+	return strings.ToLower(name)
+}
+
+// groupsIn gives those memberships of a list that claims tell: a claim is a text, or a list of
+// texts. Anything else tells nothing, and neither does a claim that stands elsewhere.
+func groupsIn(claims map[string]any, of []identity.GroupRole) []identity.Membership {
+	var out []identity.Membership
+	for _, g := range of {
+		in := claims[g.Claim] == g.Group
+		list, _ := claims[g.Claim].([]any)
+		for _, x := range list {
+			in = in || x == g.Group
+		}
+		if in && !slices.Contains(out, g.Membership) {
+			out = append(out, g.Membership)
+		}
+	}
+	return out
 }
 
 // keysOf gives the keys of a provider, whose discovery document is read once.

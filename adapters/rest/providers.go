@@ -22,6 +22,14 @@ type ProviderBody struct {
 type ProviderDoc struct {
 	ID string `json:"id"`
 	ProviderBody
+	Groups []GroupDoc `json:"groups,omitempty" doc:"what its groups give to linked users"`
+}
+
+// GroupDoc is a role that an identity provider's group gives to users linked to it.
+type GroupDoc struct {
+	Claim string `json:"claim,omitempty" maxLength:"512" doc:"that lists groups; absent: groups"`
+	Group string `json:"group" minLength:"1" maxLength:"256"`
+	GrantDoc
 }
 
 // SignInDoc is what whoever wants to sign in needs to know of a provider. None of it is a secret.
@@ -43,6 +51,18 @@ func (s *Server) providerRoutes() {
 		s.createProvider)
 	register(s, administerCluster, "PUT", "/v1/identity-providers/{name}", "change-identity-provider",
 		"Replace the settings of an identity provider; its issuer stays", 200, s.changeProvider)
+	for _, op := range []struct {
+		path, id, summary string
+		off               bool
+	}{
+		{"grant", "grant-group-role", "Give a role to the linked users of a group", false},
+		{"revoke", "revoke-group-role", "Take a role from a group of an identity provider", true},
+	} {
+		register(s, administerCluster, "POST", "/v1/identity-providers/{name}/"+op.path, op.id,
+			op.summary, 200, func(ctx context.Context, in *GroupIn) (*Changed[ProviderDoc], error) {
+				return s.grantGroup(ctx, in, op.off)
+			})
+	}
 	register(s, administerCluster, "DELETE", "/v1/identity-providers/{name}",
 		"delete-identity-provider", "Let an identity provider vouch for nobody", 200, s.deleteProvider)
 	register(s, administerCluster, "POST", "/v1/users/{name}/link", "link-user",
@@ -58,11 +78,44 @@ func (s *Server) providerRoutes() {
 		})
 }
 
-func providerDoc(p identity.Provider) ProviderDoc {
-	return ProviderDoc{p.Provider.String(), ProviderBody{
+func (s *Server) providerDoc(p identity.Provider) ProviderDoc {
+	d := ProviderDoc{ID: p.Provider.String(), ProviderBody: ProviderBody{
 		Name: p.Name, Issuer: p.Issuer, ClientID: p.Settings.Client, Claim: p.Settings.Claim,
 		CA: p.Settings.CA, SessionSeconds: int64(p.Settings.Session / time.Second),
 	}}
+	for _, g := range p.Groups {
+		d.Groups = append(d.Groups, GroupDoc{g.Claim, g.Group, s.grantDoc(g.Grant)})
+	}
+	return d
+}
+
+// GroupIn gives a role to a group, or takes it.
+type GroupIn struct {
+	NamedChange
+	Body GroupDoc
+}
+
+func (s *Server) grantGroup(ctx context.Context, in *GroupIn, off bool) (
+	*Changed[ProviderDoc], error,
+) {
+	p, err := s.provider(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	c := identity.GrantGroupRole{Provider: p.Provider, Revoke: off}
+	c.Membership = identity.Membership{Claim: in.Body.Claim, Group: in.Body.Group}
+	if c.Claim == "" {
+		c.Claim = identity.GroupsClaim
+	}
+	c.Role = identity.Role(in.Body.Role)
+	if in.Body.Tenant != "" {
+		t, err := s.tenant(in.Body.Tenant)
+		if err != nil {
+			return nil, err
+		}
+		c.Tenant = t.Tenant
+	}
+	return s.providerChange(ctx, in.Change, p.Provider, c)
 }
 
 func (b *ProviderBody) settings() identity.ProviderSettings {
@@ -84,7 +137,7 @@ func (s *Server) signIn(_ context.Context, _ *struct{}) (*Got[List[SignInDoc]], 
 	out := &Got[List[SignInDoc]]{Position: now.Position.String()}
 	out.Body = List[SignInDoc]{[]SignInDoc{}, out.Position}
 	for _, p := range now.Access.Providers() {
-		d := providerDoc(p)
+		d := s.providerDoc(p)
 		out.Body.Items = append(out.Body.Items, SignInDoc{
 			d.Name, d.Issuer, d.ClientID, d.CA, d.SessionSeconds,
 		})
@@ -103,7 +156,7 @@ func (s *Server) providers(ctx context.Context, in *struct {
 	out := &Got[List[ProviderDoc]]{Position: v.Position.String()}
 	out.Body = List[ProviderDoc]{[]ProviderDoc{}, v.Position.String()}
 	for _, p := range v.Access.Providers() {
-		out.Body.Items = append(out.Body.Items, providerDoc(p))
+		out.Body.Items = append(out.Body.Items, s.providerDoc(p))
 	}
 	return out, nil
 }
@@ -164,7 +217,7 @@ func (s *Server) providerChange(ctx context.Context, ch Change, id domain.Identi
 		return nil, err
 	}
 	p, _ := s.b.Now().Access.Provider(id.String())
-	return &Changed[ProviderDoc]{Position: res.Position.String(), Body: providerDoc(p)}, nil
+	return &Changed[ProviderDoc]{Position: res.Position.String(), Body: s.providerDoc(p)}, nil
 }
 
 func (s *Server) deleteProvider(ctx context.Context, in *NamedChange) (*Changed[Gone], error) {

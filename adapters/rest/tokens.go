@@ -117,6 +117,9 @@ func (s *Server) issueToken(ctx context.Context, in *struct {
 	if err := s.mayIssue(ctx, c); err != nil {
 		return nil, err
 	}
+	if c.Owner == p.User && c.Life <= p.Session { // no longer than the provider's word lasts
+		c.Provider, c.Groups = p.Provider, p.Groups
+	}
 	secret, err := secretFor(b.Hash, &c)
 	if err != nil {
 		return nil, err

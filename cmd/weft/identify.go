@@ -29,7 +29,7 @@ func (b *backend) vouched(ctx context.Context, issuer, token string) (access.Pri
 	for _, p := range b.views.access.IssuedBy(issuer) {
 		var who oidc.Identity
 		if who, err = b.idps.Verify(ctx, &p, token); err == nil {
-			return b.views.access.Vouched(p, who.Subject, who.Name, who.Expires)
+			return b.views.access.Vouched(p, who.Subject, who.Name, who.Groups, who.Expires)
 		}
 	}
 	return access.Principal{}, err

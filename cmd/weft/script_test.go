@@ -80,7 +80,7 @@ func TestScripts(t *testing.T) {
 				loginCmd(ts, issuer, neg, args)
 			},
 			"idtoken": func(ts *testscript.TestScript, _ bool, args []string) {
-				ts.Setenv("WEFT_TOKEN", issuer.Sign(issuer.Claims(args[0], args[1], time.Now())))
+				ts.Setenv("WEFT_TOKEN", issuer.Sign(account(ts, issuer, args[0], args[1])))
 			},
 			"until": untilCmd,
 			"messages": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -303,6 +303,17 @@ func signinCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("WEFT_TOKEN", ts.Getenv("ISSUED"))
 }
 
+// account gives the claims of an account, which is in the groups of the variable GROUPS.
+func account(
+	ts *testscript.TestScript, i *oidcissuer.Issuer, subject, email string,
+) map[string]any {
+	claims := i.Claims(subject, email, time.Now())
+	if groups := strings.Fields(ts.Getenv("GROUPS")); len(groups) > 0 {
+		claims["groups"] = groups
+	}
+	return claims
+}
+
 // loginCmd is `login SUBJECT EMAIL ARGS...`: it signs in with weft login, and as the account of
 // that subject and address grants it; with "-" the user refuses. What was said is in login.out.
 func loginCmd(ts *testscript.TestScript, i *oidcissuer.Issuer, neg bool, args []string) {
@@ -326,7 +337,7 @@ func loginCmd(ts *testscript.TestScript, i *oidcissuer.Issuer, neg bool, args []
 	ts.Check(cmd.Start())
 	for lines := bufio.NewScanner(errs); lines.Scan(); {
 		if code, ok := strings.CutPrefix(lines.Text(), "and enter the code "); ok {
-			claims := i.Claims(args[0], args[1], time.Now())
+			claims := account(ts, i, args[0], args[1])
 			if args[0] == "-" {
 				claims = nil
 			}

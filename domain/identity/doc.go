@@ -17,6 +17,8 @@
 //	    it has expired is judged by the clock at use, not by an event.
 //	U8  An identity provider vouches for those users alone that are linked to it, and one user is
 //	    linked to one provider at most.
+//	U8b A provider's group gives what a grant of the cluster says, to linked users alone, for as long
+//	    as the provider's word or the sign-in on it lasts. A group that no grant names gives nothing.
 //	U5  A user's id is never used again, its name may be.
 //	U13 What the log holds of a person in words, that is the name, the subject at a provider and the
 //	    notes on tokens, is sealed under the user's key; actors are named by id. Equal names are

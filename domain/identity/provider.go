@@ -205,6 +205,7 @@ func (s ProviderSettings) check(k *domain.Checker) {
 // Provider is an identity provider folded.
 type Provider struct {
 	IdentityProviderConfigured
+	Groups  []GroupRole // what its groups give to linked users
 	Removed bool
 }
 
@@ -225,6 +226,7 @@ func EvolveProvider(p Provider, ev domain.Event) Provider {
 	case *IdentityProviderRemoved:
 		p.Removed = true
 	}
+	p.Groups = p.groups(ev)
 	return p
 }
 
@@ -250,6 +252,8 @@ func DecideProvider(p Provider, r domain.Request) ([]domain.Event, error) {
 		}
 		ev := c.IdentityProviderChanged
 		return []domain.Event{&ev}, nil
+	case GrantGroupRole:
+		return p.grantGroup(c)
 	case RemoveProvider:
 		return []domain.Event{&IdentityProviderRemoved{p.Provider}}, nil
 	}

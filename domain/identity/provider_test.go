@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -145,5 +147,81 @@ func TestLink(t *testing.T) {
 	bare := link(a, "s").(LinkUser)
 	if bare.Tag = nil; bare.Validate() == nil {
 		t.Error("a subject without a digest is taken: nobody would be known by it")
+	}
+}
+
+// TestGroupRoles proves that a group gives what was granted to it, by its claim and name alone, and
+// nothing once that was taken back; that repeating changes nothing; and the limits (U8b).
+func TestGroupRoles(t *testing.T) {
+	id, acme := domain.IdentityProviderID{UUID: domain.UUID{3}}, domain.TenantID{UUID: domain.UUID{5}}
+	p := EvolveProvider(Provider{}, &IdentityProviderConfigured{Provider: id, Name: "corp"})
+	grant := func(claim, group string, role Role, in domain.TenantID, off bool) GrantGroupRole {
+		return GrantGroupRole{id, GroupRole{Membership{claim, group}, Grant{role, in}}, off}
+	}
+	none := domain.TenantID{}
+	for i, x := range []struct {
+		c domain.Command
+		n int
+	}{
+		{grant("groups", "ops", Operator, acme, false), 1},
+		{grant("groups", "ops", Operator, acme, false), 0},
+		{grant("groups", "ops", Viewer, none, false), 1},
+		{grant("roles", "ops", Admin, none, false), 1},
+		{grant("groups", "audit", Viewer, none, false), 1},
+		{grant("groups", "audit", Viewer, acme, true), 0},
+		{grant("groups", "ops", Viewer, none, true), 1},
+		{grant("groups", "ops", Viewer, none, true), 0},
+	} {
+		before := p
+		evs, err := DecideProvider(p, domain.Request{Command: x.c})
+		if err != nil || len(evs) != x.n {
+			t.Errorf("step %d: %d events, %v", i, len(evs), err)
+		}
+		kept := slices.Clone(before.Groups)
+		for _, ev := range evs {
+			p = EvolveProvider(p, ev)
+		}
+		if !slices.Equal(before.Groups, kept) {
+			t.Errorf("step %d changed the state before", i)
+		}
+	}
+	for _, x := range []struct {
+		in   []Membership
+		want []Grant
+	}{
+		{nil, nil},
+		{[]Membership{{"groups", "op"}, {"roles", "audit"}, {"", "ops"}}, nil},
+		{[]Membership{{"groups", "ops"}}, []Grant{{Operator, acme}}},
+		{[]Membership{{"roles", "ops"}, {"groups", "ops"}}, []Grant{{Operator, acme}, {Admin, none}}},
+	} {
+		if got := p.Roles(x.in); !slices.Equal(got, x.want) {
+			t.Errorf("%v give %v, want %v", x.in, got, x.want)
+		}
+	}
+	if (Provider{}).Roles([]Membership{{"groups", "ops"}}) != nil {
+		t.Error("nobody granted anything, and a group gives something")
+	}
+	for _, bad := range []GrantGroupRole{
+		grant("", "g", Viewer, none, false), grant("c", "", Viewer, none, false),
+		grant("c", strings.Repeat("x", GroupMax+1), Viewer, none, false),
+		grant("c", "g", "root", none, false), grant("c", "g", Admin, acme, false),
+	} {
+		if err := bad.Validate(); !domain.IsKind(err, domain.Invalid) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	more := func(group string) Provider {
+		return EvolveProvider(p, &GroupRoleGranted{id, "c", group, "viewer", none})
+	}
+	one, other := more("one"), more("other")
+	if last := len(p.Groups); one.Groups[last].Group != "one" || other.Groups[last].Group != "other" {
+		t.Error("two states share what they differ in")
+	}
+	for i := len(p.Groups); i < GroupRolesMax; i++ {
+		p = EvolveProvider(p, &GroupRoleGranted{id, "c", fmt.Sprint(i), "viewer", none})
+	}
+	_, err := DecideProvider(p, domain.Request{Command: grant("c", "one more", Viewer, none, false)})
+	if !domain.IsKind(err, domain.TooLarge) {
+		t.Errorf("beyond the limit: %v", err)
 	}
 }

@@ -40,6 +40,10 @@ type TokenIssued struct {
 	Tenant  domain.TenantID      `msgpack:"tenant,omitempty"`
 	Expires time.Time            `msgpack:"expires,omitempty"`
 	Note    domain.Personal      `msgpack:"note,omitempty"`
+	// Provider vouched for the owner when it was issued, and listed them in Groups, as far as those
+	// gave roles then. They count as long as the owner is linked to it, for what they give now.
+	Provider domain.IdentityProviderID `msgpack:"provider,omitempty"`
+	Groups   []Membership              `msgpack:"groups,omitempty"`
 }
 
 // AboutUser implements domain.AboutUser.
@@ -129,6 +133,7 @@ func (t Token) issue(c IssueToken, now time.Time) ([]domain.Event, error) {
 	k.Check(len(c.Hash) == 32 && !bytes.Equal(c.Hash, make([]byte, 32)), "secret_sha256",
 		"no SHA-256")
 	k.Check(c.Life >= time.Second && c.Life <= TokenLifeMax, "ttl", "not from 1s to %s", TokenLifeMax)
+	k.Check(len(c.Groups) <= GroupRolesMax, "groups", "over %d", GroupRolesMax)
 	k.Check(len(c.Note.Text) <= TokenNoteMax, "note", "over %d bytes", TokenNoteMax)
 	c.Scope().check(&k, "role")
 	if err := k.Err("identity.IssueToken", ""); err != nil {

@@ -43,6 +43,7 @@ func Catalog() *Registry {
 		&identity.TokenRevoked{}, &identity.CommandRefused{},
 		&identity.UserUnlinked{}, &identity.IdentityProviderConfigured{},
 		&identity.IdentityProviderChanged{}, &identity.IdentityProviderRemoved{},
+		&identity.GroupRoleGranted{}, &identity.GroupRoleRevoked{},
 		&outlet.OutletCreated{}, &outlet.OutletPaused{}, &outlet.OutletStuck{},
 		&outlet.OutletResumed{}, &outlet.OutletDeleted{},
 		&intent.TemplateCreated{}, &intent.TemplateVersionPublished{}, &intent.TemplateDeleted{},

@@ -71,8 +71,10 @@ type Principal struct {
 	// on its word.
 	Provider domain.IdentityProviderID
 	Session  time.Duration
-	Until    time.Time // when the way they came by ends; zero: not known to end
-	Rights   identity.Rights
+	// Groups are those of the provider's that the principal is in, as far as they give roles.
+	Groups []identity.Membership
+	Until  time.Time // when the way they came by ends; zero: not known to end
+	Rights identity.Rights
 }
 
 // Known tells whether it is somebody.
@@ -138,7 +140,7 @@ func New(keys Keys) *View {
 func (*View) Name() string { return "access" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 5 }
+func (*View) Version() uint16 { return 6 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {
@@ -212,6 +214,10 @@ func (v *View) provider(ev domain.Event) {
 	case *identity.IdentityProviderConfigured:
 		v.mu.Vouch[ev.Provider] = identity.EvolveProvider(identity.Provider{}, ev)
 	case *identity.IdentityProviderChanged:
+		v.mu.Vouch[ev.Provider] = identity.EvolveProvider(v.mu.Vouch[ev.Provider], ev)
+	case *identity.GroupRoleGranted:
+		v.mu.Vouch[ev.Provider] = identity.EvolveProvider(v.mu.Vouch[ev.Provider], ev)
+	case *identity.GroupRoleRevoked:
 		v.mu.Vouch[ev.Provider] = identity.EvolveProvider(v.mu.Vouch[ev.Provider], ev)
 	case *identity.IdentityProviderRemoved:
 		delete(v.mu.Vouch, ev.Provider)
@@ -291,6 +297,7 @@ func (v *View) Bearer(text string, now time.Time) (Principal, error) {
 	v.mu.RLock()
 	t := v.mu.Tokens[id]
 	u, alive := v.mu.Users[t.Owner]
+	grants := v.grants(u, t.Provider, t.Groups)
 	v.mu.RUnlock()
 	hash := sha256.Sum256(secret)
 	p := Principal{User: u.User, Token: id, Until: t.Expires}
@@ -306,8 +313,20 @@ func (v *View) Bearer(text string, now time.Time) (Principal, error) {
 	case u.Disabled:
 		return p, denied("disabled user")
 	}
-	p.Rights = identity.Rights{Grants: u.Grants}.Within(t.Scope())
+	p.Rights = identity.Rights{Grants: grants}.Within(t.Scope())
 	return p, nil
+}
+
+// grants gives a user's roles with those of groups at a provider, while that one vouches for the
+// user. The caller holds the lock.
+func (v *View) grants(
+	u identity.User, by domain.IdentityProviderID, in []identity.Membership,
+) []identity.Grant {
+	p, vouches := v.mu.Vouch[by]
+	if !vouches || u.Provider != by {
+		return u.Grants
+	}
+	return append(slices.Clip(u.Grants), p.Roles(in)...)
 }
 
 // Named tells who a user is whose name somebody trusted vouches for. Its errors are as Bearer's.
@@ -324,10 +343,11 @@ func (v *View) Named(name string) (Principal, error) {
 	return p, nil
 }
 
-// Vouched tells who a user is whom a provider knows by a subject and a name, as long as it says.
-// Only a user that is linked to this provider is found. Its errors are as Bearer's.
+// Vouched tells who a user is whom a provider knows by a subject and a name and lists in groups, as
+// long as it says. Only a user that is linked to this provider is found. Its errors are as
+// Bearer's.
 func (v *View) Vouched(
-	by identity.Provider, subject, name string, until time.Time,
+	by identity.Provider, subject, name string, groups []identity.Membership, until time.Time,
 ) (Principal, error) {
 	byName, bySubject := v.keys.Digest(identity.NameDigest, name),
 		v.keys.Digest(identity.SubjectDigest, subject)
@@ -342,12 +362,13 @@ func (v *View) Vouched(
 			continue
 		}
 		p := Principal{
-			User: u.User, Provider: by.Provider, Session: by.Settings.Session, Until: until,
+			User: u.User, Provider: by.Provider, Session: by.Settings.Session, Groups: groups,
+			Until: until,
 		}
 		if u.Disabled {
 			return p, denied("disabled user")
 		}
-		p.Rights = identity.Rights{Grants: u.Grants}
+		p.Rights = identity.Rights{Grants: v.grants(u, by.Provider, groups)}
 		return p, nil
 	}
 	return Principal{}, denied("no user is linked to who the identity provider names")
@@ -612,6 +633,11 @@ func (v *View) Again(p Principal, now time.Time) (Principal, error) {
 	t := v.mu.Tokens[p.Token]
 	u, alive := v.mu.Users[p.User]
 	_, vouches := v.mu.Vouch[p.Provider]
+	by, in := p.Provider, p.Groups
+	if by.IsZero() {
+		by, in = t.Provider, t.Groups
+	}
+	grants := v.grants(u, by, in)
 	v.mu.RUnlock()
 	switch {
 	case !alive:
@@ -625,7 +651,7 @@ func (v *View) Again(p Principal, now time.Time) (Principal, error) {
 	case u.Disabled:
 		return p, denied("disabled user")
 	}
-	p.Rights.Grants = u.Grants
+	p.Rights.Grants = grants
 	return p, nil
 }
 

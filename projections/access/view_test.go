@@ -215,7 +215,7 @@ func TestVouched(t *testing.T) {
 		if !ok {
 			return false
 		}
-		who, err := v.Vouched(p, subject, name, now.Add(time.Minute))
+		who, err := v.Vouched(p, subject, name, nil, now.Add(time.Minute))
 		return err == nil && who.User == user && who.Provider == p.Provider && who.Session == time.Hour &&
 			who.Until.Equal(now.Add(time.Minute)) && who.Rights.May(identity.Read, nil)
 	}
@@ -227,7 +227,7 @@ func TestVouched(t *testing.T) {
 		t.Error("by name")
 	}
 	p, _ := v.Provider("a")
-	who, err := v.Vouched(p, "s", "ann", now.Add(time.Minute))
+	who, err := v.Vouched(p, "s", "ann", nil, now.Add(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,9 +262,85 @@ func TestVouched(t *testing.T) {
 	if ask("a", "s", "ann") || again(now) {
 		t.Error("removed")
 	}
-	if _, err := v.Vouched(p, "s", "ann", now); err == nil {
+	if _, err := v.Vouched(p, "s", "ann", nil, now); err == nil {
 		t.Error("a removed provider is believed")
 	}
+}
+
+// TestGroups proves that groups give a linked user what was granted to them, by the provider's word
+// and by a token that was issued on it, and that it ends at once: with the grant, the link, the
+// provider, and for a token whose issue another provider's word led to (U8b).
+func TestGroups(t *testing.T) {
+	v := empty(t)
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	ids := []domain.IdentityProviderID{{UUID: domain.UUID{1}}, {UUID: domain.UUID{2}}}
+	for i, id := range ids {
+		fold(t, v, identity.ProviderStream(id), &identity.IdentityProviderConfigured{
+			Provider: id, Name: string(rune('a' + i)), Issuer: "https://i",
+		})
+	}
+	user := domain.UserID{UUID: domain.UUID{7}}
+	say := func(ev domain.Event) { fold(t, v, identity.UserStream(user), ev) }
+	rule := func(ev domain.Event) { fold(t, v, identity.ProviderStream(ids[0]), ev) }
+	say(created(v, user, "ann"))
+	say(&identity.UserLinked{User: user, Provider: ids[0]})
+	ops := identity.Membership{Claim: "groups", Group: "ops"}
+	secret := make([]byte, identity.SecretSize)
+	hash := sha256.Sum256(secret)
+	token := domain.AccessTokenID{UUID: domain.UUID{9}}
+	fold(t, v, identity.TokenStream(token), &identity.TokenIssued{
+		Token: token, Owner: user, Hash: hash[:], Role: "admin", Expires: now.Add(time.Hour),
+		Provider: ids[0], Groups: []identity.Membership{ops},
+	})
+	reads := func(p Principal, err error) bool {
+		return err == nil && p.Rights.May(identity.Read, nil)
+	}
+	var under, held Principal // way, since before
+	all := func(what string, want bool) {
+		t.Helper()
+		p, _ := v.Provider("a")
+		vouched, err := v.Vouched(p, "s", "ann", []identity.Membership{ops}, now.Add(time.Minute))
+		if reads(vouched, err) != want {
+			t.Errorf("%s: vouched for: %+v, %v", what, vouched, err)
+		}
+		borne, err := v.Bearer(identity.TokenText(token, secret), now)
+		if reads(borne, err) != want {
+			t.Errorf("%s: by the token: %+v, %v", what, borne, err)
+		}
+		if under.User.IsZero() {
+			under, held = vouched, borne
+		}
+		for _, p := range []Principal{under, held} {
+			if reads(v.Again(p, now)) != want {
+				t.Errorf("%s: looked at anew: %+v", what, p)
+			}
+		}
+	}
+	granted := &identity.GroupRoleGranted{
+		Provider: ids[0], Claim: "groups", Group: "ops", Role: "viewer",
+	}
+	all("no group has a role", false)
+	rule(granted)
+	all("granted", true)
+	p, _ := v.Provider("a")
+	if reads(v.Vouched(p, "s", "ann", nil, now)) {
+		t.Error("a role without the group")
+	}
+	b, _ := v.Provider("b")
+	if reads(v.Vouched(b, "s", "ann", []identity.Membership{ops}, now)) {
+		t.Error("by a provider that the user is not linked to")
+	}
+	rule(&identity.GroupRoleRevoked{
+		Provider: ids[0], Claim: "groups", Group: "ops", Role: "viewer",
+	})
+	all("revoked", false)
+	rule(granted)
+	say(&identity.UserLinked{User: user, Provider: ids[1]})
+	all("linked elsewhere", false)
+	say(&identity.UserLinked{User: user, Provider: ids[0]})
+	all("linked again", true)
+	rule(&identity.IdentityProviderRemoved{Provider: ids[0]})
+	all("removed", false)
 }
 
 // TestNamesAreOpenedWhenRead proves that the view holds no name, subject or note in clear, and
