@@ -546,6 +546,45 @@ func TestKeylessJournal(t *testing.T) {
 	}
 }
 
+// TestKeyDestroyedBeforeJournal proves that a device opens whose journal still holds records of a
+// volume that was deleted, key and all, before the power went; beside one that has its key.
+func TestKeyDestroyedBeforeJournal(t *testing.T) {
+	dev := newMem(t, 32<<20, 256<<10, 1)
+	nv := newMemory(t, dev, 10)
+	e := open(t, dev, keyed, quiet, journaled(nv))
+	v := create(t, e, 16*domain.MiB)
+	other := domain.VolumeID{UUID: domain.UUID{77}}
+	w, err := e.CreateEncrypted(background, other, 16*domain.MiB, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for b := range uint64(20) {
+		if err := errors.Join(put(v, data(b, 1, b+1)), put(w, data(b, 1, b+100))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Delete(background, testVolume); err != nil {
+		t.Fatal(err)
+	}
+	e.Abandon()
+	e = open(t, dev, keyed, journaled(nv))
+	if len(e.Volumes()) != 1 {
+		t.Fatalf("%d volumes", len(e.Volumes()))
+	}
+	w, _ = e.Volume(other)
+	for b := range uint64(20) {
+		check(t, w, b, b+100)
+	}
+	recount(t, e)
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	recount(t, e)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestEncryptedBitFlips turns a bit in each used unit of an encrypted device, the key table
 // included: what is read is right, or said to be wrong (E10).
 func TestEncryptedBitFlips(t *testing.T) {

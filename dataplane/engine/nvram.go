@@ -60,9 +60,9 @@ type nvram struct {
 	once   sync.Once
 	done   sync.WaitGroup
 	turn   sync.Mutex // held while a batch is destaged
-	// keyless is why Open cannot go on: what the journal holds of an encrypted volume is not encrypted
-	// and can go to no disk without its key.
-	keyless error
+	// keyless are branches whose key is not there, and of which the journal holds records: what is
+	// in the journal is not encrypted, and can go to no disk without its key.
+	keyless []*branch
 	batch   batch // guarded by turn
 }
 

@@ -183,7 +183,7 @@ func (n *nvram) redo(en *segment.Entry, raw []byte, place uint32) {
 	switch en.Kind { //nolint:exhaustive // no other kind is put into a journal
 	case segment.KindData:
 		if b.key != nil && b.key.secret == nil {
-			n.keyless = (&Volume{volume: e.volumeOf(b)}).locked(b.key)
+			n.keyless = append(n.keyless, b)
 		}
 		var crcs [segment.RecordBlocks]uint32
 		for i := range en.Count {
@@ -202,6 +202,24 @@ func (n *nvram) redo(en *segment.Entry, raw []byte, place uint32) {
 	case segment.KindUnmap:
 		l.setRange(&p, segment.HoleLoc)
 	}
+}
+
+// locked gives why Open cannot go on: a record of a volume whose key is not there. A volume that was
+// deleted before the journal let go of its records has lost its key in order; nobody needs those.
+// The branches without names are swept.
+func (n *nvram) locked() error {
+	if n == nil {
+		return nil
+	}
+	for _, b := range n.keyless {
+		for _, other := range n.e.mu.branches {
+			if !other.gone && other.key == b.key {
+				return (&Volume{volume: n.e.volumeOf(other)}).locked(b.key)
+			}
+		}
+	}
+	n.keyless = nil
+	return nil
 }
 
 // tellLoss reports, volume by volume, that what the journal held is gone.

@@ -314,11 +314,11 @@ func (e *Engine) recover() error {
 		}
 	}
 	e.nv.replay()
-	if e.nv != nil && e.nv.keyless != nil {
-		return e.nv.keyless
-	}
 	e.emptyGraves()
 	e.settleIndex()
+	if err := e.nv.locked(); err != nil {
+		return err
+	}
 	if e.stats.corrupt.Load() == 0 { // else a branch may be missing that needs its key
 		if err := e.dropKeys(); err != nil {
 			return err
