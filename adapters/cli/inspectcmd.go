@@ -67,6 +67,7 @@ type DeviceCheck struct {
 	Clean    bool            `json:"clean"` // it was stopped in order
 	Replayed int             `json:"replayed_chunks"`
 	Live     domain.Bytes    `json:"live"`
+	Saved    domain.Bytes    `json:"saved,omitempty"`
 	Garbage  domain.Bytes    `json:"garbage"`
 	Held     int             `json:"held_records,omitempty"` // of replicas, that are not settled
 	HeldOnly domain.Bytes    `json:"held_only,omitempty"`    // what lives for their sake alone
@@ -215,6 +216,7 @@ func frameListing(d DeviceCheck) listing {
 		{"stopped in order", yesNo(d.Clean)},
 		{"log behind it", fmt.Sprint(d.Replayed, " chunks")},
 		{"live", rounded(d.Live)},
+		{"saved by compression", rounded(d.Saved)},
 		{"left by a crash", rounded(d.Garbage)},
 		{"held for copies", fmt.Sprint(d.Held, " records, ", rounded(d.HeldOnly), " for them alone")},
 		{"problems", itoa(len(d.Problems))},

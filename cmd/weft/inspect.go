@@ -46,8 +46,9 @@ func checkDoc(path string, r *fsck.Report) cli.DeviceCheck {
 		Node: r.Super.Node.String(), Size: domain.Bytes(r.Super.Size),
 		Segment: domain.Bytes(r.Super.SegmentSize), Lanes: int(r.Super.Lanes), Anchor: r.Anchor.Seq,
 		Clean: r.Anchor.Clean, Replayed: r.Replayed, Live: domain.Bytes(r.Live),
-		Garbage: domain.Bytes(r.Garbage), Read: domain.Bytes(r.Read), Sound: r.Sound(),
-		Problems: []cli.DeviceProblem{}, Held: r.Held, HeldOnly: domain.Bytes(r.HeldBytes),
+		Saved: domain.Bytes(r.Saved), Garbage: domain.Bytes(r.Garbage), Read: domain.Bytes(r.Read),
+		Sound: r.Sound(), Problems: []cli.DeviceProblem{}, Held: r.Held,
+		HeldOnly: domain.Bytes(r.HeldBytes),
 	}
 	id := func(u domain.UUID) string {
 		if u.IsZero() {

@@ -90,14 +90,6 @@ func (p *Packer) encoder() *zstd.Encoder {
 	return p.zstd
 }
 
-// CodecOf gives the codec of a compressed block, None for what is none.
-func CodecOf(src []byte) Codec {
-	if len(src) < header || src[4] > byte(Zstd) {
-		return None
-	}
-	return Codec(src[4])
-}
-
 // Unpack makes a block whole: dst has Block bytes and does not overlap src, which may be longer
 // than what was packed. ErrBad, and nothing of use in dst, when src is no compressed block or does
 // not become what it was. It allocates nothing but for that error, and takes no more memory than

@@ -79,8 +79,8 @@ func TestRoundTrip(t *testing.T) {
 				t.Errorf("%s: %d units by codec %d", name, units, codec)
 				continue
 			}
-			if CodecOf(dst) != codec {
-				t.Errorf("%s: codec %d, not %d", name, CodecOf(dst), codec)
+			if Codec(dst[4]) != codec {
+				t.Errorf("%s: codec %d, not %d", name, dst[4], codec)
 			}
 			for _, src := range [][]byte{dst[:units*Unit], dst} {
 				if err := Unpack(got, src); err != nil || !bytes.Equal(got, b) {

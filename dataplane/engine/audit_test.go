@@ -84,5 +84,8 @@ func (a *audit) run(t testing.TB) {
 		if live := e.space.live.Load(); r.Anchor.Clean && !e.failed.Load() && got != live {
 			t.Errorf("fsck: %d bytes live, the engine said %d", got, live)
 		}
+		if n := e.space.saved.Load(); r.Anchor.Clean && !e.failed.Load() && r.Saved != n {
+			t.Errorf("fsck: %d bytes saved, the engine said %d", r.Saved, n)
+		}
 	}
 }

@@ -37,6 +37,7 @@ type maintenance struct {
 	sweeps    sweeps
 	reads     tier.ReadCost // what reads of the cleaner cost the device
 	cold      coldStream    // to the disk of a pair
+	squeezer  squeezer      // the cleaner's
 }
 
 // note counts log bytes and wakes the maintenance when a checkpoint is due.

@@ -26,8 +26,7 @@ type batch struct {
 	asked  bool   // somebody waits for the batch whatever the fill
 	rested time.Duration
 
-	packer compress.Packer
-	stored [compress.Max]byte // what it made last
+	squeezer squeezer
 }
 
 // sent is a chunk that a lane writes for the destager, who tells its outcome.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"weft/backends"
-	"weft/dataplane/compress"
 	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
@@ -194,8 +193,6 @@ type cleaner struct {
 
 	used   int64 // of the segment that the gathering chunk will go to
 	footer int   // bytes of that segment's footer so far
-	packer compress.Packer
-	packed [compress.Max]byte
 
 	cold bool                 // what it moves goes to the disk of a pair
 	disk bool                 // and comes from there

@@ -53,6 +53,12 @@ func (v *Volume) Compression() compress.Mode {
 	return compress.Mode(v.br.Load().squeeze.mode.Load())
 }
 
+// squeezer is what a goroutine compresses with: it is kept, since the memory of a codec is large.
+type squeezer struct {
+	packer compress.Packer
+	stored [compress.Max]byte // what it made last
+}
+
 // tail is a compressed block of a chunk that is not full.
 type tail struct {
 	entry  int    // where its entry begins
@@ -112,7 +118,7 @@ func (n *nvram) squeeze(m settle, codec compress.Codec) error {
 		units := 0
 		if back.Try() {
 			block, crc := n.share.At(m.place+uint32(i), 1), b.crcs[m.crc+i]
-			units = b.packer.Pack(b.stored[:], block, crc, codec)
+			units = b.squeezer.packer.Pack(b.squeezer.stored[:], block, crc, codec)
 			back.Tell(units > 0)
 			if units > 0 && segment.Checksum(block) != crc {
 				units = 0
@@ -126,7 +132,7 @@ func (n *nvram) squeeze(m settle, codec compress.Codec) error {
 				return err
 			}
 		}
-		if err := n.packed(part(i, i+1), b.stored[:units*segment.Unit]); err != nil {
+		if err := n.packed(part(i, i+1), b.squeezer.stored[:units*segment.Unit]); err != nil {
 			return err
 		}
 		first = i + 1
@@ -159,22 +165,25 @@ func (c *cleaner) store(m *move, first int, crcs []uint32, data []byte) error {
 		return c.tail(m, first, crcs[0], data[:m.stored()])
 	}
 	codec, back := m.br.squeeze.cold(), &m.br.squeeze.moved
+	if codec == compress.Zstd && c.urgent() {
+		codec = compress.S2 // hosts wait for what is cleaned
+	}
 	if codec == compress.None {
 		return c.put(m, first, crcs, data)
 	}
-	done := 0
+	done, z := 0, &c.e.maint.squeezer
 	for i := range crcs {
 		if !back.Try() {
 			continue
 		}
 		block := data[i*segment.BlockSize:][:segment.BlockSize]
-		units := c.packer.Pack(c.packed[:], block, m.sum(block, crcs[i]), codec)
+		units := z.packer.Pack(z.stored[:], block, m.sum(block, crcs[i]), codec)
 		if back.Tell(units > 0); units == 0 {
 			continue
 		}
 		err := c.put(m, first+done, crcs[done:i], data[done*segment.BlockSize:])
 		if err == nil {
-			err = c.tail(m, first+i, crcs[i], c.packed[:units*segment.Unit])
+			err = c.tail(m, first+i, crcs[i], z.stored[:units*segment.Unit])
 		}
 		if err != nil {
 			return err

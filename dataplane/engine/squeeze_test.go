@@ -60,6 +60,9 @@ func locsOf(t testing.TB, v *Volume, block uint64, count int) []segment.Loc {
 	return append([]segment.Loc(nil), rd.loc[:count]...)
 }
 
+// codecOf tells by what a block was compressed, from its bytes on the device.
+func codecOf(stored []byte) compress.Codec { return compress.Codec(stored[4]) }
+
 // same reads blocks and compares them with what was written.
 func same(t testing.TB, v *Volume, block uint64, want []byte) {
 	t.Helper()
@@ -230,13 +233,39 @@ func TestMovedAsItIs(t *testing.T) {
 		}
 	}
 	for i, loc := range locsOf(t, v, 1024, 100) {
-		if !loc.Packed() || compress.CodecOf(stored(loc)) != compress.Zstd {
+		if !loc.Packed() || codecOf(stored(loc)) != compress.Zstd {
 			t.Fatalf("block %d stands at %x", 1024+i, uint64(loc))
 		}
 	}
 	same(t, v, 0, want)
 	same(t, v, 1024, wantPlain)
 	recount(t, e)
+}
+
+// TestHurriedMove proves that the cleaner takes the fast codec while hosts wait for what it cleans.
+func TestHurriedMove(t *testing.T) {
+	_, _, e, v := packedDevice(t, compress.Off)
+	defer e.Abandon()
+	if err := lay(v, text(0, 64, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	v.SetCompression(compress.Auto)
+	e.space.waiting.Add(1)
+	moveAll(t, e)
+	e.space.waiting.Add(-1)
+	for i, loc := range locsOf(t, v, 0, 64) {
+		from, to := loc.Span()
+		b := backends.AlignedBuffer(int(to - from))
+		if err := e.dev.ReadAt(b, from); err != nil {
+			t.Fatal(err)
+		}
+		if !loc.Packed() || codecOf(b[loc.Off()-from:]) != compress.S2 {
+			t.Fatalf("block %d stands at %x", i, uint64(loc))
+		}
+	}
 }
 
 // TestSmallBlocksPack proves that the cleaner fills its segments with blocks of one unit, whose
@@ -501,6 +530,34 @@ func TestCompressedAndEncrypted(t *testing.T) {
 	v = mustVolume(t, e)
 	same(t, v, 0, want)
 	recount(t, e)
+}
+
+// TestCompressedWrittenAgain proves that compressed blocks of an encrypted volume whose group has
+// to be written again are closed anew where they come to stand then (E11, E12c).
+func TestCompressedWrittenAgain(t *testing.T) {
+	inner := recorded(t, smallSize, 64<<10, 1)
+	b, nv, told := &barrier{Device: inner}, newMemory(t, inner, 40), &facts{}
+	e := filled(t, b, nv, 48, told.into, newPairs(t).into)
+	mustVolume(t, e).SetCompression(compress.OnlyS2)
+	b.mu.Lock()
+	b.failing = 1
+	b.mu.Unlock()
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	if st := e.Stats(); st.PackedBlocks == 0 || told.count("write-error") != 1 || b.fua == 0 {
+		t.Errorf("%d blocks compressed, %d written again, told %+v", st.PackedBlocks, b.fua, told.list)
+	}
+	recount(t, e)
+	for n := range uint64(48) {
+		check(t, mustVolume(t, e), n*3, n+1)
+	}
+	e.Abandon()
+	e = open(t, inner.CrashImage(inner.Ops(), mem.None), keyed, journaled(nv))
+	defer e.Abandon()
+	for n := range uint64(48) {
+		check(t, mustVolume(t, e), n*3, n+1)
+	}
 }
 
 // TestCompressedCached proves that the cache serves compressed blocks without the device, whole.

@@ -24,6 +24,7 @@ func (c *checker) count() {
 	for i, s := range list {
 		own[s.branch] += s.loc.Room()
 		c.Live += s.loc.Room()
+		c.Saved += segment.BlockSize - s.loc.Room()
 		id := c.segmentOf(s.loc.Off())
 		end := s.loc.Off() + int64(s.loc.Stored())
 		switch {

@@ -66,7 +66,8 @@ type Report struct {
 	Segments []Segment
 	Branches []Branch // after the replay, by id
 	Replayed int      // chunks of the log behind the checkpoint
-	Live     int64    // bytes of blocks that some name sees
+	Live     int64    // room of blocks that some name sees
+	Saved    int64    // by which that is less than their size: some are compressed
 	Garbage  int64    // bytes in the index that none sees: what a crash left for the next start
 	Read     int64    // bytes of blocks whose checksum was compared
 	// Journaled is bytes of blocks whose newest copy is in the NVRAM that the device needs, as far as
