@@ -367,9 +367,9 @@ func TestC3HeldRecordsMoveWhole(t *testing.T) {
 	}
 }
 
-// TestScrubHeldRecords proves that a scrub says nothing of a sound replica, and finds a spoiled block
-// that nobody sees but of which a record is held, by volume, block and version (E18); that the
-// cleaner leaves such a record where it is; and that Record tells it.
+// TestScrubHeldRecords proves that a scrub says nothing of a sound replica, and finds a spoiled
+// block that nobody sees but of which a record is held, by volume, block and version (E18); that
+// the cleaner leaves such a record where it is; and that Record tells it.
 func TestScrubHeldRecords(t *testing.T) {
 	dev := crashDevice(t, 60, 1)
 	e := open(t, dev, quiet)
@@ -671,6 +671,42 @@ func TestC6Requests(t *testing.T) {
 	}
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestC6OneRequestOfSeveral gives several records under one request: the highest version answers
+// for it, attempts make no difference, and whatever settles first, nothing is left in the end.
+func TestC6OneRequestOfSeveral(t *testing.T) {
+	e := open(t, newMem(t, 16<<20, 256<<10, 2))
+	defer e.Abandon()
+	p := replicaOn(t, e)
+	id := domain.RequestID{Gateway: 2, Incarnation: 1, Counter: 5}
+	for _, seq := range []uint64{3, 9, 1, 7, 5} {
+		r := versioned(seq*1000, 1, seq, 5, seq)
+		r.Request, r.Request.Attempt = id, uint8(seq)
+		if _, err := give(p, r, 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, ok := e.Known(id); !ok || v.Seq != 9 {
+		t.Errorf("%v %v", v, ok)
+	}
+	e.Retire(2, 1, 6)
+	for _, seq := range []uint64{4, 8, 20} {
+		p.SetFloor(0, domain.Version{Epoch: 5, Seq: seq})
+		if err := e.Checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+		n, want := 0, map[uint64]int{4: 3, 8: 1, 20: 0}[seq]
+		for h := e.requests.of[id]; h != nil; h = h.also {
+			n++
+		}
+		if n != want || len(metas(t, p, 0)) != want {
+			t.Errorf("floor %d: %d records of the request, not %d", seq, n, want)
+		}
+	}
+	if len(e.requests.of) != 0 {
+		t.Errorf("%d requests are left", len(e.requests.of))
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"weft/backends"
@@ -98,7 +97,8 @@ type replicaLane struct {
 	blocks  map[uint64]holders
 	extents map[uint32]domain.Version // the highest that was accepted in each
 	kept    int                       // records left by the last sweep
-	fresh   bool                      // records came since a floor was logged here
+	scratch sumBuffer
+	fresh   bool // records came since a floor was logged here
 }
 
 // heldKey names a record of a replica: versions are of a slice.
@@ -119,6 +119,7 @@ type heldRecord struct {
 	kept    *segment.Mask // of a mixed one, until it is durable
 	durable bool          // and in the index as far as it goes there
 	waiters []*Record     // the same record, come again before it was
+	also    *heldRecord   // the next one of its request
 }
 
 func (h *heldRecord) key() heldKey {
@@ -147,7 +148,7 @@ func (h *heldRecord) same(o *segment.HeldRecord) bool {
 // requests knows which record answers a request. Its mutex is a leaf lock.
 type requests struct {
 	sync.Mutex
-	of     map[domain.RequestID][]*heldRecord // without the attempt
+	of     map[domain.RequestID]*heldRecord // without the attempt; the first of a list
 	bounds map[segment.RequestBound]uint64
 }
 
@@ -164,9 +165,10 @@ func (q *requests) add(h *heldRecord) {
 	q.Lock()
 	defer q.Unlock()
 	if q.of == nil {
-		q.of = map[domain.RequestID][]*heldRecord{}
+		q.of = map[domain.RequestID]*heldRecord{}
 	}
-	q.of[id] = append(q.of[id], h)
+	h.also = q.of[id]
+	q.of[id] = h
 }
 
 func (q *requests) drop(h *heldRecord) {
@@ -174,9 +176,18 @@ func (q *requests) drop(h *heldRecord) {
 	id.Attempt = 0
 	q.Lock()
 	defer q.Unlock()
-	list := slices.DeleteFunc(q.of[id], func(o *heldRecord) bool { return o == h })
-	if q.of[id] = list; len(list) == 0 {
+	o := q.of[id]
+	switch {
+	case o == nil: // it has no request
+	case o == h && h.also == nil:
 		delete(q.of, id)
+	case o == h:
+		q.of[id] = h.also
+	default:
+		for o.also != h {
+			o = o.also
+		}
+		o.also = h.also
 	}
 }
 
@@ -201,7 +212,7 @@ func (e *Engine) Known(r domain.RequestID) (domain.Version, bool) {
 	e.requests.Lock()
 	defer e.requests.Unlock()
 	best, ok := domain.Version{}, false
-	for _, h := range e.requests.of[r] {
+	for h := e.requests.of[r]; h != nil; h = h.also {
 		if !ok || h.Version.Compare(best) > 0 {
 			best, ok = h.Version, true
 		}
@@ -340,7 +351,7 @@ func (p *Replica) check(r *Record, msg domain.Epoch) error {
 // duplicate. Of one that is on its way it gives true: then its owner is told with the first. The
 // lane's mutex is held, but not while it waits for room.
 func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err error) {
-	rec := r.asHeld()
+	rec := r.asHeld(&p.rep.lanes[l.no].scratch)
 	n := 0
 	if r.kind == segment.KindData {
 		n = r.Count * segment.BlockSize
@@ -405,19 +416,21 @@ func (p *Replica) judge(l *lane, rec *segment.HeldRecord, r *Record, msg domain.
 }
 
 // asHeld gives a record as it will be held.
-func (r *Record) asHeld() segment.HeldRecord {
+func (r *Record) asHeld(scratch *sumBuffer) segment.HeldRecord {
 	h := segment.HeldRecord{
 		Block: r.Block, Count: r.Count, Kind: r.kind, Version: r.Version, Gen: r.Gen, Request: r.Request,
 	}
 	if r.kind == segment.KindData {
-		h.Sum = sumOf(r.crc[:r.Count])
+		h.Sum = sumOf(scratch, r.crc[:r.Count])
 	}
 	return h
 }
 
+// sumBuffer is what sumOf works in: on the stack it would escape, one allocation for every record.
+type sumBuffer [4 * segment.RecordBlocks]byte
+
 // sumOf gives the checksum over the checksums of a record's blocks.
-func sumOf(crcs []uint32) uint32 {
-	var b [4 * segment.RecordBlocks]byte
+func sumOf(b *sumBuffer, crcs []uint32) uint32 {
 	for i, crc := range crcs {
 		b[4*i], b[4*i+1], b[4*i+2], b[4*i+3] = byte(crc), byte(crc>>8), byte(crc>>16), byte(crc>>24)
 	}
@@ -700,7 +713,7 @@ func (p *Replica) fetch(h segment.HeldRecord) (*Record, error) {
 	for i := range h.Count {
 		r.crc[i] = segment.Checksum(block(r.Data, i))
 	}
-	if sumOf(r.crc[:h.Count]) != h.Sum {
+	if sumOf(&sumBuffer{}, r.crc[:h.Count]) != h.Sum {
 		return nil, nil
 	}
 	return r, nil

@@ -16,16 +16,17 @@ import (
 
 // fenced refuses a message for a slice that was sealed or buried.
 func (p *Replica) fenced(s *segment.SliceState, msg domain.Epoch) error {
-	ref := fmt.Sprintf("volume/%s/%d", p.v.volume, s.Slice)
-	switch {
-	case s.Buried:
-		return &domain.Error{Kind: domain.NotFound, Ref: ref, Msg: "the slice is buried"}
-	case msg < s.Seal:
-		return &domain.Error{
-			Kind: domain.Stale, Ref: ref, Msg: fmt.Sprintf("epoch %d, sealed at %d", msg, s.Seal),
-		}
+	if !s.Buried && msg >= s.Seal {
+		return nil
 	}
-	return nil
+	err := &domain.Error{
+		Kind: domain.NotFound, Ref: fmt.Sprintf("volume/%s/%d", p.v.volume, s.Slice),
+		Msg: "the slice is buried",
+	}
+	if !s.Buried {
+		err.Kind, err.Msg = domain.Stale, fmt.Sprintf("epoch %d, sealed at %d", msg, s.Seal)
+	}
+	return err
 }
 
 // change changes what is known of a slice and tells whether that is more than before.
@@ -430,7 +431,7 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 		for i := range en.Count {
 			crcs[i] = en.Further(raw, i)
 		}
-		h.Sum = sumOf(crcs[:en.Count])
+		h.Sum = sumOf(&rep.lanes[l.no].scratch, crcs[:en.Count])
 		h.Addr = uint64(c.payload)/segment.Unit + uint64(en.Off)
 	}
 	if lf := b.fam.leaves[l.no][ext].of(b); lf != nil && en.LSN <= lf.complete {
