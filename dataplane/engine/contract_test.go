@@ -1406,8 +1406,11 @@ func TestContractModel(t *testing.T) {
 // has its outcome and its bytes, every block spells what those records make of it, requests are
 // known, seals hold, and floors are no higher than they were set (C1, C3 to C7, E1, E2, E2b).
 func TestContractCrash(t *testing.T) {
-	total := 0
-	for seed := range uint64(3) {
+	total, seeds := 0, uint64(3)
+	if raceOn {
+		seeds = 1
+	}
+	for seed := range seeds {
 		dev := crashDevice(t, 56, 1)
 		c := newContractRun(t, dev, 300+seed, often)
 		dev.StartHistory()
