@@ -1207,7 +1207,27 @@ func (c *contractRun) repeat() {
 	c.e.Retire(3, 4, c.ram.below)
 }
 
+// relieve settles all that it can where the device is filling up: what is still to be delivered is
+// lost then, so that floors may rise above it.
+func (c *contractRun) relieve() {
+	if c.e.space.live.Load()*2 < c.e.space.usable.Load() {
+		return
+	}
+	c.d.late = nil
+	for s := range uint32(2) {
+		if f := c.d.floor(s); f.Compare(c.ram.floor[s]) > 0 {
+			c.ram.floor[s] = f
+		}
+	}
+	c.ram.below = c.d.seq + 1
+	c.repeat()
+	if err := c.e.Checkpoint(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 func (c *contractRun) step(i int) {
+	c.relieve()
 	switch d := c.d.rnd.IntN(100); {
 	case d < 60:
 		c.deliver(6, func() int { return 0 })
@@ -1362,8 +1382,9 @@ func TestContractModel(t *testing.T) {
 	if raceOn || testing.Short() {
 		steps = 300
 	}
+	cleaned := int64(0)
 	for seed, kind := range []string{"one lane", "three lanes", "journal", "pair"} {
-		var dev backends.Device = crashDevice(t, 80, 1+seed%2*2)
+		var dev backends.Device = crashDevice(t, 60, 1+seed%2*2)
 		tune := []func(*Config){often}
 		switch kind {
 		case "journal":
@@ -1373,13 +1394,14 @@ func TestContractModel(t *testing.T) {
 			tune = append(tune, awake)
 		}
 		c := newContractRun(t, dev, 200+uint64(seed), tune...)
-		cleaned, cooled := int64(0), int64(0)
 		for i := range steps {
 			was := c.e
 			c.step(i)
 			if c.e != was {
 				cleaned += was.Stats().Cleaned
-				cooled += was.Stats().CooledBytes
+			}
+			if i%200 == 199 && kind == "pair" {
+				cooled(t, c.e)
 			}
 			if i%25 == 0 {
 				c.judge()
@@ -1395,9 +1417,10 @@ func TestContractModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		cleaned += c.e.Stats().Cleaned
-		if steps > 1000 && (cleaned == 0 && kind != "pair" || cooled == 0 && kind == "pair") {
-			t.Errorf("%s: %d segments cleaned, %d bytes sent to the disk", kind, cleaned, cooled)
-		}
+		t.Logf("%s: %d segments cleaned", kind, cleaned)
+	}
+	if cleaned == 0 && steps > 1000 {
+		t.Error("nothing was cleaned")
 	}
 }
 
@@ -1443,7 +1466,7 @@ func TestContractCrash(t *testing.T) {
 				}
 			}
 		}
-		if st := c.e.Stats(); st.Checkpoints < 3 || st.Cleaned == 0 && seed == 0 {
+		if st := c.e.Stats(); st.Checkpoints < 3 {
 			t.Errorf("the script is too small: %+v", st)
 		}
 		c.e.Abandon()
