@@ -237,7 +237,7 @@ func TestReservations(t *testing.T) {
 		}
 	}
 	do(c.Before())
-	if s.Bytes != 2*domain.GiB || s.Count != 2 || len(s.Held) != 3 {
+	if s.Bytes != 2*domain.GiB || s.Count != 2 || s.Held.Len() != 3 {
 		t.Errorf("held %+v", s)
 	}
 	grow := ResizeVolume{Volume: vol(1), From: domain.GiB, Size: 3 * domain.GiB}
@@ -250,7 +250,7 @@ func TestReservations(t *testing.T) {
 		t.Errorf("a refused growth left %s, %d volumes", s.Bytes, s.Count)
 	}
 	do(c.Undo())
-	if s.Bytes != 0 || s.Count != 0 || len(s.Held) != 0 {
+	if s.Bytes != 0 || s.Count != 0 || s.Held.Len() != 0 {
 		t.Errorf("left over: %+v", s)
 	}
 }

@@ -2,7 +2,6 @@ package tenancy
 
 import (
 	"bytes"
-	"slices"
 
 	"weft/domain"
 )
@@ -70,7 +69,7 @@ func (FreeName) CommandType() string { return "FreeName" }
 func (c FreeName) Stream() domain.StreamID { return DirectoryStream(c.Cluster) }
 
 // Directory is the names folded, in the order they were taken.
-type Directory struct{ Names []NameTaken }
+type Directory struct{ Names many[NameTaken] }
 
 // DirectoryAggregate is the directory for the executor.
 func DirectoryAggregate() domain.Aggregate[Directory] {
@@ -83,11 +82,9 @@ func DirectoryAggregate() domain.Aggregate[Directory] {
 func EvolveDirectory(d Directory, ev domain.Event) Directory {
 	switch ev := ev.(type) {
 	case *NameTaken:
-		d.Names = append(slices.Clip(d.Names), *ev)
+		d.Names = d.Names.with(*ev)
 	case *NameFreed:
-		d.Names = slices.DeleteFunc(slices.Clone(d.Names), func(n NameTaken) bool {
-			return n.Object == ev.Object
-		})
+		d.Names = d.Names.without(func(n NameTaken) bool { return n.Object == ev.Object })
 	}
 	return d
 }
@@ -110,7 +107,7 @@ func (n NameTaken) holds(c TakeName) bool {
 func DecideDirectory(d Directory, r domain.Request) ([]domain.Event, error) {
 	switch c := r.Command.(type) {
 	case TakeName:
-		for _, n := range d.Names {
+		for n := range d.Names.All() {
 			if n.holds(c) {
 				return nil, &domain.Error{
 					Kind: domain.Exists, Ref: c.Kind + "/" + c.name(), Msg: "the name is taken",
@@ -118,12 +115,12 @@ func DecideDirectory(d Directory, r domain.Request) ([]domain.Event, error) {
 				}
 			}
 		}
-		if len(d.Names) >= NamesMax {
-			return nil, domain.Errorf(domain.NoSpace, "the cluster holds %d names", len(d.Names))
+		if d.Names.Len() >= NamesMax {
+			return nil, domain.Errorf(domain.NoSpace, "the cluster holds %d names", d.Names.Len())
 		}
 		return []domain.Event{&NameTaken{c.Kind, c.Name, c.Object, c.Tag}}, nil
 	case FreeName:
-		for _, n := range d.Names {
+		for n := range d.Names.All() {
 			if n.Object == c.Object {
 				return []domain.Event{&NameFreed{c.Object}}, nil
 			}

@@ -6,7 +6,6 @@ package tenancy
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"weft/domain"
@@ -254,7 +253,7 @@ type State struct {
 	Quota   QuotaSet
 	Bytes   domain.Bytes // sum of what is held
 	Count   int64        // volumes held
-	Held    []Held       // in the order they were taken
+	Held    many[Held]   // in the order they were taken
 }
 
 // Aggregate is the tenant for the executor.
@@ -272,7 +271,7 @@ func Evolve(s State, ev domain.Event) State {
 	case *QuotaSet:
 		s.Quota = *ev
 	case *Reserved:
-		s.Held = append(slices.Clip(s.Held), Held{*ev})
+		s.Held = s.Held.with(Held{*ev})
 		s.Bytes += ev.Bytes
 		s.Count += ev.Volumes
 	case *ReserveReleased:
@@ -282,19 +281,17 @@ func Evolve(s State, ev domain.Event) State {
 }
 
 func (s State) release(ev *ReserveReleased) State {
-	kept, done := make([]Held, 0, len(s.Held)), false
-	for _, h := range slices.Backward(s.Held) {
+	done := false
+	s.Held = s.Held.without(func(h Held) bool { // the youngest first
 		part := ev.Bytes == 0 || h.Bytes == ev.Bytes && !done
-		if h.Object == ev.Object && part {
-			s.Bytes -= h.Bytes
-			s.Count -= h.Volumes
-			done = true
-			continue
+		if h.Object != ev.Object || !part {
+			return false
 		}
-		kept = append(kept, h)
-	}
-	slices.Reverse(kept)
-	s.Held = kept
+		s.Bytes -= h.Bytes
+		s.Count -= h.Volumes
+		done = true
+		return true
+	})
 	return s
 }
 
@@ -327,7 +324,7 @@ func Decide(s State, r domain.Request) ([]domain.Event, error) {
 	case Lower:
 		return s.lower(c, r.ID), nil
 	case Release:
-		for _, h := range s.Held {
+		for h := range s.Held.All() {
 			if h.Object == c.Object && (c.Bytes == 0 || h.Bytes == c.Bytes) {
 				return []domain.Event{&ReserveReleased{c.Object, c.Bytes, c.Why}}, nil
 			}
@@ -341,7 +338,7 @@ func Decide(s State, r domain.Request) ([]domain.Event, error) {
 // keeps its name. One that holds nothing was released meanwhile.
 func (s State) lower(c Lower, id domain.CommandID) []domain.Event {
 	now, held := Reserved{Command: id, Object: c.Object, Bytes: -c.By}, false
-	for _, h := range s.Held {
+	for h := range s.Held.All() {
 		if h.Object != c.Object {
 			continue
 		}
@@ -363,11 +360,11 @@ func (s State) delete(c Delete) ([]domain.Event, error) {
 	switch {
 	case s.Deleted:
 		return nil, nil
-	case len(s.Held) > 0:
-		h := s.Held[len(s.Held)-1]
+	case s.Held.Len() > 0:
+		h := s.Held.newest()
 		return nil, &domain.Error{
 			Kind: domain.Conflict, Ref: "tenant/" + s.Name,
-			Msg:    fmt.Sprintf("it holds %d objects, such as %s/%s", len(s.Held), h.Kind, h.Name),
+			Msg:    fmt.Sprintf("it holds %d objects, such as %s/%s", s.Held.Len(), h.Kind, h.Name),
 			Remedy: "delete what it holds first",
 		}
 	}
@@ -375,7 +372,7 @@ func (s State) delete(c Delete) ([]domain.Event, error) {
 }
 
 func (s State) reserve(c Reserve, id domain.CommandID) ([]domain.Event, error) {
-	for _, h := range s.Held {
+	for h := range s.Held.All() {
 		if c.Name != "" && h.Kind == c.Kind && h.Name == c.Name {
 			return nil, &domain.Error{
 				Kind: domain.Exists, Ref: c.Kind + "/" + c.Name,
@@ -387,8 +384,8 @@ func (s State) reserve(c Reserve, id domain.CommandID) ([]domain.Event, error) {
 	switch {
 	case c.Bytes < 0 || c.Volumes < 0:
 		return nil, domain.Errorf(domain.Invalid, "a reservation is not negative")
-	case len(s.Held) >= ReservedMax:
-		return nil, domain.Errorf(domain.NoSpace, "the tenant holds %d objects", len(s.Held))
+	case s.Held.Len() >= ReservedMax:
+		return nil, domain.Errorf(domain.NoSpace, "the tenant holds %d objects", s.Held.Len())
 	}
 	if err := s.exceeds(c); err != nil {
 		if c.Below {

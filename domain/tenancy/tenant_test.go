@@ -1,6 +1,7 @@
 package tenancy
 
 import (
+	"slices"
 	"testing"
 
 	"weft/domain"
@@ -79,11 +80,12 @@ func TestLower(t *testing.T) {
 	}
 	for _, left := range []domain.Bytes{4 * domain.GiB, domain.GiB, domain.GiB} {
 		do(Lower{Object: object, By: 5 * domain.GiB})
-		if s.Bytes != left || s.Count != 2 || len(s.Held) != 2 {
+		if s.Bytes != left || s.Count != 2 || s.Held.Len() != 2 {
 			t.Errorf("%s, %d volumes, %+v", s.Bytes, s.Count, s.Held)
 		}
 	}
-	if h := s.Held[1]; h.Name != "d" || h.Kind != "volume" || h.Object != object {
+	h := slices.Collect(s.Held.All())[1]
+	if h.Name != "d" || h.Kind != "volume" || h.Object != object {
 		t.Errorf("%+v", h)
 	}
 }
