@@ -204,9 +204,9 @@ func (n *nvram) redo(en *segment.Entry, raw []byte, place uint32) {
 	}
 }
 
-// locked gives why Open cannot go on: a record of a volume whose key is not there. A volume that was
-// deleted before the journal let go of its records has lost its key in order; nobody needs those.
-// The branches without names are swept.
+// locked gives why Open cannot go on: a record of a volume whose key is not there. A volume that
+// was deleted before the journal let go of its records has lost its key in order; nobody needs
+// those. The branches without names are swept.
 func (n *nvram) locked() error {
 	if n == nil {
 		return nil
