@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -128,16 +129,17 @@ func TestRestarts(t *testing.T) {
 		history(t, from, 30)
 		want := digest(t, from)
 		log := esdouble.New()
-		calls, cut := 0, 1
+		var calls, cut atomic.Int64 // the server may be at what the copy has given up
+		cut.Store(1)
 		log.Fault = func(domain.StreamID, []esdb.Foreign) esdouble.Fault {
-			if calls++; calls < cut {
+			if calls.Add(1) < cut.Load() {
 				return esdouble.None
 			}
-			return []esdouble.Fault{esdouble.Lost, esdouble.Applied}[cut%2]
+			return []esdouble.Fault{esdouble.Lost, esdouble.Applied}[cut.Load()%2]
 		}
 		to := connect(t, log)
 		for runs := 0; ; runs++ {
-			calls = 0 // nobody appends: a copy waits for its streams
+			calls.Store(0)
 			_, err := duplicate.Run(t.Context(), from, to, duplicate.Options{Flight: flight, Window: 16})
 			if err == nil {
 				break
@@ -145,7 +147,7 @@ func TestRestarts(t *testing.T) {
 			if !errors.Is(err, eventstore.ErrUnknownOutcome) || runs > 100 {
 				t.Fatal(err)
 			}
-			cut++
+			cut.Add(1)
 		}
 		if got := digest(t, to); got.Digest != want.Digest || got.Events != want.Events {
 			t.Errorf("%d in flight: %+v, want %+v", flight, got, want)
