@@ -34,12 +34,12 @@ const (
 	// IncompatKeys: volumes may be encrypted, and the key table counts. Set with the first one.
 	IncompatKeys = uint64(1) << 1
 	// IncompatPacked: images of leaves may name compressed blocks. Set by whoever opens the device.
-	IncompatPacked = uint64(1) << 3
-	// IncompatPair is set on a pair of flash and disk: see Superblock.Boundary.
-	IncompatPair = uint64(1) << 8
+	IncompatPacked = uint64(1) << 2
 	// IncompatReplica: volumes may be replicas: entries have outcomes that decide what they change,
 	// and the root has a table of replicas.
-	IncompatReplica = uint64(1) << 2
+	IncompatReplica = uint64(1) << 3
+	// IncompatPair is set on a pair of flash and disk: see Superblock.Boundary.
+	IncompatPair = uint64(1) << 8
 	// IncompatAll is all that this version knows.
 	IncompatAll = IncompatBase | IncompatKeys | IncompatPair | IncompatReplica | IncompatPacked
 	ROCompatAll = uint64(0)
