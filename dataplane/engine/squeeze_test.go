@@ -272,13 +272,13 @@ func TestHurriedMove(t *testing.T) {
 // entries take more than those of plain ones, as far as the space counts on: else a device would be
 // full before it says so.
 func TestSmallBlocksPack(t *testing.T) {
-	for _, size := range []int64{64 << 10, 128 << 10, 256 << 10, 1 << 20} {
-		segments := 40 + (12<<20)/size
+	for _, size := range []int64{64 << 10, 256 << 10} {
+		segments := 40 + (6<<20)/size
 		dev := newMem(t, segment.DataOff+segments*size+segment.Guard+segment.Sector, int(size), 1)
 		e := open(t, dev, quiet, journaled(newMemory(t, dev, 14)))
 		v := create(t, e, 16*domain.MiB)
 		v.SetCompression(compress.OnlyS2)
-		for b := range uint64(4000) {
+		for b := range uint64(1500) {
 			if err := put(v, data(b, 1, b*4+4)); err != nil {
 				t.Fatal(err)
 			}
