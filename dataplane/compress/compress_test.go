@@ -192,6 +192,9 @@ func TestDamage(t *testing.T) {
 
 // TestNoAllocation proves that neither way allocates once it has run.
 func TestNoAllocation(t *testing.T) {
+	if raceOn {
+		t.Skip("the race detector allocates")
+	}
 	var p Packer
 	b := words(6)
 	dst, got := make([]byte, Max), make([]byte, Block)

@@ -53,6 +53,12 @@ func (p *pairs) note(a cipher.AEAD, nonce, _ []byte) {
 	p.of[k] = true
 }
 
+func (p *pairs) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.of)
+}
+
 // saved is a device at one moment, and what was on it.
 type saved struct {
 	dev   *mem.Device
@@ -135,8 +141,8 @@ func TestNoPairTwice(t *testing.T) {
 		f.audit()
 		f.restart(true)
 		f.audit()
-		if cleaned += f.was.Cleaned; len(p.of) < steps {
-			t.Errorf("seed %d: %d pairs", seed, len(p.of))
+		if cleaned += f.was.Cleaned; p.count() < steps {
+			t.Errorf("seed %d: %d pairs", seed, p.count())
 		}
 		f.must(f.e.Close())
 	}
@@ -168,7 +174,7 @@ func TestEncryptedCrash(t *testing.T) {
 			}
 		}
 	}, images()/20)
-	t.Logf("%d crash images, %d pairs", n, len(p.of))
+	t.Logf("%d crash images, %d pairs", n, p.count())
 }
 
 // TestEncryptedWriteFails lets writes of chunks fail, so that they are written again elsewhere:

@@ -119,8 +119,8 @@ func TestDeadClient(t *testing.T) {
 	}
 }
 
-// TestReadFindsTheServerBack proves that a read whose connection was lost while it lay idle is tried
-// again: the client gives the refusal such a read meets in another form than all others.
+// TestReadFindsTheServerBack proves that a read whose connection was lost while it lay idle is
+// tried again: the client gives the refusal such a read meets in another form than all others.
 func TestReadFindsTheServerBack(t *testing.T) {
 	server := esdouble.Serve(t, esdouble.New())
 	tries := 0
