@@ -114,7 +114,7 @@ only device of a node is not removed. To use it for something else afterwards, w
 		}); err != nil {
 			return err
 		}
-		return tell(cmd, form.value, outcome{ref: "device/" + d.Path, what: what, doc: r.Value})
+		return tell(cmd, form.value, outcome{ref: d.Path, what: what, doc: r.Value})
 	})
 	return cmd
 }
@@ -135,7 +135,7 @@ func (t *tool) deviceKeepCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return tell(cmd, form.value, outcome{ref: "device/" + d.Path, what: "kept", doc: r.Value})
+		return tell(cmd, form.value, outcome{ref: d.Path, what: "kept", doc: r.Value})
 	})
 	return cmd
 }
