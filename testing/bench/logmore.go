@@ -185,7 +185,12 @@ func (b *logBench) outages(ctx context.Context) (err error) {
 		if err := victim.start(ctx); err != nil {
 			return err
 		}
-		pause(ctx, 2*time.Second) // it catches up
+		back := time.Now()
+		if err := inSync(ctx, client, len(nodes)); err != nil {
+			return err
+		}
+		b.progress("kill %d of %d: back, and in sync after %s", i+1, b.kills,
+			time.Since(back).Round(time.Millisecond))
 	}
 	if err := l.stop(); err != nil {
 		return err
@@ -196,6 +201,25 @@ func (b *logBench) outages(ctx context.Context) (err error) {
 	row := b.row("events lost or standing twice after the kills", "events", 0.5, true)
 	row.values = append(row.values, float64(lost+twice))
 	return err
+}
+
+// inSync waits until as many voters answer and hold all but the last moment's events: a leader that
+// is killed before that is the second of three nodes to be missing.
+func inSync(ctx context.Context, s *quorum.Store, voters int) error {
+	for ctx.Err() == nil {
+		members, err := s.Members(ctx)
+		n := 0
+		for _, m := range members {
+			if in, err := s.CaughtUp(ctx, m); err == nil && in && !m.Learner {
+				n++
+			}
+		}
+		if err == nil && n == voters {
+			return nil
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+	return ctx.Err()
 }
 
 // startMembers starts nodes of one log; the first makes it.
