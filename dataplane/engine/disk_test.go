@@ -112,7 +112,7 @@ func TestPairModel(t *testing.T) {
 	if raceOn || testing.Short() {
 		steps = 500
 	}
-	cleaned := int64(0)
+	cleaned, cooled := int64(0), int64(0)
 	for seed := range uint64(4) {
 		if raceOn && seed%3 == 0 {
 			continue // the others are one with a journal and one without
@@ -150,12 +150,16 @@ func TestPairModel(t *testing.T) {
 		t.Logf("seed %d: %d KiB to the disk, %d back, %d segments cleaned there", seed,
 			sum.CooledBytes>>10, sum.PromotedBytes>>10, sum.DiskCleaned)
 		cleaned += sum.DiskCleaned
-		if sum.CooledBytes == 0 {
+		cooled += sum.CooledBytes
+		if sum.CooledBytes == 0 && steps > 1000 { // few steps may all fit, being compressed
 			t.Errorf("seed %d: the disk was not used: %+v", seed, sum)
 		}
 		if err := m.e.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if cooled == 0 {
+		t.Error("the disk was never used")
 	}
 	if cleaned == 0 && steps > 1000 {
 		t.Error("the disk was never cleaned")
