@@ -89,6 +89,21 @@ func (b *bench) hang() func() {
 
 func (b *bench) write() error { return b.dev.WriteAt(b.buf, 0, true) }
 
+// slow lets so many windows of writes take that long each.
+func (b *bench) slow(d string, windows int) {
+	b.t.Helper()
+	b.below.Heal()
+	b.script("write delay " + d)
+	for range windows {
+		b.pass(historyEvery)
+		for range window {
+			if err := b.write(); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+	}
+}
+
 // rules gives the rules of the changes so far; "" is well again.
 func (b *bench) rules() []string {
 	b.mu.Lock()
@@ -243,22 +258,9 @@ func TestWriteErrors(t *testing.T) {
 // takes to get used to it, that one which is twice as slow or slow from the beginning is not, that
 // microseconds do not count, and that the hundredth write of a hundred does not either.
 func TestLatency(t *testing.T) {
-	slow := func(b *bench, d string, windows int) {
-		b.t.Helper()
-		b.below.Heal()
-		b.script("write delay " + d)
-		for range windows {
-			b.pass(historyEvery)
-			for range window {
-				if err := b.write(); err != nil {
-					b.t.Fatal(err)
-				}
-			}
-		}
-	}
 	b := newBench(t)
-	slow(b, "3ms", history+1)
-	slow(b, "6ms", 2)
+	b.slow("3ms", history+1)
+	b.slow("6ms", 2)
 	b.want("twice")
 	b.below.Heal()
 	b.script(fmt.Sprintf("write delay 3ms\nwrite times %d delay 500ms", slowest-1))
@@ -268,9 +270,9 @@ func TestLatency(t *testing.T) {
 		}
 	}
 	b.want("one of a hundred")
-	slow(b, "31ms", 1)
+	b.slow("31ms", 1)
 	b.want("ten times", RuleLatency)
-	slow(b, "31ms", history)
+	b.slow("31ms", history)
 	b.pass(Quiet)
 	b.dev.Look()
 	b.want("it is the device's way", RuleLatency, "")
@@ -285,13 +287,13 @@ func TestLatency(t *testing.T) {
 		{"slow by nature", "50ms", historyMin, "50ms"},
 	} {
 		b = newBench(t)
-		slow(b, c.before, c.windows)
-		slow(b, c.then, 1)
+		b.slow(c.before, c.windows)
+		b.slow(c.then, 1)
 		b.want(c.what)
 	}
 	b = newBench(t)
-	slow(b, "1ms", historyMin)
-	slow(b, "30ms", 1)
+	b.slow("1ms", historyMin)
+	b.slow("30ms", 1)
 	b.want("with just enough past", RuleLatency)
 }
 
@@ -300,18 +302,8 @@ func TestLatency(t *testing.T) {
 func TestStreamed(t *testing.T) {
 	b := newBench(t)
 	b.dev = NewStreamed(b.below, b.now, b.told)
-	for _, d := range []string{"1ms", "100ms"} {
-		b.below.Heal()
-		b.script("write delay " + d)
-		for range historyMin {
-			b.pass(historyEvery)
-			for range window {
-				if err := b.write(); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-	}
+	b.slow("1ms", historyMin)
+	b.slow("100ms", historyMin)
 	b.below.Heal()
 	release := b.hang()
 	b.pass(StreamStallMax - 1)

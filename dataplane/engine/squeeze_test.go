@@ -126,12 +126,7 @@ func TestCompressed(t *testing.T) {
 func TestOneReadABlock(t *testing.T) {
 	dev, _, e, v := packedDevice(t, compress.OnlyS2)
 	defer e.Abandon()
-	if err := lay(v, text(0, 64, 1)); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.nv.drain(background); err != nil {
-		t.Fatal(err)
-	}
+	destaged(t, v, text(0, 64, 1))
 	buf := backends.AlignedBuffer(64 * segment.BlockSize)
 	for block := range uint64(64) {
 		before := dev.Stats()
@@ -190,6 +185,17 @@ func TestMixedBlocks(t *testing.T) {
 	recount(t, e)
 }
 
+// destaged writes a record and lets the journal go to the device.
+func destaged(t testing.TB, v *Volume, r *Record) {
+	t.Helper()
+	if err := lay(v, r); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestMovedAsItIs proves that the cleaner moves compressed blocks byte for byte, and compresses
 // what was plain, by what is for cold data.
 func TestMovedAsItIs(t *testing.T) {
@@ -197,21 +203,11 @@ func TestMovedAsItIs(t *testing.T) {
 	defer e.Abandon()
 	all := text(0, 100, 1)
 	want := bytes.Clone(all.Data)
-	if err := lay(v, all); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.nv.drain(background); err != nil {
-		t.Fatal(err)
-	}
+	destaged(t, v, all)
 	v.SetCompression(compress.Off)
 	plain := text(1024, 100, 2)
 	wantPlain := bytes.Clone(plain.Data)
-	if err := lay(v, plain); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.nv.drain(background); err != nil {
-		t.Fatal(err)
-	}
+	destaged(t, v, plain)
 	v.SetCompression(compress.Auto)
 	stored := func(loc segment.Loc) []byte {
 		from, to := loc.Span()
@@ -246,12 +242,7 @@ func TestMovedAsItIs(t *testing.T) {
 func TestHurriedMove(t *testing.T) {
 	_, _, e, v := packedDevice(t, compress.Off)
 	defer e.Abandon()
-	if err := lay(v, text(0, 64, 1)); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.nv.drain(background); err != nil {
-		t.Fatal(err)
-	}
+	destaged(t, v, text(0, 64, 1))
 	v.SetCompression(compress.Auto)
 	e.space.waiting.Add(1)
 	moveAll(t, e)
@@ -341,12 +332,7 @@ func TestCompressedDamage(t *testing.T) {
 	dev, _, e, v := packedDevice(t, compress.OnlyS2, func(c *Config) { c.Report = func(Fact) {} })
 	r := text(0, 24, 1)
 	want := bytes.Clone(r.Data)
-	if err := lay(v, r); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.nv.drain(background); err != nil {
-		t.Fatal(err)
-	}
+	destaged(t, v, r)
 	locs, buf := locsOf(t, v, 0, 24), backends.AlignedBuffer(segment.BlockSize)
 	sector := backends.AlignedBuffer(segment.Sector)
 	for i, loc := range locs {
@@ -401,12 +387,7 @@ func TestCompressedDamage(t *testing.T) {
 func TestWrongBlockUnpacked(t *testing.T) {
 	dev, _, e, v := packedDevice(t, compress.OnlyS2, func(c *Config) { c.Report = func(Fact) {} })
 	defer e.Abandon()
-	if err := lay(v, text(0, 1, 1)); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.nv.drain(background); err != nil {
-		t.Fatal(err)
-	}
+	destaged(t, v, text(0, 1, 1))
 	loc := locsOf(t, v, 0, 1)[0]
 	from, to := loc.Span()
 	b := backends.AlignedBuffer(int(to - from))
@@ -566,12 +547,7 @@ func TestCompressedCached(t *testing.T) {
 	defer e.Abandon()
 	r := text(0, 256, 1)
 	want := bytes.Clone(r.Data)
-	if err := lay(v, r); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.nv.drain(background); err != nil {
-		t.Fatal(err)
-	}
+	destaged(t, v, r)
 	for _, at := range []uint64{9, 30, 4} {
 		for range 3 {
 			same(t, v, at, want[at*segment.BlockSize:(at+2)*segment.BlockSize])

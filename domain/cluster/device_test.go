@@ -31,14 +31,7 @@ func TestDeviceLife(t *testing.T) {
 		if step.cmd.Stream() != DeviceStream(id) {
 			t.Errorf("step %d goes to %v", i, step.cmd.Stream())
 		}
-		got, err := agg.Decide(s, domain.Request{Command: step.cmd})
-		if err != nil || len(got) != 0 != (step.want != nil) ||
-			len(got) == 1 && !reflect.DeepEqual(got[0], step.want) {
-			t.Fatalf("step %d: %+v: %v", i, got, err)
-		}
-		for _, ev := range got {
-			s = agg.Evolve(s, ev)
-		}
+		s = decided(t, i, agg, s, step.cmd, step.want, 0)
 	}
 }
 
