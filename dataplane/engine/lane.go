@@ -278,6 +278,19 @@ func (l *lane) carry(c *chunk) {
 // held.
 func (l *lane) rests() bool { return l.mu.head == nil && len(l.mu.cur.recs) == 1 }
 
+// push sees to what has gathered: the caller writes it where it has the time and nothing is before
+// it, else the lane's writer does. mu is held, and released.
+func (l *lane) push(now bool) {
+	if now && l.rests() && l.seal.TryLock() {
+		l.wg.Add(1) // the lane is not closed yet
+		l.carry(l.cut())
+		l.wg.Done()
+		return
+	}
+	l.mu.Unlock()
+	l.work.Signal()
+}
+
 // cut seals what has gathered as a chunk and gives it its place. Both locks are held, and released.
 func (l *lane) cut() *chunk {
 	defer l.seal.Unlock()

@@ -324,13 +324,8 @@ func (p *Replica) Append(r *Record, msg domain.Epoch) {
 			p.v.e.fail(err)
 		}
 		r.To.Appended(r, err)
-	case r.Outcome != Duplicate && now && l.rests() && l.seal.TryLock():
-		l.wg.Add(1) // the lane is not closed yet
-		l.carry(l.cut())
-		l.wg.Done()
 	default:
-		l.mu.Unlock()
-		l.work.Signal()
+		l.push(now && r.Outcome != Duplicate)
 	}
 }
 

@@ -110,13 +110,8 @@ func (v *Volume) append(r *Record, own *Hold) {
 	case err != nil:
 		l.mu.Unlock()
 		r.To.Appended(r, err)
-	case now && l.rests() && l.seal.TryLock():
-		l.wg.Add(1) // the lane is not closed yet
-		l.carry(l.cut())
-		l.wg.Done()
 	default:
-		l.mu.Unlock()
-		l.work.Signal()
+		l.push(now)
 	}
 }
 
