@@ -171,7 +171,7 @@ func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error
 	return out, nil
 }
 
-// namesMax is how many volumes are named where there may be many.
+// namesMax is how many are named of what stands on a device that leaves.
 const namesMax = 5
 
 // deviceDoc is what the log knows of a device.
@@ -185,12 +185,7 @@ func deviceDoc(v Views, x topology.Device) Device {
 		d.State, d.Reason = "failed", x.Why
 	case x.Leaving:
 		d.State, d.Reason = "leaving", "nothing stands on it any more"
-		var on []string
-		for _, f := range v.Catalog.Volumes() {
-			if f.Device == x.Device {
-				on = append(on, f.Name)
-			}
-		}
+		on := v.Catalog.On(x.Device)
 		if n := len(on) - namesMax; n > 0 {
 			on = append(on[:namesMax], fmt.Sprintf("%d more", n))
 		}

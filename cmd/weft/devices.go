@@ -106,7 +106,7 @@ func openDevices(ctx context.Context, o Options, d *dataDir, p *peerPort, log *s
 		ds.close(log)
 		return nil, nil, domain.Wrap(err, "serve", "nvram")
 	}
-	specs := slices.Clone(o.Devices)
+	specs := slices.Clip(o.Devices)
 	if len(specs) == 0 {
 		specs, err = d.deviceFiles(o)
 	}
@@ -117,12 +117,7 @@ func openDevices(ctx context.Context, o Options, d *dataDir, p *peerPort, log *s
 		ds.close(log)
 		return nil, nil, err
 	}
-	for _, spec := range ds.kept.Added {
-		if !slices.Contains(specs, spec) {
-			specs = append(specs, spec)
-		}
-	}
-	for _, spec := range specs {
+	for _, spec := range append(specs, ds.kept.besides(specs)...) {
 		u, err := attach(ctx, o, d, spec, log)
 		if domain.IsKind(err, domain.NotFound) && d.id.Incarnation > 1 {
 			// It was there once, or it is a slip: either way the other devices serve.

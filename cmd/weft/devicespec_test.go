@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,5 +47,18 @@ func TestParseDevice(t *testing.T) {
 		if got := classOf(g); got != want {
 			t.Errorf("%+v is %s", g, got)
 		}
+	}
+}
+
+// TestAddedBesidesNamed proves that a device which was added, and is named at the start in another
+// form, is opened once.
+func TestAddedBesidesNamed(t *testing.T) {
+	k := keptDevices{Added: []string{"/dev/a", "/dev/b", "hybrid:flash=/dev/c,hdd=/dev/d"}}
+	named := []string{"hdd:/dev/./a", "hybrid:hdd=/dev/d,flash=/dev/c"}
+	if got := k.besides(named); !slices.Equal(got, []string{"/dev/b"}) {
+		t.Errorf("%q", got)
+	}
+	if got := k.besides(nil); len(got) != 3 {
+		t.Errorf("%q", got)
 	}
 }

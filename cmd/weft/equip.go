@@ -34,6 +34,30 @@ func (d *dataDir) keptDevices() (k keptDevices, err error) {
 	return k, domain.Wrap(asDomain(err), "serve", "devices.json")
 }
 
+// besides gives the devices that were added and that no name of the list means already, in whatever
+// form.
+func (k keptDevices) besides(named []string) (out []string) {
+	for _, spec := range k.Added {
+		if !slices.ContainsFunc(named, func(n string) bool { return placeOf(n) == placeOf(spec) }) {
+			out = append(out, spec)
+		}
+	}
+	return out
+}
+
+// placeOf gives the path by which a device, or the flash of a pair, is told from others.
+func placeOf(spec string) string {
+	d, err := parseDevice(spec)
+	if err != nil {
+		return spec
+	}
+	path, err := filepath.Abs(d.path)
+	if err != nil {
+		return d.path
+	}
+	return path
+}
+
 // with gives what is kept once a device is in use, or is not any more.
 func (k keptDevices) with(spec string, id domain.DeviceID, used bool) keptDevices {
 	k.Added = slices.DeleteFunc(slices.Clone(k.Added), func(s string) bool { return s == spec })
@@ -168,7 +192,7 @@ func (e *equipping) open(ctx context.Context, spec string) (*unit, error) {
 		}
 	}
 	for _, u := range e.ds.all() {
-		if u.spec == spec || u.device.Geometry().Path == parsed.path {
+		if placeOf(u.spec) == placeOf(spec) {
 			return u, nil
 		}
 	}
@@ -193,11 +217,14 @@ func (e *equipping) open(ctx context.Context, spec string) (*unit, error) {
 	return u, nil
 }
 
-// remove puts a device out of use when nothing stands on it. One that is not here is out of use
-// already, when no volume is known to stand on it.
+// remove puts a device out of use when nothing stands on it: of one that is here its engine tells
+// that, of one that is not the log does.
 func (e *equipping) remove(ctx context.Context, id domain.DeviceID) error {
 	u := e.ds.find(id)
-	if u != nil {
+	switch {
+	case u == nil && len(e.v.catalog.On(id)) > 0:
+		return nil
+	case u != nil:
 		err := e.agent.Detach(id)
 		if domain.IsKind(err, domain.Conflict) {
 			return nil // the event that makes it empty brings us back
@@ -214,23 +241,18 @@ func (e *equipping) remove(ctx context.Context, id domain.DeviceID) error {
 		e.close(ctx, u)
 		e.log.Info("device out of use", "path", u.spec, "device", id.String())
 	}
-	for _, v := range e.v.catalog.Volumes() {
-		if u == nil && v.Device == id {
-			return nil
-		}
-	}
 	return e.say(ctx, cluster.Retire{Device: id, Why: "it was empty, and asked to leave"})
 }
 
 // close closes a device without volumes. Its part of the NVRAM is given back once nothing in there
-// is needed.
-func (e *equipping) close(ctx context.Context, u *unit) {
-	if _, ok := u.engine.Journal(); !ok {
-		u.close(e.log)
+// is needed. Whoever found the device before may still ask its old engine.
+func (e *equipping) close(ctx context.Context, was *unit) {
+	if _, ok := was.engine.Journal(); !ok {
+		was.close(e.log)
 		return
 	}
-	err := u.engine.Close()
-	u.engine = nil
+	u := &unit{spec: was.spec, device: was.device, id: was.id}
+	err := was.engine.Close()
 	if err == nil {
 		o := e.o
 		o.DropNVRAM = true

@@ -196,6 +196,32 @@ func (v *View) Groups(tenant domain.TenantID) []Group {
 	})
 }
 
+// On names the volumes and snapshots that stand on a device, in order.
+func (v *View) On(device domain.DeviceID) []string {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var list []string
+	for _, x := range v.mu.Volumes {
+		if x.Device == device {
+			list = append(list, "volume/"+x.Name)
+		}
+	}
+	for _, g := range v.mu.Groups {
+		if g.holds(device) {
+			list = append(list, "snapshot/"+g.FullName())
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// holds tells whether a member of the group stands on a device.
+func (g *Group) holds(device domain.DeviceID) bool {
+	return g.Cut != nil && slices.ContainsFunc(g.Cut.Cuts, func(c snapshot.Cut) bool {
+		return c.Device == device && !slices.Contains(g.Deleted, c.Snapshot)
+	})
+}
+
 // Decision gives the last decision about a volume's place.
 func (v *View) Decision(id domain.VolumeID) (Decision, bool) {
 	v.mu.RLock()
