@@ -64,6 +64,7 @@ type answer struct {
 
 // server is one Weft data path without a control plane: engine, disk, NBD and iSCSI.
 type server struct {
+	calls   *timed // nil: nobody asks how long calls into dev take
 	dev     *direct.Device
 	journal *nvram.Region // nil but in mode nvram
 	eng     *engine.Engine
@@ -173,10 +174,19 @@ func (s *server) openDisk(ctx context.Context, f serveFlags) error {
 	return err
 }
 
+// under gives the device as the engine gets it.
+func (s *server) under() backends.Device {
+	if s.calls == nil {
+		return s.dev
+	}
+	s.calls.Device = s.dev
+	return s.calls
+}
+
 // openEngine opens the engine in a mode.
 func (s *server) openEngine(ctx context.Context, f serveFlags, cluster domain.ClusterID) error {
 	cfg := engine.Config{
-		Device: s.dev, Cluster: cluster, Node: 1, Mode: engine.Durable, Logger: slog.Default(),
+		Device: s.under(), Cluster: cluster, Node: 1, Mode: engine.Durable, Logger: slog.Default(),
 		Reads:  cache.New(f.cache),
 		Report: func(f engine.Fact) { slog.Error("device", "what", f.What, "detail", f.Detail) },
 	}
