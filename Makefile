@@ -7,7 +7,7 @@ PKGS    := ./...
 TESTRUN := $(GO) run ./testing/testrun
 
 .DEFAULT_GOAL := build
-.PHONY: build run test check fmt lint wire api crash fuzz bench bench-fill bench-log iscsi-cu e2e guest clean
+.PHONY: build run test check fmt lint wire api crash fuzz bench bench-fill bench-recover bench-log iscsi-cu e2e guest clean
 
 build: ## the binary
 	CGO_ENABLED=0 $(GO) build -o $(BIN) ./cmd/weft
@@ -64,6 +64,9 @@ bench: build ## one table against raw fio, qemu-nbd and tgt
 
 bench-fill: ## what cleaning costs: random writes on devices that are 20 to 95 % full
 	$(GO) run ./testing/bench fill $(ARGS)
+
+bench-recover: ## what a start behind a crash costs: 8 GiB of log that no checkpoint has taken up
+	$(GO) run ./testing/bench recover $(ARGS)
 
 bench-log: build ## the event log against raw write+fdatasync: appends, outages, growth, replay, memory, damage
 	$(GO) run ./testing/bench log -weft ./$(BIN) $(ARGS)

@@ -38,6 +38,7 @@ func (l *lane) replay(mk segment.LaneMark, heads []segment.Header) error {
 		return err
 	}
 	prev, prevCRC := mk.LSN, mk.PrevCRC
+	var q redoQueue
 	for i := range t.chunks {
 		c := &t.chunks[i]
 		if c.h.LSN <= prev {
@@ -64,12 +65,13 @@ func (l *lane) replay(mk segment.LaneMark, heads []segment.Header) error {
 				"lane %d: log chunks between LSN %d and %d do not verify", l.no, prev, c.h.LSN,
 			)})
 		}
-		if err := l.redo(c, mk.LSN); err != nil {
+		if err := l.redo(c, mk.LSN, &q); err != nil {
 			return err
 		}
 		prev, prevCRC = c.h.LSN, c.chain
 		l.mu.applied, l.mu.chain = prev, prevCRC
 	}
+	q.enter(l)
 	// The lane goes on above all it has seen, cut chunks included, and nothing is on its way there.
 	l.mu.lsn = max(t.highest, l.mu.applied)
 	l.mu.applied = l.mu.lsn
@@ -97,7 +99,7 @@ func (l *lane) tail(mk segment.LaneMark, heads []segment.Header) (*logTail, erro
 				t.highest = max(t.highest, c.LSN)
 				if c.LSN > mk.LSN {
 					t.chunks = append(t.chunks, logChunk{
-						*c, slices.Clone(entries), c.Chain(entries), off + int64(c.HeaderBytes()),
+						*c, entries, c.Chain(entries), off + int64(c.HeaderBytes()),
 					})
 				}
 				return nil
@@ -143,11 +145,11 @@ func (l *lane) whole(c *logChunk, t *logTail, i int) (bool, error) {
 	return ok && err == nil, nil
 }
 
-// eachEntry calls fn with every entry of a chunk and its bytes.
+// eachEntry calls fn with every entry of a chunk, which is valid during the call, and its bytes.
 func eachEntry(c *logChunk, fn func(en *segment.Entry, raw []byte) error) error {
 	b := c.entries
+	var en segment.Entry // one for all: it escapes
 	for range c.h.Entries {
-		var en segment.Entry
 		n, err := segment.DecodeEntry(b, c.h.LSN, &en)
 		if err != nil {
 			return err
@@ -160,17 +162,20 @@ func eachEntry(c *logChunk, fn func(en *segment.Entry, raw []byte) error) error 
 	return nil
 }
 
-// redo applies a chunk's outcomes to the leaves that do not have them yet.
-func (l *lane) redo(c *logChunk, mark uint64) error {
+// redo applies a chunk's outcomes to the leaves that do not have them yet, or holds them back in q.
+func (l *lane) redo(c *logChunk, mark uint64, q *redoQueue) error {
+	base := uint64(c.payload) / segment.Unit
 	return eachEntry(c, func(en *segment.Entry, raw []byte) error {
 		if en.LSN <= mark {
 			return nil
 		}
 		if en.Kind == segment.KindBranch {
+			q.enter(l)
 			return l.redoBranch(c, en)
 		}
 		b := l.e.branch(en.Branch) // what was destaged may name one that was absorbed meanwhile
 		if b != nil && b.fam.replica != nil {
+			q.enter(l)
 			l.redoHeld(c, en, raw, b)
 			return nil
 		}
@@ -184,6 +189,14 @@ func (l *lane) redo(c *logChunk, mark uint64) error {
 		if l.e.laneOf(b.fam, ext) != l {
 			return nil // nothing of ours: a lane's log names its own extents only
 		}
+		if en.Kind == segment.KindData && en.Count == 1 && !en.Packed() {
+			q.add(l, redo{
+				br: b, loc: segment.MakeLoc(base+uint64(en.Off), en.CRC), lsn: en.LSN, ext: ext,
+				i: uint16(en.Block % segment.LeafBlocks),
+			})
+			return nil
+		}
+		q.enter(l)
 		if lf := b.fam.leaves[l.no][ext].of(b); lf != nil && en.LSN <= lf.complete {
 			return nil
 		}
@@ -197,7 +210,7 @@ func (l *lane) redo(c *logChunk, mark uint64) error {
 			if en.Packed() {
 				p.units = int(en.Units)
 			}
-			l.setData(&p, uint64(c.payload)/segment.Unit, crcs[:en.Count])
+			l.setData(&p, base, crcs[:en.Count])
 		case segment.KindZero:
 			p.count = int(en.Range)
 			l.setRange(&p, segment.ZeroLoc)

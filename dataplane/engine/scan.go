@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"weft/backends"
 	"weft/dataplane/segment"
@@ -20,7 +21,7 @@ func (e *Engine) unreadable(err error) error {
 }
 
 // eachChunk calls fn with every valid chunk of a segment's life: from its footer, or by scanning it
-// when it has none. off is the chunk's place on the device. entries is valid during the call only.
+// when it has none. off is the chunk's place on the device; entries are fn's to keep.
 func (e *Engine) eachChunk(id uint32, seq uint64,
 	fn func(off int64, h *segment.Chunk, entries []byte) error,
 ) error {
@@ -103,7 +104,7 @@ func (e *Engine) scan(id uint32, seq uint64,
 			at += segment.Sector
 			continue
 		}
-		if err := fn(s.base+at, h, entries); err != nil {
+		if err := fn(s.base+at, h, slices.Clone(entries)); err != nil {
 			return err
 		}
 		at += int64(h.Bytes())

@@ -80,6 +80,7 @@ type server struct {
 type serveFlags struct {
 	file, socket, mode, profile string
 	device, volume, cache       int64
+	checkpoint                  int64 // bytes of log between checkpoints; 0: the engine's own
 }
 
 // serve is the program's second mode: it serves a file until its input ends, which also happens
@@ -187,7 +188,7 @@ func (s *server) under() backends.Device {
 func (s *server) openEngine(ctx context.Context, f serveFlags, cluster domain.ClusterID) error {
 	cfg := engine.Config{
 		Device: s.under(), Cluster: cluster, Node: 1, Mode: engine.Durable, Logger: slog.Default(),
-		Reads:  cache.New(f.cache),
+		Reads: cache.New(f.cache), CheckpointBytes: f.checkpoint,
 		Report: func(f engine.Fact) { slog.Error("device", "what", f.What, "detail", f.Detail) },
 	}
 	var err error
