@@ -192,9 +192,16 @@ func (e *equipping) open(ctx context.Context, spec string) (*unit, error) {
 		}
 	}
 	for _, u := range e.ds.all() {
-		if placeOf(u.spec) == placeOf(spec) {
-			return u, nil
+		if placeOf(u.spec) != placeOf(spec) {
+			continue
 		}
+		if dev, _ := e.v.topology.Device(u.id); dev.Leaving {
+			return nil, &domain.Error{
+				Kind: domain.Conflict, Ref: spec, Msg: "it is in use, and to leave once it is empty",
+				Remedy: "weft node device keep keeps it",
+			}
+		}
+		return u, nil
 	}
 	u, err := attach(ctx, e.o, e.dir, spec, e.log)
 	if err != nil {
