@@ -266,6 +266,80 @@ func sameRecord(p *Replica, m *Meta, n uint64) error {
 	return nil
 }
 
+// TestC2MaxGen proves that a read gives the highest generation that one of its blocks was written
+// in: exactly where records of data are held, whatever was accepted last, and none too low for what
+// is settled, for zeros and for holes; of started reads as of others; and behind restarts.
+func TestC2MaxGen(t *testing.T) {
+	dev := newMem(t, 16<<20, 256<<10, 2)
+	e := open(t, dev)
+	p := replicaOn(t, e)
+	add := func(block uint64, count int, seq uint64, gen uint32, kind segment.Kind) {
+		t.Helper()
+		r := versioned(block, count, seq, 5, seq)
+		if r.Gen = gen; kind != segment.KindData {
+			r.Kind, r.Data = kind, nil
+		}
+		if _, err := give(p, r, 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(block uint64, count int, want uint32) {
+		t.Helper()
+		dst := backends.AlignedBuffer(count * segment.BlockSize)
+		got, err := p.Read(block, count, dst)
+		if err != nil || got != want {
+			t.Errorf("blocks %d on: generation %d %v, not %d", block, got, err, want)
+		}
+		arrived := make(arrivedChan, 1)
+		r := &Reading{Block: block, Count: count, Dst: dst, To: arrived}
+		if !p.v.Start(r, false) {
+			return
+		}
+		<-arrived
+		if ended, err := r.Check(); !ended || err != nil || r.Gen != want {
+			t.Errorf("blocks %d on, started: generation %d %v, not %d", block, r.Gen, err, want)
+		}
+	}
+	add(0, 2, 10, 3, segment.KindData)
+	add(2, 2, 11, 4, segment.KindData)
+	add(0, 3, 5, 9, segment.KindData) // superseded: nobody sees it
+	for range 2 {
+		expect(0, 2, 3)
+		expect(2, 2, 4)
+		expect(0, 4, 4)
+		e.Abandon()
+		e = open(t, dev)
+		p = mustReplica(t, e)
+	}
+	add(1, 1, 20, 5, segment.KindUnmap)
+	add(3, 1, 21, 6, segment.KindZero)
+	expect(2, 1, 4)
+	for range 2 {
+		expect(1, 1, 6) // of holes and zeros the highest is known
+		expect(3, 1, 6)
+		expect(0, 1, 3)
+		e.Abandon()
+		e = open(t, dev)
+		p = mustReplica(t, e)
+	}
+	add(8, 1, 30, 7, segment.KindData)
+	e.Retire(3, 4, 100)
+	p.SetFloor(0, domain.Version{Epoch: 6})
+	for range 2 {
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		e = open(t, dev)
+		p = mustReplica(t, e)
+		if len(metas(t, p, 0)) != 0 {
+			t.Error("records are held")
+		}
+		expect(8, 1, 9)
+		expect(segment.SliceBlocks, 1, 0)
+	}
+	e.Abandon()
+}
+
 // TestC3HeldRecordsMoveWhole overwrites records, superseded and overtaken ones among them, and then
 // lets another volume drive the cleaner over their segments many times: each is still given whole,
 // with all that it was accepted with, also behind restarts, and the space comes back when they are
@@ -947,12 +1021,24 @@ func (m *ramReplica) append(r *Record, n uint64, msg domain.Epoch) (Outcome, seg
 // versions gives, of the blocks of data, the version that wrote each, and of every extent the
 // highest that was given there.
 func (m *ramReplica) versions() (of map[uint64]domain.Version, most map[uint32]domain.Version) {
-	best := map[uint64]*ramRecord{}
 	of, most = map[uint64]domain.Version{}, map[uint32]domain.Version{}
 	for _, x := range m.order {
 		if ext := uint32(x.Block / segment.LeafBlocks); most[ext].Compare(x.Version) < 0 {
 			most[ext] = x.Version
 		}
+	}
+	for b, x := range m.winners(len(m.order)) {
+		if x.Kind == segment.KindData {
+			of[b] = x.Version
+		}
+	}
+	return of, most
+}
+
+// winners gives of every block the record that it shows once the first k are in.
+func (m *ramReplica) winners(k int) map[uint64]*ramRecord {
+	best := map[uint64]*ramRecord{}
+	for _, x := range m.order[:k] {
 		for i := range x.Count {
 			b := x.Block + uint64(i)
 			if o := best[b]; o == nil || o.Version.Compare(x.Version) < 0 {
@@ -960,12 +1046,24 @@ func (m *ramReplica) versions() (of map[uint64]domain.Version, most map[uint32]d
 			}
 		}
 	}
-	for b, x := range best {
-		if x.Kind == segment.KindData {
-			of[b] = x.Version
+	return best
+}
+
+// gens compares the generations that reads give with the model: never too low, and exact where a
+// record of data is held.
+func (c *contractRun) gens(p *Replica, k int) error {
+	buf := backends.AlignedBuffer(segment.BlockSize)
+	for b, x := range c.ram.winners(k) {
+		gen, err := p.Read(b, 1, buf)
+		if err != nil {
+			return err
+		}
+		exact := x.Kind == segment.KindData && c.ram.holds(x)
+		if gen < x.Gen || exact && gen != x.Gen {
+			return fmt.Errorf("block %d is of generation %d, read as %d", b, x.Gen, gen)
 		}
 	}
-	return of, most
+	return nil
 }
 
 // holds tells whether a record must still be held.
@@ -1012,6 +1110,7 @@ func (d *drawer) draw() *Record {
 	}
 	r := versioned(d.spots[d.rnd.IntN(len(d.spots))], 1+d.rnd.IntN(4), d.n, d.epoch, d.seq)
 	r.Version.Node = domain.NodeNumber(1 + d.rnd.IntN(2))
+	r.Gen = 1 + uint32(d.n/25) - min(uint32(d.n/25), d.rnd.Uint32N(2))
 	switch d.rnd.IntN(12) {
 	case 0:
 		r.Kind, r.Data = segment.KindZero, nil
@@ -1149,6 +1248,9 @@ func (c *contractRun) judge() {
 	}
 	for b, n := range c.ram.content(len(c.ram.order)) {
 		check(c.t, c.p.Volume(), b, n)
+	}
+	if err := c.gens(c.p, len(c.ram.order)); err != nil {
+		c.t.Fatal(err)
 	}
 	of, most := c.ram.versions()
 	for ext, ver := range most {
@@ -1581,6 +1683,9 @@ func (c *contractRun) is(p *Replica, k int, found map[heldKey]Meta, floors [2]do
 	}
 	if len(found) > 0 {
 		return fmt.Errorf("of later records: %+v", found)
+	}
+	if err := c.gens(p, k); err != nil {
+		return err
 	}
 	buf := backends.AlignedBuffer(segment.BlockSize)
 	at := c.ram.content(k)

@@ -19,11 +19,17 @@ const readTries = 8
 // when the bytes on the device do not match their checksum, and Unavailable when the device fails.
 // dst aligned to the device's memory alignment is read into directly.
 func (v *Volume) Read(block uint64, count int, dst []byte) error {
+	_, err := v.read(block, count, dst)
+	return err
+}
+
+// read is Read and gives the highest generation of what a replica returned.
+func (v *Volume) read(block uint64, count int, dst []byte) (gen uint32, err error) {
 	if err := v.inside(block, count); err != nil {
-		return err
+		return 0, err
 	}
 	if len(dst) != count*segment.BlockSize {
-		return domain.Errorf(domain.Invalid, "%d bytes for %d blocks", len(dst), count)
+		return 0, domain.Errorf(domain.Invalid, "%d bytes for %d blocks", len(dst), count)
 	}
 	v.e.stats.reads.Add(1)
 	v.e.stats.readBytes.Add(int64(len(dst)))
@@ -31,16 +37,15 @@ func (v *Volume) Read(block uint64, count int, dst []byte) error {
 	defer rd.release()
 	rd.again = false // a read that ended early may have left it
 	rd.stream = v.ahead.note(v, block, count)
-	var err error
 	for range readTries {
 		if err = rd.lookup(v, block, count, dst); err != nil {
-			return err
+			return 0, err
 		}
 		if err = rd.run(v, block, dst); !errors.Is(err, errStale) {
-			return err
+			return rd.gen, err
 		}
 	}
-	return v.corrupt(block, rd.bad)
+	return 0, v.corrupt(block, rd.bad)
 }
 
 // inside refuses a range that crosses an extent or the end.
@@ -70,6 +75,7 @@ type reader struct {
 	count  int
 	had    uint64 // blocks that came from the cache, by bit
 	stream bool   // the read goes on with one before
+	gen    uint32 // of a replica: the highest generation of the blocks
 	bad    int    // block that did not match
 	again  bool
 	badLoc segment.Loc
@@ -113,7 +119,10 @@ func (rd *reader) lookup(v *Volume, block uint64, count int, dst []byte) error {
 	br := v.br.Load()
 	lf := br.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].find(br)
 	lf.resolve(int(block%segment.LeafBlocks), rd.loc[:count])
-	rd.block, rd.from = block, rd.from[:0]
+	rd.block, rd.from, rd.gen = block, rd.from[:0], 0
+	if rep := br.fam.replica; rep != nil {
+		rd.gen = rep.maxGen(l, block, count)
+	}
 	if br.key != nil && dst != nil {
 		if br.key.secret == nil {
 			return v.locked(br.key)

@@ -123,7 +123,7 @@ type heldRecord struct {
 }
 
 func (h *heldRecord) key() heldKey {
-	return heldKey{uint32(h.Block / segment.SliceBlocks), h.Version}
+	return heldKey{sliceOf(h.Block), h.Version}
 }
 
 // keeps tells whether block i kept a higher version.
@@ -387,7 +387,7 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 // still on its way; or it is refused.
 func (p *Replica) judge(l *lane, rec *segment.HeldRecord, r *Record, msg domain.Epoch,
 ) (done, waits bool, err error) {
-	no := uint32(rec.Block / segment.SliceBlocks)
+	no := sliceOf(rec.Block)
 	s := p.rep.slice(no)
 	if err := p.fenced(&s, msg); err != nil {
 		return false, false, err
@@ -466,6 +466,9 @@ func (rep *replica) insert(l *lane, h *heldRecord) {
 	rl := &rep.lanes[l.no]
 	rl.held[h.key()] = h
 	rl.top(rep.e.space, uint32(h.Block/segment.LeafBlocks), h.Version)
+	if h.Kind != segment.KindData { // nothing stands anywhere that would tell it
+		rep.raiseGen(h.key().slice, h.Gen)
+	}
 	rep.e.space.tables.Add(segment.HeldRecordBytes)
 	rep.e.requests.add(h)
 }
@@ -620,6 +623,7 @@ func (l *lane) letGo(rep *replica, h *heldRecord) {
 			delete(rl.blocks, b)
 		}
 	}
+	rep.raiseGen(h.key().slice, h.Gen)
 	delete(rl.held, h.key())
 	rep.e.space.tables.Add(-segment.HeldRecordBytes)
 	rep.e.requests.drop(h)

@@ -42,7 +42,7 @@ func (rep *replica) change(no uint32, to segment.SliceState) bool {
 	if to.Floor.Compare(s.Floor) > 0 {
 		s.Floor = to.Floor
 	}
-	s.Buried = s.Buried || to.Buried
+	s.Buried, s.Gen = s.Buried || to.Buried, max(s.Gen, to.Gen)
 	rep.mu.slices[no] = s
 	return s != was
 }

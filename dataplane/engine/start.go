@@ -13,6 +13,7 @@ type Reading struct {
 	Count int
 	Dst   []byte // Count blocks
 	To    Arrival
+	Gen   uint32 // set with the outcome: of a replica, as Replica.Read gives it
 
 	vol *Volume
 	rd  *reader
@@ -38,7 +39,7 @@ func (v *Volume) Start(r *Reading, more bool) bool {
 		rd.release()
 		return false
 	}
-	r.vol, r.rd, rd.owner = v, rd, r
+	r.vol, r.rd, r.Gen, rd.owner = v, rd, rd.gen, r
 	size := len(r.Dst) // once started, r may have ended and be in other use
 	if !rd.start(dev, more) {
 		r.rd = nil
@@ -69,7 +70,10 @@ func (r *Reading) Check() (ended bool, err error) {
 }
 
 // Again reads once more, waiting, and gives the outcome.
-func (r *Reading) Again() error { return r.vol.Read(r.Block, r.Count, r.Dst) }
+func (r *Reading) Again() (err error) {
+	r.Gen, err = r.vol.read(r.Block, r.Count, r.Dst)
+	return err
+}
 
 // start starts all pieces, the last with more; false when the device cannot.
 func (rd *reader) start(dev backends.ReadStarter, more bool) bool {

@@ -92,6 +92,7 @@ type SliceState struct {
 	Seal   domain.Epoch   // no message of a lower epoch is accepted
 	Floor  domain.Version // what is at or below it is resolved at every member
 	Buried bool           // deleted for ever
+	Gen    uint32         // no record of a higher generation is settled, or without data
 }
 
 // RequestBound says that a gateway will not ask again for requests below a counter.
@@ -206,7 +207,7 @@ func (t *ReplicaTable) Append(b []byte) []byte {
 		if s.Buried {
 			flags = sliceBuried
 		}
-		b = le.AppendUint64(b, flags)
+		b = le.AppendUint64(b, flags|uint64(s.Gen)<<32)
 	}
 	for _, r := range t.Bounds {
 		b = le.AppendUint16(b, uint16(r.Gateway))
@@ -262,7 +263,7 @@ func DecodeReplicas(b []byte) (t ReplicaTable, err error) {
 	for range slices {
 		t.Slices = append(t.Slices, SliceState{
 			Branch: le.Uint32(b), Slice: le.Uint32(b[4:]), Seal: domain.Epoch(le.Uint64(b[8:])),
-			Floor: version(b[16:]), Buried: b[32]&sliceBuried != 0,
+			Floor: version(b[16:]), Buried: b[32]&sliceBuried != 0, Gen: le.Uint32(b[36:]),
 		})
 		b = b[SliceStateBytes:]
 	}

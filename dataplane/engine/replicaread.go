@@ -1,0 +1,45 @@
+package engine
+
+import "weft/dataplane/segment"
+
+// What a reader of a replica has to know beside the bytes: the generation that they were written
+// in. Who cuts a snapshot keeps back every answer that shows what was written behind the cut, until
+// the cut is known everywhere. A generation that is given too high keeps an answer back for that
+// moment; one that is too low lets a snapshot have an effect without its cause.
+//
+//	C2  No returned block was written in a higher generation than maxGen.
+
+// Read is Volume.Read, and gives maxGen: the highest generation in which a returned block was
+// written. Of blocks that no held record shows, holes and zeros among them, it is the highest of
+// all in their slice that are settled: never too low. Whether what it returns is committed and may
+// be shown is the caller's to know, before and after. Errors: those of Volume.Read.
+func (p *Replica) Read(block uint64, count int, dst []byte) (maxGen uint32, err error) {
+	return p.v.read(block, count, dst)
+}
+
+// maxGen gives the highest generation of blocks of one extent; the lane's mutex is held.
+func (rep *replica) maxGen(l *lane, block uint64, count int) uint32 {
+	gen, settled := uint32(0), false
+	rl := &rep.lanes[l.no]
+	for i := range uint64(count) {
+		if top := rl.blocks[block+i].top; top != nil {
+			gen = max(gen, top.Gen)
+		} else {
+			settled = true
+		}
+	}
+	if settled {
+		gen = max(gen, rep.slice(sliceOf(block)).Gen)
+	}
+	return gen
+}
+
+// raiseGen notes that a generation is among those that are not known by block any more.
+func (rep *replica) raiseGen(slice uint32, gen uint32) {
+	if rep.slice(slice).Gen < gen {
+		rep.change(slice, segment.SliceState{Gen: gen})
+	}
+}
+
+// sliceOf gives the slice of a block.
+func sliceOf(block uint64) uint32 { return uint32(block / segment.SliceBlocks) }
