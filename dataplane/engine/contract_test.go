@@ -58,10 +58,12 @@ func recountHeld(t testing.TB, rep *replica, live []int64) (spare int64) {
 			}
 		}
 		for b, hs := range rl.blocks {
-			if hs.newest != nil && hs.newest != newest[b] || hs == (holders{}) {
+			old := hs.newest != nil && hs.newest != newest[b] &&
+				newest[b].Version.Compare(rep.slice(sliceOf(b)).Floor) > 0 // else it may be kept out
+			if old || hs == (holders{}) {
 				t.Errorf("block %d: newest %v, not %v", b, hs.newest, newest[b])
 			}
-			if hs.top != nil {
+			if hs.top != nil && hs.top.Kind == segment.KindData {
 				tops--
 			}
 		}
@@ -256,7 +258,7 @@ func sameRecord(p *Replica, m *Meta, n uint64) error {
 	if err != nil {
 		return err
 	}
-	got := Meta{r.Kind, r.Block, r.Count, r.Version, r.Request, r.Gen, r.Outcome}
+	got := Meta{r.Kind, r.Block, r.Count, r.Version, r.Request, r.Gen, r.Outcome, false}
 	if got != *m {
 		return fmt.Errorf("record %+v, not %+v", got, *m)
 	}
@@ -315,7 +317,7 @@ func TestC2MaxGen(t *testing.T) {
 	add(3, 1, 21, 6, segment.KindZero)
 	expect(2, 1, 4)
 	for range 2 {
-		expect(1, 1, 6) // of holes and zeros the highest is known
+		expect(1, 1, 5)
 		expect(3, 1, 6)
 		expect(0, 1, 3)
 		e.Abandon()
@@ -960,107 +962,232 @@ func TestC13BuryWaits(t *testing.T) {
 // ramReplica is the contract once more, in RAM and naive: it never forgets a version and decides
 // by comparing with all that it was ever given.
 type ramReplica struct {
-	recs  map[heldKey]*ramRecord
-	order []*ramRecord // as they were accepted
+	recs  map[heldKey]*ramRecord // of the era that its slice is in
+	order []*ramRecord           // all that was logged, as it was accepted
 	floor map[uint32]domain.Version
 	seal  map[uint32]domain.Epoch
-	below uint64 // of the one gateway's counters
+	era   map[uint32]uint16
+	since map[uint32]domain.Epoch // of sessions under way
+	cut   map[uint32]bool         // sessions that a restart cut short
+	at    map[uint64]ramBlock
+	most  map[uint32]domain.Version // that was accepted in each extent
+	below uint64                    // of the one gateway's counters
 }
 
+// ramRecord is a record, or another thing that is logged.
 type ramRecord struct {
 	Meta
 	n     uint64
+	what  ramKind
+	at    domain.Version // the floor, when it was accepted
 	begun int
 	acked int
+}
+
+type ramKind int
+
+const (
+	ramAppend ramKind = iota
+	ramImport         // of one block
+	ramSame           // of one block
+	ramBegin
+	ramEnd
+)
+
+// ramBlock is what a block shows. Its version is exact.
+type ramBlock struct {
+	ver     domain.Version
+	era     uint16
+	n       uint64
+	kind    segment.Kind
+	gen     uint32
+	trusted bool       // by a copy, by word of the source, or by a record of the session's epoch
+	rec     *ramRecord // that wrote it; nil for a copy
+}
+
+func (b ramBlock) spelling(n uint64) ramBlock {
+	b.n = n
+	return b
 }
 
 func newRAM() *ramReplica {
 	return &ramReplica{
 		recs: map[heldKey]*ramRecord{}, floor: map[uint32]domain.Version{},
-		seal: map[uint32]domain.Epoch{},
+		seal: map[uint32]domain.Epoch{}, era: map[uint32]uint16{}, since: map[uint32]domain.Epoch{},
+		cut: map[uint32]bool{}, at: map[uint64]ramBlock{}, most: map[uint32]domain.Version{},
 	}
+}
+
+// stays tells whether a block keeps what it has against a version.
+func (m *ramReplica) stays(b uint64, ver, floor domain.Version, exact bool) bool {
+	s, x := sliceOf(b), m.at[b]
+	if x.era != m.era[s] || x.ver == (domain.Version{}) && !x.trusted {
+		return false
+	}
+	resolved := m.since[s] != 0 && x.trusted && ver.Compare(floor) <= 0
+	if resolved && exact && x.ver.Compare(ver) < 0 {
+		panic("what a block has is below what the source had resolved")
+	}
+	return resolved || x.ver.Compare(ver) > 0
+}
+
+// apply lets something that was logged have its effect, and gives the mask of a record.
+func (m *ramReplica) apply(x *ramRecord) (mask segment.Mask, kept int) {
+	s := sliceOf(x.Block)
+	switch x.what {
+	case ramAppend:
+		for i := range x.Count {
+			b := x.Block + uint64(i)
+			if m.stays(b, x.Version, x.at, true) {
+				mask.Set(i)
+				kept++
+				continue
+			}
+			was := m.at[b]
+			m.at[b] = ramBlock{
+				ver: x.Version, era: m.era[s], n: x.n, kind: x.Kind, gen: x.Gen, rec: x,
+				trusted: was.trusted && was.era == m.era[s] ||
+					m.since[s] != 0 && x.Version.Epoch >= m.since[s],
+			}
+			if x.Kind != segment.KindData {
+				m.at[b] = m.at[b].spelling(0)
+			}
+		}
+		m.recs[heldKey{s, x.Version}] = x
+		m.accepted(x.Block, x.Version)
+	case ramImport:
+		if m.stays(x.Block, x.Version, x.at, x.Kind == segment.KindData) {
+			was := m.at[x.Block]
+			was.trusted = true
+			m.at[x.Block] = was
+			return mask, 1
+		}
+		if x.Kind != segment.KindUnmap { // else it may have been there
+			m.accepted(x.Block, x.Version)
+		}
+		m.at[x.Block] = ramBlock{
+			ver: x.Version, era: m.era[s], n: x.n, kind: x.Kind, gen: x.Gen, trusted: true,
+		}
+	case ramSame:
+		was := m.at[x.Block]
+		was.era, was.trusted, was.rec = m.era[s], true, nil
+		m.at[x.Block] = was
+	case ramBegin:
+		m.era[s]++
+		m.since[s] = x.Version.Epoch
+		for k := range m.recs {
+			if k.slice == s {
+				delete(m.recs, k)
+			}
+		}
+	case ramEnd:
+		delete(m.since, s)
+		for b, y := range m.at {
+			if sliceOf(b) == s {
+				y.trusted = false
+				m.at[b] = y
+			}
+		}
+	}
+	return mask, kept
 }
 
 // append gives the outcome and the mask.
 func (m *ramReplica) append(r *Record, n uint64, msg domain.Epoch) (Outcome, segment.Mask, error) {
-	var mask segment.Mask
-	k := heldKey{uint32(r.Block / segment.SliceBlocks), r.Version}
-	if msg < m.seal[k.slice] {
-		return 0, mask, domain.Errorf(domain.Stale, "")
+	k := heldKey{sliceOf(r.Block), r.Version}
+	if msg < m.seal[k.slice] || m.cut[k.slice] {
+		return 0, segment.Mask{}, domain.Errorf(domain.Stale, "")
 	}
-	if m.recs[k] != nil || r.Version.Compare(m.floor[k.slice]) <= 0 {
-		return Duplicate, mask, nil
-	}
-	kept := 0
-	for i := range r.Count {
-		for o, x := range m.recs {
-			b := r.Block + uint64(i)
-			if o.slice == k.slice && x.Block <= b && b < x.Block+uint64(x.Count) &&
-				x.Version.Compare(r.Version) > 0 {
-				mask.Set(i)
-				kept++
-				break
-			}
-		}
-	}
-	out := Mixed
-	switch kept {
-	case 0:
-		out = Applied
-	case r.Count:
-		out = Superseded
+	floor := m.floor[k.slice]
+	if m.recs[k] != nil || m.since[k.slice] == 0 && r.Version.Compare(floor) <= 0 {
+		return Duplicate, segment.Mask{}, nil
 	}
 	x := &ramRecord{
-		Meta: Meta{r.Kind, r.Block, r.Count, r.Version, r.Request, r.Gen, out}, n: n, acked: 1 << 62,
+		Meta: Meta{r.Kind, r.Block, r.Count, r.Version, r.Request, r.Gen, Applied, false}, n: n,
+		at: floor, acked: 1 << 62,
 	}
-	m.recs[k] = x
+	mask, kept := m.apply(x)
+	switch kept {
+	case 0:
+	case r.Count:
+		x.Outcome = Superseded
+	default:
+		x.Outcome = Mixed
+	}
 	m.order = append(m.order, x)
-	return out, mask, nil
+	return x.Outcome, mask, nil
+}
+
+// log lets something else have its effect, and is told whether it was logged.
+func (m *ramReplica) log(x *ramRecord) bool {
+	x.acked = 1 << 62
+	if _, kept := m.apply(x); kept > 0 {
+		return false
+	}
+	m.order = append(m.order, x)
+	return true
+}
+
+// settle forgets, in sessions, the records that are settled: outside of them the floor tells that
+// they are duplicates.
+func (m *ramReplica) settle() {
+	for k, x := range m.recs {
+		gone := m.since[k.slice] != 0 && !m.holds(x)
+		for i := range x.Count {
+			y := m.at[x.Block+uint64(i)]
+			gone = gone && y.trusted && y.era == m.era[k.slice]
+		}
+		if gone {
+			delete(m.recs, k)
+		}
+	}
+}
+
+// after gives the model once the first k things that were logged are in.
+func (m *ramReplica) after(k int) *ramReplica {
+	o := newRAM()
+	o.below = m.below
+	for _, x := range m.order[:k] {
+		o.apply(x)
+	}
+	return o
 }
 
 // versions gives, of the blocks of data, the version that wrote each, and of every extent the
 // highest that was given there.
 func (m *ramReplica) versions() (of map[uint64]domain.Version, most map[uint32]domain.Version) {
-	of, most = map[uint64]domain.Version{}, map[uint32]domain.Version{}
-	for _, x := range m.order {
-		if ext := uint32(x.Block / segment.LeafBlocks); most[ext].Compare(x.Version) < 0 {
-			most[ext] = x.Version
+	of = map[uint64]domain.Version{}
+	for b, x := range m.at {
+		if x.kind == segment.KindData {
+			of[b] = x.ver
 		}
 	}
-	for b, x := range m.winners(len(m.order)) {
-		if x.Kind == segment.KindData {
-			of[b] = x.Version
-		}
-	}
-	return of, most
+	return of, m.most
 }
 
-// winners gives of every block the record that it shows once the first k are in.
-func (m *ramReplica) winners(k int) map[uint64]*ramRecord {
-	best := map[uint64]*ramRecord{}
-	for _, x := range m.order[:k] {
-		for i := range x.Count {
-			b := x.Block + uint64(i)
-			if o := best[b]; o == nil || o.Version.Compare(x.Version) < 0 {
-				best[b] = x
-			}
-		}
+// accepted notes that something of a version was accepted at a block.
+func (m *ramReplica) accepted(b uint64, ver domain.Version) {
+	if ext := uint32(b / segment.LeafBlocks); m.most[ext].Compare(ver) < 0 {
+		m.most[ext] = ver
 	}
-	return best
 }
 
 // gens compares the generations that reads give with the model: never too low, and exact where a
 // record of data is held.
-func (c *contractRun) gens(p *Replica, k int) error {
+func (m *ramReplica) gens(p *Replica) error {
 	buf := backends.AlignedBuffer(segment.BlockSize)
-	for b, x := range c.ram.winners(k) {
+	for b, x := range m.at {
+		if m.since[sliceOf(b)] != 0 && x.kind == segment.KindUnmap {
+			continue // it may have been there before: the end of the session tells
+		}
 		gen, err := p.Read(b, 1, buf)
 		if err != nil {
 			return err
 		}
-		exact := x.Kind == segment.KindData && c.ram.holds(x)
-		if gen < x.Gen || exact && gen != x.Gen {
-			return fmt.Errorf("block %d is of generation %d, read as %d", b, x.Gen, gen)
+		exact := x.kind == segment.KindData && x.rec != nil && x.era == m.era[sliceOf(b)] &&
+			m.holds(x.rec)
+		if gen < x.gen || exact && gen != x.gen {
+			return fmt.Errorf("block %d is of generation %d, read as %d: %+v", b, x.gen, gen, x)
 		}
 	}
 	return nil
@@ -1068,26 +1195,32 @@ func (c *contractRun) gens(p *Replica, k int) error {
 
 // holds tells whether a record must still be held.
 func (m *ramReplica) holds(x *ramRecord) bool {
-	return x.Version.Compare(m.floor[uint32(x.Block/segment.SliceBlocks)]) > 0 ||
-		x.Request.Counter >= m.below
+	return x.Version.Compare(m.floor[sliceOf(x.Block)]) > 0 || x.Request.Counter >= m.below
 }
 
-// content gives what every block spells once the first k records are in; 0 where that is nothing.
-func (m *ramReplica) content(k int) map[uint64]uint64 {
-	at, best := map[uint64]uint64{}, map[uint64]domain.Version{}
-	for _, x := range m.order[:k] {
+// parts compares what is told of blocks without a record with the model: all that is told is true,
+// and all that is above the floor is told.
+func (m *ramReplica) parts(p *Replica, list []Meta, floor [2]domain.Version) error {
+	told := map[uint64]domain.Version{}
+	for _, x := range list {
 		for i := range x.Count {
 			b := x.Block + uint64(i)
-			if best[b].Compare(x.Version) > 0 {
-				continue
+			if y := m.at[b]; y.ver != x.Version || y.era != m.era[sliceOf(b)] {
+				return fmt.Errorf("block %d is told to be of %s, is of %s", b, x.Version, y.ver)
 			}
-			best[b] = x.Version
-			if at[b] = x.n; x.Kind != segment.KindData {
-				at[b] = 0
-			}
+			told[b] = x.Version
 		}
 	}
-	return at
+	for b, x := range m.at {
+		s := sliceOf(b)
+		if x.kind == segment.KindUnmap && m.since[s] != 0 {
+			continue // it may have been there before: the end of the session tells
+		}
+		if x.rec == nil && x.era == m.era[s] && x.ver.Compare(floor[s]) > 0 && told[b] != x.ver {
+			return fmt.Errorf("block %d is of %s, and told to be of %s", b, x.ver, told[b])
+		}
+	}
+	return nil
 }
 
 // drawer draws records by chance: each has a version above those drawn before it, and they are
@@ -1100,6 +1233,23 @@ type drawer struct {
 	late  []*Record // drawn and not delivered
 	spell map[domain.Version]uint64
 	spots []uint64
+	// source is what a member has that got all of them
+	source map[uint64]ramBlock
+}
+
+// blocks lists those of a slice that records may be of.
+func (d *drawer) blocks(s uint32) []uint64 {
+	var list []uint64
+	for b := range d.source {
+		if sliceOf(b) == s {
+			list = append(list, b)
+		}
+	}
+	slices.Sort(list)
+	if len(list) == 0 {
+		list = []uint64{uint64(s) * segment.SliceBlocks}
+	}
+	return list
 }
 
 func (d *drawer) draw() *Record {
@@ -1121,6 +1271,16 @@ func (d *drawer) draw() *Record {
 		r.Count -= over
 	}
 	d.spell[r.Version] = d.n
+	if d.source == nil {
+		d.source = map[uint64]ramBlock{}
+	}
+	for i := range r.Count {
+		x := ramBlock{ver: r.Version, n: d.n, kind: r.Kind, gen: r.Gen}
+		if r.Kind != segment.KindData {
+			x.n = 0
+		}
+		d.source[r.Block+uint64(i)] = x
+	}
 	return r
 }
 
@@ -1172,6 +1332,7 @@ type contractRun struct {
 	ram   *ramReplica
 	d     *drawer
 	tune  []func(*Config)
+	since domain.Epoch
 }
 
 func newContractRun(t *testing.T, dev backends.Device, seed uint64, tune ...func(*Config),
@@ -1202,35 +1363,47 @@ func (c *contractRun) deliver(width int, mark func() int) {
 		if c.d.rnd.IntN(3) > 0 {
 			msg = c.d.epoch
 		}
-		k := heldKey{uint32(r.Block / segment.SliceBlocks), r.Version}
-		want, mask, refused := c.ram.append(r, c.d.spell[r.Version], msg)
-		x := c.ram.recs[k]
-		fresh := refused == nil && want != Duplicate
-		if fresh {
-			x.begun = mark()
-		}
-		wg.Add(1)
-		r.To = acker(func(err error) {
-			defer wg.Done()
-			switch {
-			case (err != nil) != (refused != nil) || err != nil && !domain.IsKind(err, domain.Stale):
-				c.t.Errorf("version %s: %v, not %v", r.Version, err, refused)
-			case err == nil && (r.Outcome != want || want != Duplicate && r.Kept != mask):
-				c.t.Errorf("version %s: %v %x, not %v %x", r.Version, r.Outcome, r.Kept, want, mask)
-			case fresh:
-				x.acked = mark()
-			}
-		})
-		c.p.Append(r, msg)
+		c.give(r, msg, &wg, mark)
 	}
 	wg.Wait()
+	c.settle()
+}
+
+// give gives a record to both.
+func (c *contractRun) give(r *Record, msg domain.Epoch, wg *sync.WaitGroup, mark func() int) {
+	k := heldKey{sliceOf(r.Block), r.Version}
+	was := c.ram.recs[k] // a checkpoint may let go of it at any time
+	settled := was != nil && c.ram.since[k.slice] != 0 && !c.ram.holds(was)
+	want, mask, refused := c.ram.append(r, c.d.spell[r.Version], msg)
+	x := c.ram.recs[k]
+	fresh := refused == nil && want != Duplicate
+	if fresh {
+		x.begun = mark()
+	}
+	if refused != nil { // it has to come again
+		o := *r
+		c.d.late = append(c.d.late, &o)
+	}
+	wg.Add(1)
+	r.To = acker(func(err error) {
+		defer wg.Done()
+		switch {
+		case (err != nil) != (refused != nil) || err != nil && !domain.IsKind(err, domain.Stale):
+			c.t.Errorf("version %s: %v, not %v", r.Version, err, refused)
+		case err == nil && settled && r.Outcome == Superseded:
+		case err == nil && (r.Outcome != want || want != Duplicate && r.Kept != mask):
+			c.t.Errorf("version %s: %v %x, not %v %x", r.Version, r.Outcome, r.Kept, want, mask)
+		case fresh:
+			x.acked = mark()
+		}
+	})
+	c.p.Append(r, msg)
 }
 
 // judge compares the engine with the model.
 func (c *contractRun) judge() {
 	c.t.Helper()
-	for _, x := range c.ram.order {
-		k := heldKey{uint32(x.Block / segment.SliceBlocks), x.Version}
+	for k, x := range c.ram.recs {
 		if c.ram.holds(x) {
 			if err := sameRecord(c.p, &x.Meta, x.n); err != nil {
 				c.t.Fatalf("slice %d: %v", k.slice, err)
@@ -1241,20 +1414,34 @@ func (c *contractRun) judge() {
 			c.t.Fatalf("request %+v: %v %v", x.Request, v, ok)
 		}
 	}
+	var parts []Meta
+	floors := [2]domain.Version{c.p.Floor(0), c.p.Floor(1)}
+	for s := range uint32(2) {
+		for _, m := range metas(c.t, c.p, s) {
+			if x := c.ram.recs[heldKey{s, m.Version}]; m.Part {
+				parts = append(parts, m)
+			} else if x == nil || x.Meta != m {
+				c.t.Fatalf("slice %d holds %+v, given was %+v", s, m, x)
+			}
+		}
+	}
+	if err := c.ram.parts(c.p, parts, floors); err != nil {
+		c.t.Fatal(err)
+	}
 	for s := range uint32(2) {
 		if got := c.p.Sealed(s); got != c.ram.seal[s] {
 			c.t.Fatalf("slice %d is sealed at %d, not %d", s, got, c.ram.seal[s])
 		}
 	}
-	for b, n := range c.ram.content(len(c.ram.order)) {
-		check(c.t, c.p.Volume(), b, n)
+	for b, x := range c.ram.at {
+		check(c.t, c.p.Volume(), b, x.n)
 	}
-	if err := c.gens(c.p, len(c.ram.order)); err != nil {
+	if err := c.ram.gens(c.p); err != nil {
 		c.t.Fatal(err)
 	}
 	of, most := c.ram.versions()
 	for ext, ver := range most {
-		if got := c.p.MaxVersion(ext); got != ver {
+		if got := c.p.MaxVersion(ext); got.Compare(ver) < 0 || got != ver && len(c.ram.era) == 0 {
 			c.t.Fatalf("extent %d: highest version %s, not %s", ext, got, ver)
 		}
 		first := uint64(ext) * segment.LeafBlocks
@@ -1292,10 +1479,8 @@ func (c *contractRun) restart(clean bool) {
 		if got := c.p.Floor(s); got.Compare(floor) > 0 || clean && got != floor {
 			c.t.Fatalf("floor of slice %d: %s, not %s", s, got, floor)
 		}
-		for _, m := range metas(c.t, c.p, s) {
-			if x := c.ram.recs[heldKey{s, m.Version}]; x == nil || x.Meta != m {
-				c.t.Fatalf("slice %d holds %+v, given was %+v", s, m, x)
-			}
+		if c.ram.since[s] != 0 {
+			c.ram.cut[s] = true
 		}
 	}
 	c.repeat()
@@ -1307,6 +1492,118 @@ func (c *contractRun) repeat() {
 		c.p.SetFloor(s, f)
 	}
 	c.e.Retire(3, 4, c.ram.below)
+	c.settle()
+}
+
+// settle lets go of what is settled at both.
+func (c *contractRun) settle() {
+	for _, l := range c.e.lanes {
+		l.mu.Lock()
+		l.sweepHeld(c.p.rep)
+		l.mu.Unlock()
+	}
+	c.ram.settle()
+}
+
+// join goes on with what a member that joins does: it begins a session, imports blocks of what the
+// source has, is told that others are the same, and ends it when all of its blocks are trusted. The
+// source has all that was ever drawn.
+func (c *contractRun) join(mark func() int) {
+	s := c.d.rnd.Uint32N(2)
+	first := uint64(s) * segment.SliceBlocks
+	if c.ram.since[s] == 0 || c.ram.cut[s] || c.d.rnd.IntN(40) == 0 {
+		c.d.epoch++
+		c.since = c.d.epoch
+		x := &ramRecord{what: ramBegin, Meta: Meta{Block: first}, begun: mark()}
+		x.Version.Epoch = c.since
+		c.ram.log(x)
+		delete(c.ram.cut, s)
+		if err := c.p.BeginEra(background, s, c.since); err != nil {
+			c.t.Fatal(err)
+		}
+		x.acked = mark()
+		return
+	}
+	for range 1 + c.d.rnd.IntN(6) {
+		c.bring(s, c.spot(s), mark)
+	}
+	if c.d.rnd.IntN(12) > 0 {
+		return
+	}
+	for _, b := range c.d.blocks(s) {
+		c.bring(s, b, mark)
+	}
+	synced(c.t, c.p, s, c.ram.since[s])
+	x := &ramRecord{what: ramEnd, Meta: Meta{Block: first}, begun: mark()}
+	c.ram.log(x)
+	x.acked = mark()
+}
+
+// spot gives some block of a slice that records are of.
+func (c *contractRun) spot(s uint32) uint64 {
+	list := c.d.blocks(s)
+	return list[c.d.rnd.IntN(len(list))]
+}
+
+// bring makes one block that of the source.
+func (c *contractRun) bring(s uint32, b uint64, mark func() int) {
+	src, was := c.d.source[b], c.ram.at[b]
+	floor := domain.Version{Epoch: c.d.epoch, Seq: c.d.seq}
+	for _, r := range c.d.late { // what was written since the session began needs this member, too
+		if r.Version.Epoch >= c.ram.since[s] && r.Version.Compare(floor) <= 0 {
+			floor = r.Version
+			floor.Seq--
+		}
+	}
+	if c.d.rnd.IntN(2) == 0 { // the source's is behind
+		floor = c.ram.floor[s]
+	}
+	x := &ramRecord{what: ramImport, n: src.n, begun: mark(), Meta: Meta{
+		Kind: src.kind, Block: b, Count: 1, Version: src.ver, Gen: src.gen,
+	}}
+	fresh := was.era != c.ram.era[s]
+	if fresh && src.kind == segment.KindData && was.kind == segment.KindData && was.ver == src.ver {
+		x.what = ramSame
+		c.ram.log(x)
+		start := b / segment.SameBlocks * segment.SameBlocks
+		got, err := c.p.Same(c.ram.since[s], start, 1<<(b-start))
+		if err != nil || got != 1<<(b-start) {
+			c.t.Fatalf("block %d: trusted %x %v", b, got, err)
+		}
+		x.acked = mark()
+		c.settle()
+		return
+	}
+	one := Copy{Kind: src.kind, Version: src.ver, Gen: src.gen}
+	switch {
+	case src.kind == 0:
+		one.Kind, x.Kind = segment.KindUnmap, segment.KindUnmap
+	case src.kind == segment.KindData:
+		one.Data = fill(1, src.n)
+		one.CRC = segment.Checksum(one.Data)
+	}
+	if one.Kind != segment.KindData {
+		if x.n = 0; c.d.rnd.IntN(2) == 0 && src.ver.Compare(floor) <= 0 {
+			one.Version = domain.Version{} // settled there
+		}
+		if x.Version.Compare(floor) < 0 || one.Version == (domain.Version{}) {
+			x.Version = floor
+		}
+	}
+	if c.ram.floor[s].Compare(floor) < 0 {
+		c.ram.floor[s] = floor
+	}
+	x.at = c.ram.floor[s]
+	if one.Kind == segment.KindUnmap && was == (ramBlock{}) && x.Version.Compare(x.at) <= 0 {
+		c.ram.at[b] = ramBlock{ver: x.Version, era: c.ram.era[s], kind: segment.KindUnmap, trusted: true}
+	} else {
+		c.ram.log(x)
+	}
+	if err := c.p.Import(c.ram.since[s], b, []Copy{one}, floor); err != nil {
+		c.t.Fatal(err)
+	}
+	x.acked = mark()
+	c.settle()
 }
 
 // relieve settles all that it can where the device is filling up: what is still to be delivered is
@@ -1315,6 +1612,12 @@ func (c *contractRun) relieve() {
 	if c.e.space.live.Load()*2 < c.e.space.usable.Load() {
 		return
 	}
+	var wg sync.WaitGroup
+	for _, r := range c.d.late { // else a session would lack what the source has
+		o := *r
+		c.give(&o, c.d.epoch, &wg, func() int { return 0 })
+	}
+	wg.Wait()
 	c.d.late = nil
 	for s := range uint32(2) {
 		if f := c.d.floor(s); f.Compare(c.ram.floor[s]) > 0 {
@@ -1331,8 +1634,10 @@ func (c *contractRun) relieve() {
 func (c *contractRun) step(i int) {
 	c.relieve()
 	switch d := c.d.rnd.IntN(100); {
-	case d < 60:
+	case d < 50:
 		c.deliver(6, func() int { return 0 })
+	case d < 60:
+		c.join(func() int { return 0 })
 	case d < 80: // another volume, so that there is something to clean
 		for range 8 {
 			if err := put(c.other, data(c.d.rnd.Uint64N(60), 1+c.d.rnd.IntN(3), uint64(i))); err != nil {
@@ -1547,6 +1852,7 @@ func TestContractCrash(t *testing.T) {
 		var seals []sealed
 		for i := range 60 {
 			c.deliver(5, dev.Mark)
+			c.join(dev.Mark)
 			switch {
 			case i%9 == 8:
 				if err := c.p.Seal(background, c.d.epoch, uint32(i%2)); err != nil {
@@ -1643,58 +1949,68 @@ func (c *contractRun) prefix(p *Replica, cut int) error {
 	}
 	found := map[heldKey]Meta{}
 	floors := [2]domain.Version{}
+	var parts []Meta
 	for s := range uint32(2) {
 		if floors[s] = p.Floor(s); floors[s].Compare(c.ram.floor[s]) > 0 {
 			return fmt.Errorf("floor of slice %d is %s, was %s at most", s, floors[s], c.ram.floor[s])
 		}
 		for _, m := range metas(c.t, p, s) {
+			if m.Part {
+				parts = append(parts, m)
+				continue
+			}
 			found[heldKey{s, m.Version}] = m
 		}
 	}
 	var err error
 	for k := least; k <= most; k++ {
-		if err = c.is(p, k, maps.Clone(found), floors); err == nil {
+		m := c.ram.after(k)
+		if err = m.is(p, maps.Clone(found), floors, c.ram.floor); err == nil {
+			err = m.parts(p, parts, floors)
+		}
+		if err == nil {
 			return nil
 		}
 	}
 	return fmt.Errorf("no state of records %d to %d: %w", least, most, err)
 }
 
-// is tells in what a replica differs from the model after k records.
-func (c *contractRun) is(p *Replica, k int, found map[heldKey]Meta, floors [2]domain.Version,
+// is tells in what a replica differs from the model.
+func (m *ramReplica) is(p *Replica, found map[heldKey]Meta, floors [2]domain.Version,
+	most map[uint32]domain.Version,
 ) error {
-	for i, x := range c.ram.order[:k] {
-		slice := uint32(x.Block / segment.SliceBlocks)
-		key := heldKey{slice, x.Version}
-		m, ok := found[key]
+	for key, x := range m.recs {
+		got, ok := found[key]
 		delete(found, key)
 		switch {
-		case x.Version.Compare(floors[slice]) <= 0:
+		case x.Version.Compare(floors[key.slice]) <= 0:
 			continue
-		case !ok || m != x.Meta:
-			return fmt.Errorf("record %d: %+v, not %+v", i, m, x.Meta)
+		case !ok || got != x.Meta:
+			return fmt.Errorf("record %+v, not %+v", got, x.Meta)
 		}
 		if err := sameRecord(p, &x.Meta, x.n); err != nil {
 			return err
 		}
-		if v, ok := p.v.e.Known(x.Request); x.Request.Counter >= c.ram.below && (!ok || v != x.Version) {
+		if v, ok := p.v.e.Known(x.Request); x.Request.Counter >= m.below && (!ok || v != x.Version) {
 			return fmt.Errorf("request %+v: %v %v", x.Request, v, ok)
 		}
 	}
-	if len(found) > 0 {
-		return fmt.Errorf("of later records: %+v", found)
+	for k := range found { // or stored once more, in a session, behind being settled
+		if k.ver.Compare(most[k.slice]) > 0 {
+			return fmt.Errorf("of later records: %+v", found)
+		}
 	}
-	if err := c.gens(p, k); err != nil {
+	m.floor = map[uint32]domain.Version{0: {Epoch: 1 << 40}, 1: {Epoch: 1 << 40}}
+	if err := m.gens(p); err != nil {
 		return err
 	}
 	buf := backends.AlignedBuffer(segment.BlockSize)
-	at := c.ram.content(k)
-	for _, b := range slices.SortedFunc(maps.Keys(at), cmp.Compare) {
+	for _, b := range slices.SortedFunc(maps.Keys(m.at), cmp.Compare) {
 		if err := p.Volume().Read(b, 1, buf); err != nil {
 			return err
 		}
-		if got := binary.LittleEndian.Uint64(buf); got != at[b] {
-			return fmt.Errorf("block %d spells %d, not %d", b, got, at[b])
+		if got := binary.LittleEndian.Uint64(buf); got != m.at[b].n {
+			return fmt.Errorf("block %d spells %d, not %d", b, got, m.at[b].n)
 		}
 	}
 	return nil

@@ -75,6 +75,7 @@ type Meta struct {
 	Request domain.RequestID
 	Gen     uint32
 	Outcome Outcome // Applied, Superseded or Mixed
+	Part    bool    // blocks of a record that is not held: committed, and known by version
 }
 
 // replica is the state of a replica.
@@ -83,11 +84,14 @@ type replica struct {
 	br    *branch
 	lanes [segment.LanesMax]replicaLane // each guarded by its lane's mutex
 	gone  bool                          // deleted; changed under the mutexes of all lanes
+	turn  sync.Mutex                    // one join session begins or ends at a time
 
 	mu struct { // a leaf lock
 		sync.Mutex
 		slices map[uint32]segment.SliceState
 		raised map[uint32]domain.Version // floors that are not logged yet
+
+		sessions map[uint32]*session // of this life
 	}
 }
 
@@ -96,7 +100,9 @@ type replicaLane struct {
 	held    map[heldKey]*heldRecord
 	blocks  map[uint64]holders
 	extents map[uint32]domain.Version // the highest that was accepted in each
-	kept    int                       // records left by the last sweep
+	kept    int                       // records and known blocks left by the last sweep
+	knowns  int                       // blocks of which holders know a version
+	trusted map[uint32]*trust         // in join sessions, by extent
 	scratch sumBuffer
 	fresh   bool // records came since a floor was logged here
 }
@@ -107,10 +113,17 @@ type heldKey struct {
 	ver   domain.Version
 }
 
-// holders are the held records that a block has to do with; either may be nil.
+// holders are what is known of a block; each may be nil.
 type holders struct {
-	newest *heldRecord // of the highest version, on its way included
-	top    *heldRecord // whose copy the index shows
+	newest *heldRecord // record of the highest version, or copy that is on its way
+	top    *heldRecord // record that the index shows: its copy, or its hole or zero
+	known  *known      // version of what the index shows, where no record tells it
+}
+
+// beats tells whether what is there in an era is above a version.
+func (hs *holders) beats(ver domain.Version, era uint16) bool {
+	return hs.newest != nil && hs.newest.Version.Compare(ver) > 0 ||
+		hs.known != nil && hs.known.era == era && hs.known.ver.Compare(ver) > 0
 }
 
 // heldRecord is a record that is not settled.
@@ -120,6 +133,9 @@ type heldRecord struct {
 	durable bool          // and in the index as far as it goes there
 	waiters []*Record     // the same record, come again before it was
 	also    *heldRecord   // the next one of its request
+	copied  bool          // it is no record: blocks that were imported
+	exact   bool          // of them: their version is above the floor
+	flags   uint8         // of them: those of their entry
 }
 
 func (h *heldRecord) key() heldKey {
@@ -282,19 +298,17 @@ func newReplica(e *Engine, b *branch) *replica {
 	for i := range e.lanes {
 		rep.lanes[i] = replicaLane{
 			held: map[heldKey]*heldRecord{}, blocks: map[uint64]holders{},
-			extents: map[uint32]domain.Version{},
+			extents: map[uint32]domain.Version{}, trusted: map[uint32]*trust{},
 		}
 	}
 	rep.mu.slices, rep.mu.raised = map[uint32]segment.SliceState{}, map[uint32]domain.Version{}
+	rep.mu.sessions = map[uint32]*session{}
 	return rep
 }
 
 // slice gives the state of a slice.
 func (rep *replica) slice(no uint32) segment.SliceState {
-	rep.mu.Lock()
-	defer rep.mu.Unlock()
-	s := rep.mu.slices[no]
-	s.Branch, s.Slice = rep.br.id, no
+	s, _ := rep.status(no)
 	return s
 }
 
@@ -302,8 +316,8 @@ func (rep *replica) slice(no uint32) segment.SliceState {
 // of an epoch; it returns and tells the outcome as Volume.Append does, and with a nil error sets
 // r.Outcome, and r.Kept where that is Mixed. A record that is there already is told to be so when
 // it is durable. Its blocks are of one slice since they are of one extent. More errors: Invalid for
-// a version of an epoch above the message's, and Conflict with ErrConflict, behind which the engine
-// is out of service.
+// a version of an epoch above the message's, Stale where a restart cut a join session short that
+// was not begun again, and Conflict with ErrConflict, behind which the engine is out of service.
 func (p *Replica) Append(r *Record, msg domain.Epoch) {
 	if err := p.check(r, msg); err != nil {
 		r.To.Appended(r, err)
@@ -361,17 +375,16 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 		if err := p.v.reaches(r); err != nil {
 			return false, err
 		}
+		if _, ss := p.rep.status(sliceOf(rec.Block)); ss.turning {
+			l.room.Wait()
+			continue
+		}
 		if done, waits, err := p.judge(l, &rec, r, msg); done || err != nil {
 			return waits, err
 		}
-		if l.mu.cur != nil && !l.mu.cur.takesHeld(n, p.v.e.payloadMax()) {
-			l.mu.cur.full = true
-			l.work.Signal()
-		}
-		if l.mu.cur != nil && !l.mu.cur.full {
+		if l.roomy(n) {
 			break
 		}
-		l.room.Wait()
 	}
 	newly := l.heldBytes(p.rep.br, r)
 	if !p.v.e.space.admit(newly) {
@@ -388,9 +401,12 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 func (p *Replica) judge(l *lane, rec *segment.HeldRecord, r *Record, msg domain.Epoch,
 ) (done, waits bool, err error) {
 	no := sliceOf(rec.Block)
-	s := p.rep.slice(no)
+	s, ss := p.rep.status(no)
 	if err := p.fenced(&s, msg); err != nil {
 		return false, false, err
+	}
+	if s.Open && ss == (session{}) {
+		return false, false, p.stale(no, "its join session was cut short")
 	}
 	h := p.rep.lanes[l.no].held[heldKey{no, rec.Version}]
 	switch {
@@ -403,7 +419,7 @@ func (p *Replica) judge(l *lane, rec *segment.HeldRecord, r *Record, msg domain.
 		r.Outcome = Duplicate
 		h.waiters = append(h.waiters, r)
 		return true, true, nil
-	case h != nil || rec.Version.Compare(s.Floor) <= 0:
+	case h != nil || !s.Open && rec.Version.Compare(s.Floor) <= 0:
 		r.Outcome = Duplicate
 		return true, false, nil
 	}
@@ -436,16 +452,22 @@ func sumOf(b *sumBuffer, crcs []uint32) uint32 {
 // enters it into the table. The lane's mutex is held.
 func (rep *replica) outdo(l *lane, h *heldRecord, r *Record) {
 	rl, kept := &rep.lanes[l.no], 0
+	s, ss := rep.status(sliceOf(h.Block))
+	resolved := h.Version.Compare(s.Floor) <= 0 // then it has changed all that is trusted
+	above := s.Open && h.Version.Epoch >= ss.since
 	for i := range h.Count {
 		b := h.Block + uint64(i)
 		hs := rl.blocks[b]
-		if hs.newest != nil && hs.newest.Version.Compare(h.Version) > 0 {
+		if hs.beats(h.Version, s.Era) || resolved && rl.trusts(b) {
 			r.Kept.Set(i)
 			kept++
 			continue
 		}
 		hs.newest = h
 		rl.blocks[b] = hs
+		if above { // whatever the source had before the session
+			rl.rely(b)
+		}
 	}
 	switch kept {
 	case 0:
@@ -457,18 +479,19 @@ func (rep *replica) outdo(l *lane, h *heldRecord, r *Record) {
 		mask := r.Kept
 		h.kept = &mask
 	}
-	h.Branch, h.Outcome = rep.br.id, uint8(r.Outcome)
+	h.Branch, h.Outcome, h.Era = rep.br.id, uint8(r.Outcome), s.Era
 	rep.insert(l, h)
 }
 
-// insert adds a record to the table; the lane's mutex is held.
+// insert adds a record to the table; the lane's mutex is held. Behind a crash it may meet itself: it
+// was settled, came again in a join session, and was stored once more.
 func (rep *replica) insert(l *lane, h *heldRecord) {
 	rl := &rep.lanes[l.no]
+	if old := rl.held[h.key()]; old != nil {
+		l.letGo(rep, old)
+	}
 	rl.held[h.key()] = h
 	rl.top(rep.e.space, uint32(h.Block/segment.LeafBlocks), h.Version)
-	if h.Kind != segment.KindData { // nothing stands anywhere that would tell it
-		rep.raiseGen(h.key().slice, h.Gen)
-	}
 	rep.e.space.tables.Add(segment.HeldRecordBytes)
 	rep.e.requests.add(h)
 }
@@ -476,6 +499,20 @@ func (rep *replica) insert(l *lane, h *heldRecord) {
 // takesHeld is fits for a record of a replica, whose entry may have a mask.
 func (c *chunk) takesHeld(n, limit int) bool {
 	return c.fits(n, limit) && len(c.entries)+firstEntryMax+segment.MaskMax <= c.room
+}
+
+// roomy tells whether the open chunk has room for a record of a replica with n bytes of data; if
+// not, it has waited for another one. The lane's mutex is held, but not while it waits.
+func (l *lane) roomy(n int) bool {
+	if l.mu.cur != nil && !l.mu.cur.takesHeld(n, l.e.payloadMax()) {
+		l.mu.cur.full = true
+		l.work.Signal()
+	}
+	if l.mu.cur != nil && !l.mu.cur.full {
+		return true
+	}
+	l.room.Wait()
+	return false
 }
 
 // heldBytes gives the room that a record of a replica takes: all of its data, since what it
@@ -507,7 +544,10 @@ func (l *lane) addHeld(b *branch, r *Record, h *heldRecord, newly int64) {
 	}
 	en := segment.Entry{
 		Branch: b.id, Block: r.Block, Count: 1, Kind: r.kind, Flags: segment.FlagFresh | h.Outcome,
-		Version: r.Version, Gen: r.Gen, LSN: h.LSN, Request: r.Request,
+		Version: r.Version, Gen: r.Gen, Era: h.Era, LSN: h.LSN, Request: r.Request,
+	}
+	if h.copied {
+		en.Flags = h.flags
 	}
 	if r.kind == segment.KindData {
 		l.e.fill(c, r, r.Count*segment.BlockSize, true)
@@ -522,6 +562,9 @@ func (l *lane) addHeld(b *branch, r *Record, h *heldRecord, newly int64) {
 	en.PutMask(c.entries[at:], &r.Kept)
 	c.recs = append(c.recs, p)
 	b.fam.replica.lanes[l.no].fresh = true
+	if h.copied {
+		return
+	}
 	l.e.stats.records.Add(1)
 	l.e.stats.userBytes.Add(int64(r.Count) * segment.BlockSize)
 }
@@ -557,11 +600,19 @@ func (l *lane) enter(p *pending, base uint64, crcs []uint32) {
 		if hs.top != nil { // before its place leaves the index: its segment must not look empty
 			l.spare(hs.top, int(b-hs.top.Block), 1)
 		}
-		if hs.top = nil; h.Kind == segment.KindData {
-			hs.top = h
+		if hs.top = h; h.copied {
+			hs.top = nil
+		}
+		if h.Kind == segment.KindData {
 			loc = segment.MakeLoc(h.Addr+uint64(i)*segment.BlockUnits, crcs[i])
 		}
-		rl.blocks[b] = hs
+		if h.copied && hs.newest == h {
+			hs.newest = nil
+		}
+		rl.keep(b, hs)
+		if rl.note(l.e.space, b, nil); h.exact {
+			rl.note(l.e.space, b, &known{h.Version, h.Gen, h.Era})
+		}
 		l.point(lf, int(b%segment.LeafBlocks), loc)
 	}
 	h.kept = nil
@@ -596,11 +647,20 @@ func (l *lane) sweepHeld(rep *replica) {
 	rl := &rep.lanes[l.no]
 	for k, h := range rl.held {
 		if h.durable && h.Version.Compare(rep.slice(k.slice).Floor) <= 0 &&
-			rep.e.requests.retired(h.Request) {
+			rep.e.requests.retired(h.Request) && rl.joined(rep, h) {
 			l.letGo(rep, h)
 		}
 	}
-	rl.kept = len(rl.held)
+	for b, hs := range rl.blocks {
+		if rl.knowns == 0 {
+			break
+		}
+		if hs.known != nil && hs.known.ver.Compare(rep.slice(sliceOf(b)).Floor) <= 0 {
+			rep.raiseGen(sliceOf(b), hs.known.gen)
+			rl.note(rep.e.space, b, nil)
+		}
+	}
+	rl.kept = len(rl.held) + rl.knowns
 }
 
 // letGo takes a record out of the table; what nobody sees of it is garbage from here on. The lane's
@@ -619,9 +679,7 @@ func (l *lane) letGo(rep *replica, h *heldRecord) {
 		if hs.newest == h {
 			hs.newest = nil
 		}
-		if rl.blocks[b] = hs; hs == (holders{}) {
-			delete(rl.blocks, b)
-		}
+		rl.keep(b, hs)
 	}
 	rep.raiseGen(h.key().slice, h.Gen)
 	delete(rl.held, h.key())
@@ -637,6 +695,9 @@ func (rep *replica) end() {
 		}
 		for ext := range rep.lanes[l.no].extents {
 			rep.lanes[l.no].forget(rep.e.space, ext)
+		}
+		for b := range rep.lanes[l.no].blocks {
+			rep.lanes[l.no].note(rep.e.space, b, nil)
 		}
 	}
 	rep.gone = true

@@ -10,8 +10,8 @@ import "weft/dataplane/segment"
 //	C2  No returned block was written in a higher generation than maxGen.
 
 // Read is Volume.Read, and gives maxGen: the highest generation in which a returned block was
-// written. Of blocks that no held record shows, holes and zeros among them, it is the highest of
-// all in their slice that are settled: never too low. Whether what it returns is committed and may
+// written. Of blocks that no held record of data shows it is at least the highest of all in their
+// slice that are settled: never too low. Whether what it returns is committed and may
 // be shown is the caller's to know, before and after. Errors: those of Volume.Read.
 func (p *Replica) Read(block uint64, count int, dst []byte) (maxGen uint32, err error) {
 	return p.v.read(block, count, dst)
@@ -22,9 +22,13 @@ func (rep *replica) maxGen(l *lane, block uint64, count int) uint32 {
 	gen, settled := uint32(0), false
 	rl := &rep.lanes[l.no]
 	for i := range uint64(count) {
-		if top := rl.blocks[block+i].top; top != nil {
-			gen = max(gen, top.Gen)
-		} else {
+		switch hs := rl.blocks[block+i]; {
+		case hs.top != nil:
+			gen = max(gen, hs.top.Gen)
+			settled = settled || hs.top.Kind != segment.KindData
+		case hs.known != nil:
+			gen = max(gen, hs.known.gen)
+		default:
 			settled = true
 		}
 	}

@@ -43,6 +43,9 @@ func (rep *replica) change(no uint32, to segment.SliceState) bool {
 		s.Floor = to.Floor
 	}
 	s.Buried, s.Gen = s.Buried || to.Buried, max(s.Gen, to.Gen)
+	if to.Era > s.Era {
+		s.Era, s.Open = to.Era, to.Open
+	}
 	rep.mu.slices[no] = s
 	return s != was
 }
@@ -96,28 +99,15 @@ func (e *Engine) logNotes(ctx context.Context, l *lane, ens []segment.Entry) err
 	w := make(branchWait, 1)
 	l.mu.Lock()
 	for i := range ens {
-		for {
-			if err := l.dead(); err != nil {
-				l.mu.Unlock()
-				return err
-			}
-			if l.mu.cur != nil && !l.mu.cur.fits(0, e.payloadMax()) {
-				l.mu.cur.full = true
-				l.work.Signal()
-			}
-			if l.mu.cur != nil && !l.mu.cur.full {
-				break
-			}
-			l.room.Wait()
+		if err := l.roomForNote(); err != nil {
+			l.mu.Unlock()
+			return err
 		}
-		l.mu.lsn++
-		ens[i].LSN = l.mu.lsn
-		p := pending{kind: ens[i].Kind, lsn: l.mu.lsn}
 		if i == len(ens)-1 {
-			p.rec = &Record{To: w}
+			l.addNote(&ens[i], w)
+		} else {
+			l.addNote(&ens[i], nil)
 		}
-		l.mu.cur.encode(&ens[i], nil)
-		l.mu.cur.recs = append(l.mu.cur.recs, p)
 	}
 	l.mu.Unlock()
 	l.work.Signal()
@@ -127,6 +117,36 @@ func (e *Engine) logNotes(ctx context.Context, l *lane, ens []segment.Entry) err
 	case <-ctx.Done():
 		return &domain.Error{Op: "engine.logNotes", Kind: domain.Aborted, Err: ctx.Err()}
 	}
+}
+
+// roomForNote waits until the open chunk takes an entry without blocks; the lane's mutex is held,
+// but not while it waits.
+func (l *lane) roomForNote() error {
+	for {
+		if err := l.dead(); err != nil {
+			return err
+		}
+		if l.mu.cur != nil && !l.mu.cur.fits(0, l.e.payloadMax()) {
+			l.mu.cur.full = true
+			l.work.Signal()
+		}
+		if l.mu.cur != nil && !l.mu.cur.full {
+			return nil
+		}
+		l.room.Wait()
+	}
+}
+
+// addNote puts an entry without blocks into the open chunk; to is told when it is durable.
+func (l *lane) addNote(en *segment.Entry, to Appender) {
+	l.mu.lsn++
+	en.LSN = l.mu.lsn
+	p := pending{kind: en.Kind, lsn: l.mu.lsn}
+	if to != nil {
+		p.rec = &Record{To: to}
+	}
+	l.mu.cur.encode(en, nil)
+	l.mu.cur.recs = append(l.mu.cur.recs, p)
 }
 
 // Bury deletes what a replica holds of a slice for ever: its space is free for others behind the
@@ -163,15 +183,20 @@ func (l *lane) clearSlice(rep *replica, no uint32) {
 			l.letGo(rep, h)
 		}
 	}
-	const extents = segment.SliceBlocks / segment.LeafBlocks
 	for ext := range rep.lanes[l.no].extents {
-		if ext/extents == no {
+		if ext/sliceExtents == no {
 			rep.lanes[l.no].forget(l.e.space, ext)
 		}
 	}
+	for b := range rep.lanes[l.no].blocks {
+		if sliceOf(b) == no {
+			rep.lanes[l.no].note(l.e.space, b, nil)
+		}
+	}
+	l.distrust(rep, no)
 	var list []uint32
 	for ext := range rep.br.fam.leaves[l.no] {
-		if ext/extents == no {
+		if ext/sliceExtents == no {
 			list = append(list, ext)
 		}
 	}
@@ -228,7 +253,7 @@ func (p *Replica) SetFloor(slice uint32, floor domain.Version) {
 	p.v.e.raise()
 	for _, l := range p.v.e.lanes {
 		l.mu.Lock()
-		if rl := &p.rep.lanes[l.no]; len(rl.held) > 2*rl.kept+heldSome {
+		if rl := &p.rep.lanes[l.no]; len(rl.held)+rl.knowns > 2*rl.kept+heldSome {
 			l.sweepHeld(p.rep)
 		}
 		l.mu.Unlock()
@@ -240,8 +265,9 @@ func (p *Replica) SetFloor(slice uint32, floor domain.Version) {
 const heldSome = 64
 
 // Unsettled gives every record of a slice above its floor, durable or on its way, by version; after
-// a restart that is all that may have to be replayed. fn ends the walk with an error, which is
-// returned.
+// a restart that is all that may have to be replayed. What came by Import or Same is told too, with
+// Part: it is committed, and no record to be replayed. Nothing of an earlier era is. fn ends the
+// walk with an error, which is returned.
 func (p *Replica) Unsettled(slice uint32, fn func(Meta) error) error {
 	floor := p.Floor(slice)
 	var list []Meta
@@ -252,9 +278,12 @@ func (p *Replica) Unsettled(slice uint32, fn func(Meta) error) error {
 				list = append(list, h.meta())
 			}
 		}
+		list = p.rep.knownParts(l, slice, floor, list)
 		l.mu.Unlock()
 	}
-	slices.SortFunc(list, func(a, b Meta) int { return a.Version.Compare(b.Version) })
+	slices.SortFunc(list, func(a, b Meta) int {
+		return cmp.Or(a.Version.Compare(b.Version), cmp.Compare(a.Block, b.Block))
+	})
 	for _, m := range list {
 		if err := fn(m); err != nil {
 			return err
@@ -287,6 +316,7 @@ func (l *lane) saveHeld(t *segment.ReplicaTable) {
 				t.Records = append(t.Records, h.HeldRecord)
 			}
 		}
+		l.saveKnown(rep, t)
 	}
 }
 
@@ -318,6 +348,7 @@ func (e *Engine) replicaStates(t *segment.ReplicaTable) {
 		return cmp.Or(cmp.Compare(a.Branch, b.Branch), cmp.Compare(a.Block, b.Block),
 			a.Version.Compare(b.Version))
 	})
+	joinKnown(t)
 	slices.SortFunc(t.Extents, func(a, b segment.ExtentVersion) int {
 		return cmp.Or(cmp.Compare(a.Branch, b.Branch), cmp.Compare(a.Extent, b.Extent))
 	})
@@ -350,6 +381,7 @@ func (e *Engine) loadHeld() {
 			rep.lanes[l.no].top(e.space, x.Extent, x.Version)
 		}
 	}
+	e.loadKnown(t.Known)
 	for i := range t.Records {
 		h := &heldRecord{HeldRecord: t.Records[i], durable: true}
 		rep := e.mu.replicas[h.Branch]
@@ -367,6 +399,63 @@ func (e *Engine) loadHeld() {
 		}
 		rep.found(l, h)
 	}
+	e.showHoles()
+}
+
+// showHoles lets the blocks of which a checkpoint's table holds the newest record, and which show
+// no data, be those of that record.
+func (e *Engine) showHoles() {
+	for _, rep := range e.mu.replicas {
+		for _, l := range e.lanes {
+			rl := &rep.lanes[l.no]
+			for b, hs := range rl.blocks {
+				if hs.top != nil || hs.known != nil || hs.newest == nil || hs.newest.Kind == segment.KindData {
+					continue
+				}
+				lf := rep.br.fam.leaves[l.no][uint32(b/segment.LeafBlocks)].of(rep.br)
+				if lf == nil || lf.own.get(int(b%segment.LeafBlocks)).Kind() != segment.Flash {
+					hs.top = hs.newest
+					rl.blocks[b] = hs
+				}
+			}
+		}
+	}
+}
+
+// passed enters what is behind the checkpoint's mark, with its effect in the index already: that of
+// a record, or of a copy.
+func (rep *replica) passed(l *lane, h *heldRecord) {
+	rl := &rep.lanes[l.no]
+	for i := range h.Count {
+		b := h.Block + uint64(i)
+		if h.keeps(i) {
+			continue
+		}
+		rl.uncover(b)
+		if rl.note(rep.e.space, b, nil); h.exact {
+			rl.note(rep.e.space, b, &known{h.Version, h.Gen, h.Era})
+		}
+	}
+	if h.copied {
+		rep.arrived(l, h)
+		return
+	}
+	rep.found(l, h)
+	for i := range h.Count {
+		if b := h.Block + uint64(i); !h.keeps(i) && h.Kind != segment.KindData {
+			hs := rl.blocks[b]
+			hs.top = h
+			rl.blocks[b] = hs
+		}
+	}
+	h.kept = nil
+}
+
+// uncover notes that a block shows no held record any more.
+func (rl *replicaLane) uncover(block uint64) {
+	hs := rl.blocks[block]
+	hs.top = nil
+	rl.keep(block, hs)
 }
 
 // found enters a record whose effect is in the index already, as far as it has one.
@@ -417,6 +506,16 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 	case segment.KindBury:
 		rep.change(no, segment.SliceState{Buried: true})
 		return
+	case segment.KindEra:
+		rep.change(no, segment.SliceState{Era: en.Era, Open: true, Gen: en.Gen})
+		if en.Ended() && rep.slice(no).Era == en.Era {
+			rep.close(no)
+		}
+		return
+	case segment.KindSame:
+		l.turn(rep, no, en.Era)
+		l.confirm(rep, en.Block, en.Same(), en.Era)
+		return
 	}
 	ext := uint32(en.Block / segment.LeafBlocks)
 	if rep.gone || !en.Kind.Blocks() || l.e.laneOf(b.fam, ext) != l {
@@ -424,8 +523,13 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 	}
 	h := &heldRecord{durable: true, HeldRecord: segment.HeldRecord{
 		Branch: b.id, Block: en.Block, Count: en.Len(), Kind: en.Kind, Outcome: en.Outcome(),
-		Version: en.Version, Gen: en.Gen, Request: en.Request, LSN: en.LSN,
+		Version: en.Version, Gen: en.Gen, Request: en.Request, LSN: en.LSN, Era: en.Era,
 	}}
+	h.copied, h.flags = en.Flags&segment.FlagFresh == 0, en.Flags
+	h.exact = h.copied // at or below the floor it is swept
+	h.kept = &segment.Mask{}
+	en.MaskOf(raw, h.kept)
+	l.turn(rep, no, en.Era)
 	var crcs [segment.RecordBlocks]uint32
 	if en.Kind == segment.KindData {
 		for i := range en.Count {
@@ -435,12 +539,14 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 		h.Addr = uint64(c.payload)/segment.Unit + uint64(en.Off)
 	}
 	if lf := b.fam.leaves[l.no][ext].of(b); lf != nil && en.LSN <= lf.complete {
-		rep.found(l, h)
+		rep.passed(l, h)
 		return
 	}
-	h.kept = &segment.Mask{}
-	en.MaskOf(raw, h.kept)
-	rep.insert(l, h)
-	rep.surface(l, h)
+	if h.copied {
+		rep.arrived(l, h)
+	} else {
+		rep.insert(l, h)
+		rep.surface(l, h)
+	}
 	l.enter(&pending{br: b, unit: en.Off, held: h}, uint64(c.payload)/segment.Unit, crcs[:])
 }

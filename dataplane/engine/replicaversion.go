@@ -57,19 +57,27 @@ func (p *Replica) Versions(block uint64, count int, fn func(BlockVersion) error)
 		return err
 	}
 	s := &versionSearch{p: p, found: make([]BlockVersion, count), block: block}
+	if err := s.all(); err != nil {
+		return err
+	}
+	for _, b := range s.found {
+		if b.Version == (domain.Version{}) {
+			continue
+		}
+		if err := fn(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// all finds them all, as they are at one moment.
+func (s *versionSearch) all() error {
 	for range readTries {
 		if err := s.lookup(); err != nil {
 			return err
 		}
 		if len(s.wanted) == 0 {
-			for _, b := range s.found {
-				if b.Version == (domain.Version{}) {
-					continue
-				}
-				if err := fn(b); err != nil {
-					return err
-				}
-			}
 			return nil
 		}
 		for id, list := range s.wanted {
@@ -79,8 +87,8 @@ func (p *Replica) Versions(block uint64, count int, fn func(BlockVersion) error)
 		}
 	}
 	return &domain.Error{
-		Op: "engine.Versions", Kind: domain.Corrupt, Ref: "volume/" + p.v.volume.String(),
-		Msg: "a block near " + domain.Position(block).String() + " has no entry that verifies",
+		Op: "engine.Versions", Kind: domain.Corrupt, Ref: "volume/" + s.p.v.volume.String(),
+		Msg: "a block near " + domain.Position(s.block).String() + " has no entry that verifies",
 	}
 }
 
@@ -90,6 +98,10 @@ type versionSearch struct {
 	block  uint64         // the first
 	found  []BlockVersion // zero versions: not found, or no data
 	places []segment.Loc  // where those stood whose versions were found on the device
+	gens   []uint32
+	above  []domain.Version // of holes and zeros of which a record is held
+	locs   []segment.Loc    // where all of them stand
+	floor  domain.Version   // of the moment at which they stood there
 	wanted map[uint32]map[segment.Loc]int
 }
 
@@ -98,6 +110,8 @@ type versionSearch struct {
 func (s *versionSearch) lookup() error {
 	if s.places == nil {
 		s.places = make([]segment.Loc, len(s.found))
+		s.locs, s.gens = make([]segment.Loc, len(s.found)), make([]uint32, len(s.found))
+		s.above = make([]domain.Version, len(s.found))
 	}
 	p, l := s.p, s.p.v.lane(s.block)
 	s.wanted = map[uint32]map[segment.Loc]int{}
@@ -106,20 +120,25 @@ func (s *versionSearch) lookup() error {
 	if p.rep.gone {
 		return p.v.missing()
 	}
+	s.floor = p.Floor(sliceOf(s.block))
 	lf := p.rep.br.fam.leaves[l.no][uint32(s.block/segment.LeafBlocks)].of(p.rep.br)
 	for i := range s.found {
 		b, loc := s.block+uint64(i), segment.Loc(0)
 		if lf != nil {
 			loc = lf.own.get(int(b % segment.LeafBlocks))
 		}
-		top := p.rep.lanes[l.no].blocks[b].top
+		s.locs[i] = loc
+		hs := p.rep.lanes[l.no].blocks[b]
 		switch {
 		case loc.Kind() == segment.Lost:
 			return p.v.corrupt(s.block, i)
 		case loc.Kind() != segment.Flash:
 			s.found[i] = BlockVersion{}
-		case top != nil:
-			s.found[i] = BlockVersion{b, top.Version, loc.CRC()}
+			s.above[i], s.gens[i] = hs.shown()
+		case hs.top != nil:
+			s.found[i], s.gens[i] = BlockVersion{b, hs.top.Version, loc.CRC()}, hs.top.Gen
+		case hs.known != nil:
+			s.found[i], s.gens[i] = BlockVersion{b, hs.known.ver, loc.CRC()}, hs.known.gen
 		case s.places[i] != loc:
 			id := uint32((loc.Off() - p.v.e.space.first) / p.v.e.space.size)
 			if s.wanted[id] == nil {
@@ -156,6 +175,7 @@ func (s *versionSearch) read(id uint32, list map[segment.Loc]int) error {
 				k, ok := list[loc]
 				if b := en.Block + uint64(i); ok && b == s.block+uint64(k) {
 					s.found[k], s.places[k] = BlockVersion{b, en.Version, loc.CRC()}, loc
+					s.gens[k] = en.Gen
 				}
 			}
 		}

@@ -144,6 +144,10 @@ func (c *checker) segment(s *Segment, live []seen) {
 		case e.branch != b.branch || e.block != b.block:
 			c.problem(p, "its entry is that of block %d of branch %d", e.block, e.branch)
 		}
+		ver, ok := c.index.known[place{b.branch, b.block}]
+		if is := versions[b.loc]; ok && is != "" && is != ver.String() {
+			c.problem(p, "it is known as of version %s, its entry says %s", ver, is)
+		}
 	}
 	if c.o.Data {
 		c.data(live, versions)

@@ -30,6 +30,8 @@ type index struct {
 	leaves  map[key]*leaf
 	held    map[heldKey]segment.HeldRecord // records of replicas that are not settled
 	buried  map[heldKey]bool               // slices, without a version
+	eras    map[heldKey]uint16             // of slices, without a version
+	known   map[place]domain.Version       // of blocks of which no record is held
 }
 
 // load begins with the root of a checkpoint; nil is an empty device.
@@ -39,6 +41,7 @@ func (x *index) load(r *segment.Root) {
 		heads: map[domain.VolumeID]uint32{}, cuts: map[domain.SnapshotID]uint32{},
 	}
 	x.held, x.buried = map[heldKey]segment.HeldRecord{}, map[heldKey]bool{}
+	x.eras, x.known = map[heldKey]uint16{}, map[place]domain.Version{}
 	if r == nil {
 		return
 	}
@@ -54,6 +57,12 @@ func (x *index) load(r *segment.Root) {
 	for _, s := range r.Replicas.Slices {
 		if s.Buried {
 			x.buried[heldKey{branch: s.Branch, slice: s.Slice}] = true
+		}
+		x.eras[heldKey{branch: s.Branch, slice: s.Slice}] = s.Era
+	}
+	for _, k := range r.Replicas.Known {
+		for i := range uint64(k.Count) {
+			x.known[place{k.Branch, k.Block + i}] = k.Version
 		}
 	}
 }

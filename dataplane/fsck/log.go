@@ -228,7 +228,10 @@ func (c *checker) redo(lane uint8, k *chunk, en *segment.Entry, raw []byte, mark
 		return
 	}
 	if n.Replica {
-		c.index.hold(heldOf(en, raw, uint64(at)/segment.Unit))
+		if en.Flags&segment.FlagFresh != 0 {
+			c.index.hold(heldOf(en, raw, uint64(at)/segment.Unit))
+		}
+		c.index.learn(en, raw)
 	}
 	if lf := c.index.leaves[key{en.Branch, ext}]; lf != nil && en.LSN <= lf.Complete {
 		return

@@ -14,6 +14,26 @@ type heldKey struct {
 	ver           domain.Version
 }
 
+// place names a block of a branch.
+type place struct {
+	branch uint32
+	block  uint64
+}
+
+// learn notes what an entry of a log says of the versions of its blocks: an imported copy is known
+// by its version, and what a record wrote by the record.
+func (x *index) learn(en *segment.Entry, raw []byte) {
+	for i := range en.Len() {
+		switch b := (place{en.Branch, en.Block + uint64(i)}); {
+		case en.Kept(raw, i):
+		case en.Flags&segment.FlagFresh == 0:
+			x.known[b] = en.Version
+		default:
+			delete(x.known, b)
+		}
+	}
+}
+
 // hold notes a record that is not settled.
 func (x *index) hold(h segment.HeldRecord) {
 	x.held[heldKey{h.Branch, uint32(h.Block / segment.SliceBlocks), h.Version}] = h
@@ -21,17 +41,21 @@ func (x *index) hold(h segment.HeldRecord) {
 
 // note applies an entry about a slice. Seals and floors change no block.
 func (x *index) note(en *segment.Entry) {
-	if en.Kind == segment.KindBury {
-		no := uint32(en.Block / segment.SliceBlocks)
-		x.buried[heldKey{branch: en.Branch, slice: no}] = true
+	k := heldKey{branch: en.Branch, slice: uint32(en.Block / segment.SliceBlocks)}
+	switch en.Kind { //nolint:exhaustive // the others change nothing that is checked
+	case segment.KindBury:
+		x.buried[k] = true
+	case segment.KindEra:
+		x.eras[k] = max(x.eras[k], en.Era)
 	}
 }
 
-// empty lets go of what stands in buried slices, and of what deleted replicas held.
+// empty lets go of what stands in buried slices, of what deleted replicas held, and of records of
+// earlier eras.
 func (x *index) empty() {
-	maps.DeleteFunc(x.held, func(k heldKey, _ segment.HeldRecord) bool {
-		n := x.nodes[k.branch]
-		return n == nil || !n.named || x.buried[heldKey{branch: k.branch, slice: k.slice}]
+	maps.DeleteFunc(x.held, func(k heldKey, h segment.HeldRecord) bool {
+		n, of := x.nodes[k.branch], heldKey{branch: k.branch, slice: k.slice}
+		return n == nil || !n.named || x.buried[of] || h.Era < x.eras[of]
 	})
 	maps.DeleteFunc(x.leaves, func(k key, _ *leaf) bool {
 		const extents = segment.SliceBlocks / segment.LeafBlocks
@@ -43,7 +67,7 @@ func (x *index) empty() {
 func heldOf(en *segment.Entry, raw []byte, addr uint64) segment.HeldRecord {
 	h := segment.HeldRecord{
 		Branch: en.Branch, Block: en.Block, Count: en.Len(), Kind: en.Kind, Outcome: en.Outcome(),
-		Version: en.Version, Gen: en.Gen, Request: en.Request, LSN: en.LSN,
+		Version: en.Version, Gen: en.Gen, Request: en.Request, LSN: en.LSN, Era: en.Era,
 	}
 	if en.Kind == segment.KindData {
 		h.Addr, h.Sum = addr, sumOf(en, raw)
@@ -106,17 +130,17 @@ func (c *checker) heldIn(s *Segment, list []segment.HeldRecord, shown map[uint64
 	if s.Sequence == 0 {
 		c.guess(s)
 	}
-	type place struct {
+	type spot struct {
 		addr uint64
 		ver  domain.Version
 	}
-	entries, sums := map[place]segment.HeldRecord{}, map[place][]uint32{}
+	entries, sums := map[spot]segment.HeldRecord{}, map[spot][]uint32{}
 	for _, k := range merged(c.chunks(s)) {
 		k.each(func(en *segment.Entry, raw []byte) {
 			if en.Kind != segment.KindData {
 				return
 			}
-			at := place{uint64(k.payload())/segment.Unit + uint64(en.Off), en.Version}
+			at := spot{uint64(k.payload())/segment.Unit + uint64(en.Off), en.Version}
 			if slices.ContainsFunc(list, func(h segment.HeldRecord) bool { return h.Addr == at.addr }) {
 				c.place(k.off, segment.ChunkHeader+int64(k.EntryBytes), "chunk")
 			}
@@ -129,7 +153,7 @@ func (c *checker) heldIn(s *Segment, list []segment.HeldRecord, shown map[uint64
 	}
 	for i := range list {
 		h := &list[i]
-		at := place{h.Addr, h.Version}
+		at := spot{h.Addr, h.Version}
 		e, ok := entries[at]
 		e.LSN = h.LSN // the low half of a moved one's is all that some entries have
 		if !ok || e != *h {

@@ -264,7 +264,9 @@ const (
 	FlagFresh         uint8 = 1 << 3
 	FlagEncrypted     uint8 = 1 << 4
 	FlagCompressed    uint8 = 1 << 5
-	flagsKnown              = outcomeMask | FlagMoved | FlagFresh | FlagEncrypted | FlagCompressed
+	FlagParent        uint8 = 1 << 6 // of UNMAP: the branch has nothing there, its parent answers
+	flagsKnown              = outcomeMask | FlagMoved | FlagFresh | FlagEncrypted | FlagCompressed |
+		FlagParent
 
 	chunkSealed = 1 // in a chunk's header
 )
@@ -465,6 +467,8 @@ func (e *Entry) check() error {
 		return fmt.Errorf("entry: outcome %d of kind %d: %w", e.Outcome(), e.Kind, ErrBad)
 	case e.Packed() && (e.Count != 1 || e.Units == 0 || e.Units > UnitsMax):
 		return fmt.Errorf("entry: %d compressed in %d units: %w", e.Count, e.Units, ErrBad)
+	case e.Flags&FlagParent != 0 && e.Kind != KindUnmap:
+		return fmt.Errorf("entry: as the parent, of kind %d: %w", e.Kind, ErrBad)
 	case e.Kind == KindData && !e.Packed() &&
 		(!inside || int(e.Units) != e.Count*BlockUnits || e.Off%BlockUnits != 0):
 		return fmt.Errorf("entry: %d blocks in %d units: %w", e.Count, e.Units, ErrBad)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -135,6 +136,8 @@ func FuzzChunk(f *testing.F) {
 	f.Add(sealed)
 	_, held := goldenHeld()
 	f.Add(held)
+	_, era := goldenEra()
+	f.Add(era)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		b := bytes.Clone(in)
 		_, _, err := DecodeChunk(b, goldenSalt)
@@ -170,7 +173,7 @@ func FuzzChunk(f *testing.F) {
 
 // FuzzEntry: see above; what decodes is written as it was read, but for bits without meaning.
 func FuzzEntry(f *testing.F) {
-	for _, e := range append(goldenEntries(), goldenHeldEntries()...) {
+	for _, e := range slices.Concat(goldenEntries(), goldenHeldEntries(), goldenEraEntries()) {
 		b := make([]byte, e.Size())
 		e.Encode(b, []uint32{1, 2})
 		f.Add(b, uint64(100))
@@ -219,6 +222,8 @@ func FuzzEntry(f *testing.F) {
 // FuzzReplicas: see above; the table is covered by the checksums of the root's pieces.
 func FuzzReplicas(f *testing.F) {
 	whole := goldenReplicas()
+	f.Add(whole.Append(nil))
+	whole = eraReplicas()
 	f.Add(whole.Append(nil))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -226,6 +226,50 @@ func goldenReplicas() ReplicaTable {
 	}
 }
 
+// goldenEraEntries covers what join sessions log: an imported block, a range that is as the
+// parent, the session's beginning and end, and what is the same.
+func goldenEraEntries() []Entry {
+	data := goldenEntries()[1]
+	data.Flags, data.Request = 0, domain.RequestID{}
+	unmap := Entry{
+		Branch: 1, Block: 3, Count: 1, Kind: KindUnmap, Flags: FlagParent, Version: data.Version,
+		Range: 45, LSN: 96, Era: 0x1112,
+	}
+	begun := Entry{Branch: 1, Block: SliceBlocks, Count: 1, Kind: KindEra, LSN: 97, Era: 0x1112}
+	ended := begun
+	ended.SetEnded()
+	same := Entry{Branch: 1, Block: 64, Count: 1, Kind: KindSame, LSN: 99, Era: 0x1112}
+	same.SetSame(0x0102030405060708)
+	return []Entry{data, unmap, begun, ended, same}
+}
+
+// goldenEra gives the header of a chunk with those.
+func goldenEra() (Chunk, []byte) {
+	b, at := make([]byte, Sector), ChunkHeader
+	entries := goldenEraEntries()
+	for i := range entries {
+		at += entries[i].Encode(b[at:], []uint32{0x91, 0x92})
+	}
+	c := Chunk{
+		Incarnation: 1, Sequence: 2, LSN: 100, Entries: uint16(len(entries)), Stream: StreamLog,
+		EntryBytes: uint32(at - ChunkHeader), PayloadBytes: 8 * Sector,
+	}
+	c.Encode(b, goldenSalt)
+	return c, b
+}
+
+// eraReplicas is goldenReplicas with what join sessions leave.
+func eraReplicas() ReplicaTable {
+	t := goldenReplicas()
+	t.Slices[0].Era, t.Slices[0].Open, t.Slices[0].Gen = 0x3132, true, 0x41424344
+	t.Records[0].Era = 0x5152
+	t.Known = []KnownRun{{
+		Branch: 8, Block: 0x6162, Count: LeafBlocks / 2, Version: t.Records[0].Version,
+		Gen: 0x71727374, Era: 0x8182,
+	}}
+	return t
+}
+
 // packedLeaf is goldenLeaf with compressed blocks.
 func packedLeaf(dense bool) *Leaf {
 	l := goldenLeaf(dense)
@@ -335,6 +379,8 @@ func codecs() []codec {
 	held, heldBytes := goldenHeld()
 	replica, table, holding := goldenRoot().Branches[1], goldenReplicas(), goldenRoot()
 	replica.Replica, holding.Replicas = true, table
+	era, eraBytes := goldenEra()
+	eraTable := eraReplicas()
 	leaf := func(b []byte) (any, error) {
 		l := &Leaf{}
 		_, err := DecodeLeaf(b, l)
@@ -401,6 +447,17 @@ func codecs() []codec {
 		{
 			"replicas", table, func() []byte { return table.Append(nil) },
 			func(b []byte) (any, error) { return DecodeReplicas(b) },
+		},
+		{
+			"replicas-era", eraTable, func() []byte { return eraTable.Append(nil) },
+			func(b []byte) (any, error) { return DecodeReplicas(b) },
+		},
+		{
+			"chunk-era", &era, func() []byte { return eraBytes },
+			func(b []byte) (any, error) {
+				c, _, err := DecodeChunk(b, goldenSalt)
+				return c, err
+			},
 		},
 		{
 			"root-replicas", holding, func() []byte { return holding.Encode() },
@@ -525,6 +582,7 @@ func TestEveryBitCounts(t *testing.T) {
 	chunk, _ := goldenChunk()
 	sealed, _ := goldenSealed()
 	held, _ := goldenHeld()
+	era, _ := goldenEra()
 	body := len(encodeFooter()) - Sector
 	free := map[string][2]int{
 		"chunk":  {ChunkHeader + int(chunk.EntryBytes), Sector},
@@ -532,10 +590,12 @@ func TestEveryBitCounts(t *testing.T) {
 
 		"chunk-sealed": {ChunkHeader + int(sealed.EntryBytes), Sector},
 		"chunk-held":   {ChunkHeader + int(held.EntryBytes), Sector},
+		"chunk-era":    {ChunkHeader + int(era.EntryBytes), Sector},
 	}
 	for _, c := range codecs() {
 		if strings.HasPrefix(c.name, "branch") || strings.HasPrefix(c.name, "entry") ||
-			strings.HasPrefix(c.name, "root") || c.name == "pieces" || c.name == "replicas" {
+			strings.HasPrefix(c.name, "root") || c.name == "pieces" ||
+			strings.HasPrefix(c.name, "replicas") {
 			continue // covered by the checksum of the entry or piece that names them
 		}
 		b := c.encode()
@@ -564,6 +624,10 @@ func TestCutShort(t *testing.T) {
 		if c.name == "chunk-held" {
 			whole = ChunkHeader + int(held.EntryBytes)
 		}
+		if c.name == "chunk-era" {
+			era, _ := goldenEra()
+			whole = ChunkHeader + int(era.EntryBytes)
+		}
 		if c.name == "chunk" {
 			whole = ChunkHeader + int(chunk.EntryBytes)
 		}
@@ -571,7 +635,7 @@ func TestCutShort(t *testing.T) {
 			whole = ChunkHeader + int(sealed.EntryBytes)
 		}
 		for n := range whole {
-			if c.name == "pieces" && n%PieceBytes == 0 || c.name == "replicas" && n == 0 {
+			if c.name == "pieces" && n%PieceBytes == 0 || strings.HasPrefix(c.name, "replicas") && n == 0 {
 				continue // a shorter list is a list; its own checksum stands in the anchor
 			}
 			if _, err := c.decode(bytes.Clone(b[:n])); err == nil {

@@ -82,6 +82,21 @@ func (e *Entry) MaskOf(b []byte, m *Mask) {
 	}
 }
 
+// SameBlocks is how many blocks, from a multiple of it on, a SAME entry is about: 256 KiB.
+const SameBlocks = 64
+
+// SetSame makes the map of a SAME entry: bit i is of block i.
+func (e *Entry) SetSame(blocks uint64) { e.Version.Epoch = domain.Epoch(blocks) }
+
+// Same gives the map of a SAME entry.
+func (e *Entry) Same() uint64 { return uint64(e.Version.Epoch) }
+
+// SetEnded says in an ERA entry that the session has ended.
+func (e *Entry) SetEnded() { e.Off = 1 }
+
+// Ended tells whether an ERA entry says that the session has ended.
+func (e *Entry) Ended() bool { return e.Off != 0 }
+
 // SliceBlocks is the number of blocks of a slice: the unit of coherency, 1 GiB.
 const SliceBlocks = 1 << 18
 
@@ -92,6 +107,8 @@ type SliceState struct {
 	Seal   domain.Epoch   // no message of a lower epoch is accepted
 	Floor  domain.Version // what is at or below it is resolved at every member
 	Buried bool           // deleted for ever
+	Era    uint16         // of its last join session; what is of an earlier one is not trusted
+	Open   bool           // that session has not ended
 	Gen    uint32         // no record of a higher generation is settled, or without data
 }
 
@@ -121,6 +138,18 @@ type HeldRecord struct {
 	LSN     uint64
 	Addr    uint64 // DATA: of its first block, in units of 512 B; the others follow
 	Sum     uint32 // DATA: CRC-32C over the CRCs of its blocks, 4 bytes each
+	Era     uint16
+}
+
+// KnownRun is blocks of data, side by side, whose version is above the floor and known though no
+// record of theirs is held: they were imported, or confirmed to be the same as another member's.
+type KnownRun struct {
+	Branch  uint32
+	Block   uint64
+	Count   int // up to a whole extent
+	Version domain.Version
+	Gen     uint32
+	Era     uint16 // from which on they are trusted
 }
 
 // ReplicaTable is what a checkpoint holds of the device's replicas.
@@ -130,6 +159,7 @@ type ReplicaTable struct {
 	Graves  []domain.VolumeID // volumes that were replicas and never come back
 	Extents []ExtentVersion
 	Records []HeldRecord
+	Known   []KnownRun
 }
 
 // Sizes of the table's lines in bytes.
@@ -139,19 +169,31 @@ const (
 	GraveBytes        = 16
 	ExtentBytes       = 24
 	HeldRecordBytes   = 80
+	KnownRunBytes     = 40
 
 	replicaFixed = 24
+	moreFixed    = 16
 	sliceBuried  = 1
+	sliceOpen    = 2
 )
 
 // Bytes gives the encoded size; 0 for an empty table.
 func (t *ReplicaTable) Bytes() int {
 	n := len(t.Slices)*SliceStateBytes + len(t.Bounds)*RequestBoundBytes +
-		len(t.Graves)*GraveBytes + len(t.Extents)*ExtentBytes + len(t.Records)*HeldRecordBytes
+		len(t.Graves)*GraveBytes + len(t.Extents)*ExtentBytes + len(t.Records)*HeldRecordBytes +
+		t.moreBytes()
 	if n == 0 {
 		return 0
 	}
 	return replicaFixed + n
+}
+
+// moreBytes gives the size of what stands behind the records; 0 where that is nothing.
+func (t *ReplicaTable) moreBytes() int {
+	if len(t.Known) == 0 {
+		return 0
+	}
+	return moreFixed + len(t.Known)*KnownRunBytes
 }
 
 func appendVersion(b []byte, v domain.Version) []byte {
@@ -194,7 +236,8 @@ func (t *ReplicaTable) Append(b []byte) []byte {
 		return b
 	}
 	for _, n := range []int{
-		len(t.Slices), len(t.Bounds), len(t.Graves), len(t.Extents), len(t.Records), 0,
+		len(t.Slices), len(t.Bounds), len(t.Graves), len(t.Extents), len(t.Records),
+		t.moreBytes(),
 	} {
 		b = le.AppendUint32(b, uint32(n))
 	}
@@ -207,7 +250,10 @@ func (t *ReplicaTable) Append(b []byte) []byte {
 		if s.Buried {
 			flags = sliceBuried
 		}
-		b = le.AppendUint64(b, flags|uint64(s.Gen)<<32)
+		if s.Open {
+			flags |= sliceOpen
+		}
+		b = le.AppendUint64(b, flags|uint64(s.Era)<<16|uint64(s.Gen)<<32)
 	}
 	for _, r := range t.Bounds {
 		b = le.AppendUint16(b, uint16(r.Gateway))
@@ -227,7 +273,51 @@ func (t *ReplicaTable) Append(b []byte) []byte {
 	for i := range t.Records {
 		b = t.Records[i].append(b)
 	}
+	if t.moreBytes() > 0 {
+		b = t.appendMore(b)
+	}
 	return b
+}
+
+// appendMore encodes what stands behind the records.
+func (t *ReplicaTable) appendMore(b []byte) []byte {
+	for _, n := range []int{len(t.Known), 0, 0, 0} {
+		b = le.AppendUint32(b, uint32(n))
+	}
+	for _, k := range t.Known {
+		b = le.AppendUint32(b, k.Branch)
+		b = le.AppendUint16(b, uint16(k.Count))
+		b = le.AppendUint16(b, k.Era)
+		b = le.AppendUint64(b, k.Block)
+		b = appendVersion(b, k.Version)
+		b = le.AppendUint64(b, uint64(k.Gen))
+	}
+	return b
+}
+
+// decodeMore reads what stands behind the records, which takes all of b.
+func (t *ReplicaTable) decodeMore(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if len(b) < moreFixed || len(b) == moreFixed {
+		return fmt.Errorf("replicas: %d B behind the records: %w", len(b), ErrBad)
+	}
+	known := int(le.Uint32(b))
+	if b = b[moreFixed:]; len(b) != known*KnownRunBytes {
+		return fmt.Errorf("replicas: %d B behind the records: %w", len(b), ErrBad)
+	}
+	for range known {
+		k := KnownRun{
+			Branch: le.Uint32(b), Count: int(le.Uint16(b[4:])), Era: le.Uint16(b[6:]),
+			Block: le.Uint64(b[8:]), Version: version(b[16:]), Gen: le.Uint32(b[32:]),
+		}
+		if k.Count < 1 || k.Block >= 1<<40 || int(k.Block%LeafBlocks)+k.Count > LeafBlocks {
+			return fmt.Errorf("replicas: %d known blocks: %w", k.Count, ErrBad)
+		}
+		t.Known, b = append(t.Known, k), b[KnownRunBytes:]
+	}
+	return nil
 }
 
 func (r *HeldRecord) append(b []byte) []byte {
@@ -241,7 +331,7 @@ func (r *HeldRecord) append(b []byte) []byte {
 	b = le.AppendUint64(b, r.Addr)
 	b = le.AppendUint32(b, r.Gen)
 	b = le.AppendUint32(b, r.Sum)
-	return le.AppendUint64(b, 0)
+	return le.AppendUint64(b, uint64(r.Era))
 }
 
 // DecodeReplicas reads a table, which takes all of b; none at all is an empty one.
@@ -254,16 +344,17 @@ func DecodeReplicas(b []byte) (t ReplicaTable, err error) {
 	}
 	slices, bounds := int(le.Uint32(b)), int(le.Uint32(b[4:]))
 	graves, extents := int(le.Uint32(b[8:])), int(le.Uint32(b[12:]))
-	records := int(le.Uint32(b[16:]))
+	records, more := int(le.Uint32(b[16:])), int(le.Uint32(b[20:]))
 	b = b[replicaFixed:]
 	if len(b) != slices*SliceStateBytes+bounds*RequestBoundBytes+graves*GraveBytes+
-		extents*ExtentBytes+records*HeldRecordBytes || len(b) == 0 {
+		extents*ExtentBytes+records*HeldRecordBytes+more || len(b) == 0 {
 		return t, fmt.Errorf("replicas: %d B: %w", len(b), ErrBad)
 	}
 	for range slices {
 		t.Slices = append(t.Slices, SliceState{
 			Branch: le.Uint32(b), Slice: le.Uint32(b[4:]), Seal: domain.Epoch(le.Uint64(b[8:])),
-			Floor: version(b[16:]), Buried: b[32]&sliceBuried != 0, Gen: le.Uint32(b[36:]),
+			Floor: version(b[16:]), Buried: b[32]&sliceBuried != 0, Open: b[32]&sliceOpen != 0,
+			Era: le.Uint16(b[34:]), Gen: le.Uint32(b[36:]),
 		})
 		b = b[SliceStateBytes:]
 	}
@@ -289,6 +380,9 @@ func DecodeReplicas(b []byte) (t ReplicaTable, err error) {
 		}
 		t.Records, b = append(t.Records, r), b[HeldRecordBytes:]
 	}
+	if err := t.decodeMore(b); err != nil {
+		return ReplicaTable{}, err
+	}
 	return t, nil
 }
 
@@ -297,6 +391,7 @@ func decodeHeld(b []byte) (HeldRecord, error) {
 		Branch: le.Uint32(b), Count: int(le.Uint16(b[4:])), Kind: Kind(b[6]), Outcome: b[7],
 		Block: le.Uint64(b[8:]), Version: version(b[16:]), Request: request(b[32:]),
 		LSN: le.Uint64(b[48:]), Addr: le.Uint64(b[56:]), Gen: le.Uint32(b[64:]), Sum: le.Uint32(b[68:]),
+		Era: le.Uint16(b[72:]),
 	}
 	most := LeafBlocks
 	if r.Kind == KindData {

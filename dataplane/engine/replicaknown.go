@@ -1,0 +1,114 @@
+package engine
+
+import (
+	"cmp"
+	"slices"
+
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// Versions of blocks of which no record is held, on their way to checkpoints and back. In memory
+// they stand block by block, in a table as runs.
+
+// saveKnown adds what a replica knows in a lane to the table of a checkpoint; mu is held.
+func (l *lane) saveKnown(rep *replica, t *segment.ReplicaTable) {
+	rl := &rep.lanes[l.no]
+	if rl.knowns == 0 {
+		return
+	}
+	for b, hs := range rl.blocks {
+		if k := hs.known; k != nil {
+			t.Known = append(t.Known, segment.KnownRun{
+				Branch: rep.br.id, Block: b, Count: 1, Version: k.ver, Gen: k.gen, Era: k.era,
+			})
+		}
+	}
+}
+
+// joinKnown brings known blocks into order and makes runs of them.
+func joinKnown(t *segment.ReplicaTable) {
+	list := t.Known
+	slices.SortFunc(list, func(a, b segment.KnownRun) int {
+		return cmp.Or(cmp.Compare(a.Branch, b.Branch), cmp.Compare(a.Block, b.Block))
+	})
+	t.Known = list[:0]
+	for _, k := range list {
+		if n := len(t.Known); n > 0 {
+			last := &t.Known[n-1]
+			if last.Branch == k.Branch && last.Block+uint64(last.Count) == k.Block &&
+				k.Block%segment.LeafBlocks != 0 && last.Version == k.Version && last.Gen == k.Gen &&
+				last.Era == k.Era {
+				last.Count += k.Count
+				continue
+			}
+		}
+		t.Known = append(t.Known, k)
+	}
+}
+
+// loadKnown takes up what a checkpoint knows.
+func (e *Engine) loadKnown(list []segment.KnownRun) {
+	for _, k := range list {
+		rep := e.mu.replicas[k.Branch]
+		if rep == nil {
+			continue
+		}
+		l := e.laneOf(rep.br.fam, uint32(k.Block/segment.LeafBlocks))
+		one := &known{k.Version, k.Gen, k.Era}
+		for i := range uint64(k.Count) {
+			rep.lanes[l.no].note(e.space, k.Block+i, one)
+		}
+	}
+}
+
+// knownParts adds the blocks of a slice in a lane that are known, trusted and above its floor, as
+// runs; the lane's mutex is held.
+func (rep *replica) knownParts(l *lane, slice uint32, floor domain.Version, list []Meta) []Meta {
+	rl, era := &rep.lanes[l.no], rep.slice(slice).Era
+	if rl.knowns == 0 {
+		return list
+	}
+	var blocks []uint64
+	for b, hs := range rl.blocks {
+		if k := hs.known; k != nil && sliceOf(b) == slice && k.era == era && k.ver.Compare(floor) > 0 {
+			blocks = append(blocks, b)
+		}
+	}
+	slices.Sort(blocks)
+	first := len(list)
+	for _, b := range blocks {
+		k, kind := rl.blocks[b].known, segment.KindUnmap
+		lf := rep.br.fam.leaves[l.no][uint32(b/segment.LeafBlocks)]
+		switch lf.at(int(b % segment.LeafBlocks)).Kind() {
+		case segment.Flash:
+			kind = segment.KindData
+		case segment.Zero:
+			kind = segment.KindZero
+		default: // a hole
+		}
+		if n := len(list); n > first {
+			last := &list[n-1]
+			if last.Block+uint64(last.Count) == b && b%segment.LeafBlocks != 0 && last.Kind == kind &&
+				last.Version == k.ver && last.Gen == k.gen {
+				last.Count++
+				continue
+			}
+		}
+		list = append(list, Meta{
+			Kind: kind, Block: b, Count: 1, Version: k.ver, Gen: k.gen, Part: true,
+		})
+	}
+	return list
+}
+
+// shown gives version and generation of what a block shows, where that is known.
+func (hs *holders) shown() (domain.Version, uint32) {
+	switch {
+	case hs.top != nil:
+		return hs.top.Version, hs.top.Gen
+	case hs.known != nil:
+		return hs.known.ver, hs.known.gen
+	}
+	return domain.Version{}, 0
+}
