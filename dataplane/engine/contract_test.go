@@ -970,8 +970,9 @@ type ramReplica struct {
 	since map[uint32]domain.Epoch // of sessions under way
 	cut   map[uint32]bool         // sessions that a restart cut short
 	at    map[uint64]ramBlock
-	most  map[uint32]domain.Version // that was accepted in each extent
-	below uint64                    // of the one gateway's counters
+	most  map[uint32]domain.Version  // that was accepted in each extent
+	away  map[uint32]map[uint64]bool // grains that member 7 may lack, of slices that it is away from
+	below uint64                     // of the one gateway's counters
 }
 
 // ramRecord is a record, or another thing that is logged.
@@ -992,6 +993,9 @@ const (
 	ramSame           // of one block
 	ramBegin
 	ramEnd
+	ramMark // by what is not logged itself
+	ramAway // of member 7
+	ramBack
 )
 
 // ramBlock is what a block shows. Its version is exact.
@@ -1015,6 +1019,7 @@ func newRAM() *ramReplica {
 		recs: map[heldKey]*ramRecord{}, floor: map[uint32]domain.Version{},
 		seal: map[uint32]domain.Epoch{}, era: map[uint32]uint16{}, since: map[uint32]domain.Epoch{},
 		cut: map[uint32]bool{}, at: map[uint64]ramBlock{}, most: map[uint32]domain.Version{},
+		away: map[uint32]map[uint64]bool{},
 	}
 }
 
@@ -1031,10 +1036,47 @@ func (m *ramReplica) stays(b uint64, ver, floor domain.Version, exact bool) bool
 	return resolved || x.ver.Compare(ver) > 0
 }
 
+// mark notes what a member that is away may lack.
+func (m *ramReplica) mark(x *ramRecord) {
+	grains := m.away[sliceOf(x.Block)]
+	for i := 0; grains != nil && i < x.Count; i++ {
+		grains[(x.Block+uint64(i))/segment.GrainBlocks] = true
+	}
+}
+
+// lacks compares the maps: none is too small.
+func (m *ramReplica) lacks(p *Replica) error {
+	for s := range uint32(2) {
+		got, ok := p.Dirty(s, 7)
+		if ok != (m.away[s] != nil) {
+			return fmt.Errorf("member 7 is away from slice %d: %t", s, ok)
+		}
+		for g := range m.away[s] {
+			if i := g % segment.SliceGrains; got[i/64]>>(i%64)&1 == 0 {
+				return fmt.Errorf("slice %d: grain %d is not marked", s, i)
+			}
+		}
+	}
+	return nil
+}
+
 // apply lets something that was logged have its effect, and gives the mask of a record.
 func (m *ramReplica) apply(x *ramRecord) (mask segment.Mask, kept int) {
 	s := sliceOf(x.Block)
+	if x.what == ramAppend || x.what == ramImport || x.what == ramMark {
+		m.mark(x)
+	}
 	switch x.what {
+	case ramMark:
+	case ramAway:
+		m.away[s] = map[uint64]bool{}
+		for _, y := range m.recs {
+			if sliceOf(y.Block) == s && y.Version.Compare(x.at) > 0 {
+				m.mark(y)
+			}
+		}
+	case ramBack:
+		delete(m.away, s)
 	case ramAppend:
 		for i := range x.Count {
 			b := x.Block + uint64(i)
@@ -1100,6 +1142,9 @@ func (m *ramReplica) append(r *Record, n uint64, msg domain.Epoch) (Outcome, seg
 	}
 	floor := m.floor[k.slice]
 	if m.recs[k] != nil || m.since[k.slice] == 0 && r.Version.Compare(floor) <= 0 {
+		if m.away[k.slice] != nil {
+			m.log(&ramRecord{what: ramMark, Meta: Meta{Block: r.Block, Count: r.Count}})
+		}
 		return Duplicate, segment.Mask{}, nil
 	}
 	x := &ramRecord{
@@ -1371,13 +1416,14 @@ func (c *contractRun) deliver(width int, mark func() int) {
 
 // give gives a record to both.
 func (c *contractRun) give(r *Record, msg domain.Epoch, wg *sync.WaitGroup, mark func() int) {
-	k := heldKey{sliceOf(r.Block), r.Version}
+	k, logged := heldKey{sliceOf(r.Block), r.Version}, len(c.ram.order)
 	was := c.ram.recs[k] // a checkpoint may let go of it at any time
 	settled := was != nil && c.ram.since[k.slice] != 0 && !c.ram.holds(was)
 	want, mask, refused := c.ram.append(r, c.d.spell[r.Version], msg)
 	x := c.ram.recs[k]
-	fresh := refused == nil && want != Duplicate
+	fresh := len(c.ram.order) > logged
 	if fresh {
+		x = c.ram.order[logged]
 		x.begun = mark()
 	}
 	if refused != nil { // it has to come again
@@ -1437,6 +1483,9 @@ func (c *contractRun) judge() {
 		check(c.t, c.p.Volume(), b, x.n)
 	}
 	if err := c.ram.gens(c.p); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.ram.lacks(c.p); err != nil {
 		c.t.Fatal(err)
 	}
 	of, most := c.ram.versions()
@@ -1527,6 +1576,7 @@ func (c *contractRun) join(mark func() int) {
 	for range 1 + c.d.rnd.IntN(6) {
 		c.bring(s, c.spot(s), mark)
 	}
+	c.leave(s, mark)
 	if c.d.rnd.IntN(12) > 0 {
 		return
 	}
@@ -1536,6 +1586,24 @@ func (c *contractRun) join(mark func() int) {
 	synced(c.t, c.p, s, c.ram.since[s])
 	x := &ramRecord{what: ramEnd, Meta: Meta{Block: first}, begun: mark()}
 	c.ram.log(x)
+	x.acked = mark()
+}
+
+// leave lets member 7 go away from a slice, or come back.
+func (c *contractRun) leave(s uint32, mark func() int) {
+	x := &ramRecord{what: ramAway, at: c.p.Floor(s), begun: mark()}
+	x.Block = uint64(s) * segment.SliceBlocks
+	call := c.p.Away
+	switch {
+	case c.d.rnd.IntN(10) > 0:
+		return
+	case c.ram.away[s] != nil:
+		x.what, call = ramBack, c.p.Back
+	}
+	c.ram.log(x)
+	if err := call(background, s, 7); err != nil {
+		c.t.Fatal(err)
+	}
 	x.acked = mark()
 }
 
@@ -1967,6 +2035,9 @@ func (c *contractRun) prefix(p *Replica, cut int) error {
 		m := c.ram.after(k)
 		if err = m.is(p, maps.Clone(found), floors, c.ram.floor); err == nil {
 			err = m.parts(p, parts, floors)
+		}
+		if err == nil {
+			err = m.lacks(p)
 		}
 		if err == nil {
 			return nil

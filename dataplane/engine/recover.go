@@ -314,7 +314,7 @@ func (e *Engine) recover() error {
 		}
 	}
 	e.nv.replay()
-	e.settleEras()
+	e.settleReplicas()
 	e.emptyGraves()
 	e.settleIndex()
 	if err := e.nv.locked(); err != nil {

@@ -85,6 +85,9 @@ type replica struct {
 	lanes [segment.LanesMax]replicaLane // each guarded by its lane's mutex
 	gone  bool                          // deleted; changed under the mutexes of all lanes
 	turn  sync.Mutex                    // one join session begins or ends at a time
+	// Of a recovery: the grains of what stands in the log behind the checkpoint, and of what the
+	// checkpoint holds.
+	touched, tabled grainMaps
 
 	mu struct { // a leaf lock
 		sync.Mutex
@@ -92,6 +95,7 @@ type replica struct {
 		raised map[uint32]domain.Version // floors that are not logged yet
 
 		sessions map[uint32]*session // of this life
+		dirty    map[dirtyKey]*dirtyMap
 	}
 }
 
@@ -302,7 +306,7 @@ func newReplica(e *Engine, b *branch) *replica {
 		}
 	}
 	rep.mu.slices, rep.mu.raised = map[uint32]segment.SliceState{}, map[uint32]domain.Version{}
-	rep.mu.sessions = map[uint32]*session{}
+	rep.mu.sessions, rep.mu.dirty = map[uint32]*session{}, map[dirtyKey]*dirtyMap{}
 	return rep
 }
 
@@ -379,8 +383,19 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 			l.room.Wait()
 			continue
 		}
-		if done, waits, err := p.judge(l, &rec, r, msg); done || err != nil {
-			return waits, err
+		done, waits, err := p.judge(l, &rec, r, msg)
+		if err != nil {
+			return false, err
+		}
+		if p.rep.mark(r.Block, r.Count) && done && !waits { // nothing else of it will be logged
+			if l.roomy(0) {
+				l.logMark(p.rep, r.Block, r.Count, told{r})
+				return true, nil
+			}
+			continue
+		}
+		if done {
+			return waits, nil
 		}
 		if l.roomy(n) {
 			break
@@ -395,6 +410,12 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 	l.addHeld(p.rep.br, r, h, newly)
 	return false, nil
 }
+
+// told tells the owner of a record what became of an entry that was logged for it.
+type told struct{ r *Record }
+
+// Appended implements Appender.
+func (t told) Appended(_ *Record, err error) { t.r.To.Appended(t.r, err) }
 
 // judge tells whether a record needs no place: it is a duplicate, and waits says that its first is
 // still on its way; or it is refused.
@@ -483,8 +504,8 @@ func (rep *replica) outdo(l *lane, h *heldRecord, r *Record) {
 	rep.insert(l, h)
 }
 
-// insert adds a record to the table; the lane's mutex is held. Behind a crash it may meet itself: it
-// was settled, came again in a join session, and was stored once more.
+// insert adds a record to the table; the lane's mutex is held. Behind a crash it may meet itself:
+// it was settled, came again in a join session, and was stored once more.
 func (rep *replica) insert(l *lane, h *heldRecord) {
 	rl := &rep.lanes[l.no]
 	if old := rl.held[h.key()]; old != nil {
@@ -702,6 +723,8 @@ func (rep *replica) end() {
 	}
 	rep.gone = true
 	rep.mu.Lock()
+	rep.e.space.tables.Add(-segment.DirtyMapBytes * int64(len(rep.mu.dirty)))
+	clear(rep.mu.dirty)
 	rep.e.space.tables.Add(-segment.SliceStateBytes * int64(len(rep.mu.slices)))
 	rep.mu.Unlock()
 	delete(rep.e.mu.replicas, rep.br.id)

@@ -309,10 +309,11 @@ func (l *lane) distrust(rep *replica, slice uint32) {
 	}
 }
 
-// settleEras does for a recovery what BeginEra did for records that came before it in other lanes'
-// logs.
-func (e *Engine) settleEras() {
+// settleReplicas does for a recovery what BeginEra did for records that came before it in other
+// lanes' logs, and what Away and Append did for members that are away.
+func (e *Engine) settleReplicas() {
 	for _, rep := range e.mu.replicas {
+		rep.settleDirty()
 		for no, s := range rep.mu.slices {
 			for _, l := range e.lanes {
 				l.turn(rep, no, s.Era)

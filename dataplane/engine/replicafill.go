@@ -155,6 +155,10 @@ func (p *Replica) take(l *lane, since domain.Epoch, block uint64, list []Copy, f
 			continue
 		}
 		done, h := p.choose(l, block+uint64(i), list[i:i+n], floor)
+		if p.rep.mark(block+uint64(i), done) && (h == nil || h.Count < done) {
+			l.logMark(p.rep, block+uint64(i), done, nil)
+			last = l.mu.lsn
+		}
 		if h != nil {
 			if last, err = p.place(l, h, list[i+done-h.Count:][:h.Count]); err != nil {
 				return last, err

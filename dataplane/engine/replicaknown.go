@@ -55,6 +55,7 @@ func (e *Engine) loadKnown(list []segment.KnownRun) {
 			continue
 		}
 		l := e.laneOf(rep.br.fam, uint32(k.Block/segment.LeafBlocks))
+		markGrains(rep.tabled.of(k.Block), k.Block, k.Count)
 		one := &known{k.Version, k.Gen, k.Era}
 		for i := range uint64(k.Count) {
 			rep.lanes[l.no].note(e.space, k.Block+i, one)

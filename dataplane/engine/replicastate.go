@@ -194,6 +194,7 @@ func (l *lane) clearSlice(rep *replica, no uint32) {
 		}
 	}
 	l.distrust(rep, no)
+	rep.forgetAway(no)
 	var list []uint32
 	for ext := range rep.br.fam.leaves[l.no] {
 		if ext/sliceExtents == no {
@@ -329,6 +330,7 @@ func (e *Engine) replicaStates(t *segment.ReplicaTable) {
 		for _, s := range rep.mu.slices {
 			t.Slices = append(t.Slices, s)
 		}
+		rep.saveDirty(t)
 		rep.mu.Unlock()
 	}
 	for v := range e.mu.graves {
@@ -349,6 +351,9 @@ func (e *Engine) replicaStates(t *segment.ReplicaTable) {
 			a.Version.Compare(b.Version))
 	})
 	joinKnown(t)
+	slices.SortStableFunc(t.Dirt, func(a, b segment.DirtyMap) int {
+		return cmp.Compare(a.Branch, b.Branch)
+	})
 	slices.SortFunc(t.Extents, func(a, b segment.ExtentVersion) int {
 		return cmp.Or(cmp.Compare(a.Branch, b.Branch), cmp.Compare(a.Extent, b.Extent))
 	})
@@ -382,11 +387,15 @@ func (e *Engine) loadHeld() {
 		}
 	}
 	e.loadKnown(t.Known)
+	e.loadDirty(t.Dirt)
 	for i := range t.Records {
 		h := &heldRecord{HeldRecord: t.Records[i], durable: true}
 		rep := e.mu.replicas[h.Branch]
 		if rep == nil {
 			continue
+		}
+		if h.Version.Compare(rep.slice(sliceOf(h.Block)).Floor) > 0 {
+			markGrains(rep.tabled.of(h.Block), h.Block, h.Count)
 		}
 		l := e.laneOf(rep.br.fam, uint32(h.Block/segment.LeafBlocks))
 		if h.Kind == segment.KindData &&
@@ -512,6 +521,9 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 			rep.close(no)
 		}
 		return
+	case segment.KindDirty:
+		rep.redoDirty(en)
+		return
 	case segment.KindSame:
 		l.turn(rep, no, en.Era)
 		l.confirm(rep, en.Block, en.Same(), en.Era)
@@ -529,6 +541,7 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 	h.exact = h.copied // at or below the floor it is swept
 	h.kept = &segment.Mask{}
 	en.MaskOf(raw, h.kept)
+	markGrains(rep.touched.of(en.Block), en.Block, en.Len())
 	l.turn(rep, no, en.Era)
 	var crcs [segment.RecordBlocks]uint32
 	if en.Kind == segment.KindData {

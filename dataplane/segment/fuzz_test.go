@@ -173,7 +173,8 @@ func FuzzChunk(f *testing.F) {
 
 // FuzzEntry: see above; what decodes is written as it was read, but for bits without meaning.
 func FuzzEntry(f *testing.F) {
-	for _, e := range slices.Concat(goldenEntries(), goldenHeldEntries(), goldenEraEntries()) {
+	for _, e := range slices.Concat(goldenEntries(), goldenHeldEntries(), goldenEraEntries(),
+		goldenDirtyEntries()) {
 		b := make([]byte, e.Size())
 		e.Encode(b, []uint32{1, 2})
 		f.Add(b, uint64(100))
@@ -223,8 +224,9 @@ func FuzzEntry(f *testing.F) {
 func FuzzReplicas(f *testing.F) {
 	whole := goldenReplicas()
 	f.Add(whole.Append(nil))
-	whole = eraReplicas()
-	f.Add(whole.Append(nil))
+	for _, whole := range []ReplicaTable{eraReplicas(), dirtyReplicas()} {
+		f.Add(whole.Append(nil))
+	}
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		table, err := DecodeReplicas(b)

@@ -243,6 +243,41 @@ func goldenEraEntries() []Entry {
 	return []Entry{data, unmap, begun, ended, same}
 }
 
+// goldenDirty gives the header of a chunk with the entries about members that are away.
+func goldenDirty() (Chunk, []byte) {
+	b, at := make([]byte, Sector), ChunkHeader
+	entries := goldenDirtyEntries()
+	for i := range entries {
+		at += entries[i].Encode(b[at:], nil)
+	}
+	c := Chunk{
+		Incarnation: 1, Sequence: 2, LSN: 100, Entries: uint16(len(entries)), Stream: StreamLog,
+		EntryBytes: uint32(at - ChunkHeader),
+	}
+	c.Encode(b, goldenSalt)
+	return c, b
+}
+
+func goldenDirtyEntries() []Entry {
+	e := Entry{Branch: 1, Block: 3 * LeafBlocks, Count: 1, Kind: KindDirty, LSN: 97}
+	list := []Entry{e, e, e}
+	list[0].SetDirty(0x1112, DirtyMarks, 0x0102030405060708)
+	list[1].SetDirty(0x1112, DirtyBegin, 0)
+	list[2].SetDirty(0x1112, DirtyEnd, 0)
+	return list
+}
+
+// dirtyReplicas is eraReplicas with maps of members that are away.
+func dirtyReplicas() ReplicaTable {
+	t := eraReplicas()
+	d := DirtyMap{Branch: 8, Slice: 0x91, Member: 0x9293}
+	for i := range d.Grains {
+		d.Grains[i] = uint64(i) << 40
+	}
+	t.Dirt = []DirtyMap{d, {Branch: 8, Slice: 0x92}}
+	return t
+}
+
 // goldenEra gives the header of a chunk with those.
 func goldenEra() (Chunk, []byte) {
 	b, at := make([]byte, Sector), ChunkHeader
@@ -381,6 +416,8 @@ func codecs() []codec {
 	replica.Replica, holding.Replicas = true, table
 	era, eraBytes := goldenEra()
 	eraTable := eraReplicas()
+	dirty, dirtyBytes := goldenDirty()
+	dirtyTable := dirtyReplicas()
 	leaf := func(b []byte) (any, error) {
 		l := &Leaf{}
 		_, err := DecodeLeaf(b, l)
@@ -451,6 +488,17 @@ func codecs() []codec {
 		{
 			"replicas-era", eraTable, func() []byte { return eraTable.Append(nil) },
 			func(b []byte) (any, error) { return DecodeReplicas(b) },
+		},
+		{
+			"replicas-dirty", dirtyTable, func() []byte { return dirtyTable.Append(nil) },
+			func(b []byte) (any, error) { return DecodeReplicas(b) },
+		},
+		{
+			"chunk-dirty", &dirty, func() []byte { return dirtyBytes },
+			func(b []byte) (any, error) {
+				c, _, err := DecodeChunk(b, goldenSalt)
+				return c, err
+			},
 		},
 		{
 			"chunk-era", &era, func() []byte { return eraBytes },
@@ -583,6 +631,7 @@ func TestEveryBitCounts(t *testing.T) {
 	sealed, _ := goldenSealed()
 	held, _ := goldenHeld()
 	era, _ := goldenEra()
+	dirty, _ := goldenDirty()
 	body := len(encodeFooter()) - Sector
 	free := map[string][2]int{
 		"chunk":  {ChunkHeader + int(chunk.EntryBytes), Sector},
@@ -591,6 +640,7 @@ func TestEveryBitCounts(t *testing.T) {
 		"chunk-sealed": {ChunkHeader + int(sealed.EntryBytes), Sector},
 		"chunk-held":   {ChunkHeader + int(held.EntryBytes), Sector},
 		"chunk-era":    {ChunkHeader + int(era.EntryBytes), Sector},
+		"chunk-dirty":  {ChunkHeader + int(dirty.EntryBytes), Sector},
 	}
 	for _, c := range codecs() {
 		if strings.HasPrefix(c.name, "branch") || strings.HasPrefix(c.name, "entry") ||
@@ -623,6 +673,10 @@ func TestCutShort(t *testing.T) {
 		whole := len(b)
 		if c.name == "chunk-held" {
 			whole = ChunkHeader + int(held.EntryBytes)
+		}
+		if c.name == "chunk-dirty" {
+			dirty, _ := goldenDirty()
+			whole = ChunkHeader + int(dirty.EntryBytes)
 		}
 		if c.name == "chunk-era" {
 			era, _ := goldenEra()

@@ -160,6 +160,39 @@ type ReplicaTable struct {
 	Extents []ExtentVersion
 	Records []HeldRecord
 	Known   []KnownRun
+	Dirt    []DirtyMap
+}
+
+// GrainBlocks is the number of blocks of a grain: what is noted of writes that a member misses.
+// An extent has 64 grains.
+const GrainBlocks = 16
+
+// SliceGrains is the number of grains of a slice.
+const SliceGrains = SliceBlocks / GrainBlocks
+
+// DirtyMap tells which grains of a slice a member that is away may lack, a bit each.
+type DirtyMap struct {
+	Branch uint32
+	Slice  uint32
+	Member domain.NodeNumber
+	Grains [SliceGrains / 64]uint64
+}
+
+// What a DIRTY entry says of a member.
+const (
+	DirtyMarks = 0 // the grains of an extent whose bits are set
+	DirtyBegin = 1 // it is away: whatever is accepted from here on counts
+	DirtyEnd   = 2 // it has everything again
+)
+
+// SetDirty makes a DIRTY entry about a member; grains is the map of DirtyMarks.
+func (e *Entry) SetDirty(member domain.NodeNumber, what uint32, grains uint64) {
+	e.Version.Node, e.Off, e.Version.Epoch = member, what, domain.Epoch(grains)
+}
+
+// Dirty gives what a DIRTY entry says.
+func (e *Entry) Dirty() (member domain.NodeNumber, what uint32, grains uint64) {
+	return e.Version.Node, e.Off, uint64(e.Version.Epoch)
 }
 
 // Sizes of the table's lines in bytes.
@@ -170,6 +203,7 @@ const (
 	ExtentBytes       = 24
 	HeldRecordBytes   = 80
 	KnownRunBytes     = 40
+	DirtyMapBytes     = 16 + SliceGrains/8
 
 	replicaFixed = 24
 	moreFixed    = 16
@@ -190,10 +224,10 @@ func (t *ReplicaTable) Bytes() int {
 
 // moreBytes gives the size of what stands behind the records; 0 where that is nothing.
 func (t *ReplicaTable) moreBytes() int {
-	if len(t.Known) == 0 {
+	if len(t.Known)+len(t.Dirt) == 0 {
 		return 0
 	}
-	return moreFixed + len(t.Known)*KnownRunBytes
+	return moreFixed + len(t.Known)*KnownRunBytes + len(t.Dirt)*DirtyMapBytes
 }
 
 func appendVersion(b []byte, v domain.Version) []byte {
@@ -281,7 +315,7 @@ func (t *ReplicaTable) Append(b []byte) []byte {
 
 // appendMore encodes what stands behind the records.
 func (t *ReplicaTable) appendMore(b []byte) []byte {
-	for _, n := range []int{len(t.Known), 0, 0, 0} {
+	for _, n := range []int{len(t.Known), len(t.Dirt), 0, 0} {
 		b = le.AppendUint32(b, uint32(n))
 	}
 	for _, k := range t.Known {
@@ -291,6 +325,15 @@ func (t *ReplicaTable) appendMore(b []byte) []byte {
 		b = le.AppendUint64(b, k.Block)
 		b = appendVersion(b, k.Version)
 		b = le.AppendUint64(b, uint64(k.Gen))
+	}
+	for i := range t.Dirt {
+		d := &t.Dirt[i]
+		b = le.AppendUint32(b, d.Branch)
+		b = le.AppendUint32(b, d.Slice)
+		b = le.AppendUint64(b, uint64(d.Member))
+		for _, w := range d.Grains {
+			b = le.AppendUint64(b, w)
+		}
 	}
 	return b
 }
@@ -303,8 +346,8 @@ func (t *ReplicaTable) decodeMore(b []byte) error {
 	if len(b) < moreFixed || len(b) == moreFixed {
 		return fmt.Errorf("replicas: %d B behind the records: %w", len(b), ErrBad)
 	}
-	known := int(le.Uint32(b))
-	if b = b[moreFixed:]; len(b) != known*KnownRunBytes {
+	known, dirt := int(le.Uint32(b)), int(le.Uint32(b[4:]))
+	if b = b[moreFixed:]; len(b) != known*KnownRunBytes+dirt*DirtyMapBytes {
 		return fmt.Errorf("replicas: %d B behind the records: %w", len(b), ErrBad)
 	}
 	for range known {
@@ -316,6 +359,15 @@ func (t *ReplicaTable) decodeMore(b []byte) error {
 			return fmt.Errorf("replicas: %d known blocks: %w", k.Count, ErrBad)
 		}
 		t.Known, b = append(t.Known, k), b[KnownRunBytes:]
+	}
+	for range dirt {
+		d := DirtyMap{
+			Branch: le.Uint32(b), Slice: le.Uint32(b[4:]), Member: domain.NodeNumber(le.Uint16(b[8:])),
+		}
+		for i := range d.Grains {
+			d.Grains[i] = le.Uint64(b[16+8*i:])
+		}
+		t.Dirt, b = append(t.Dirt, d), b[DirtyMapBytes:]
 	}
 	return nil
 }
