@@ -27,6 +27,7 @@ import (
 // checkpoint; its blocks live, though nobody may see them; and the cleaner moves them side by side
 // or not at all. All versions above the floor are in the table, so no version is kept by block: a
 // block that no held record names has one at or below the floor, and any new record is above it.
+// Where blocks come without records, in a join session, more has to be known: replicaera.go.
 //
 // The floor in RAM may be ahead of the one that a crash leaves. That is safe: what a checkpoint
 // holds of floor and table is of one moment or the floor is the later one, and the log behind it
