@@ -1,6 +1,7 @@
 package eventstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -156,6 +157,17 @@ func (m *Mirror) Replace(p domain.Position, b []byte) bool {
 	m.mu.records = slices.Clone(m.mu.records)
 	m.mu.records[p.N()-m.mu.base-1] = b
 	return true
+}
+
+// Has tells whether a record stands in memory at its place, to the byte.
+func (m *Mirror) Has(e Entry) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	n := e.At.N()
+	if n <= m.mu.base || n > m.count() || (span{raises: m.mu.raises}).position(n) != e.At {
+		return false
+	}
+	return bytes.Equal(m.mu.records[n-m.mu.base-1], e.Record)
 }
 
 // Raw gives a copy of the stored bytes of a record, unverified; nil when there is none, or none

@@ -25,19 +25,42 @@ type intake struct {
 // errGap says that records between the mirror and what came are missing here, not in the log.
 var errGap = errors.New("records were left out on the way")
 
-// take adds one record that the database holds. One that the mirror has already must be the same:
-// otherwise it is a CorruptError, and so is one that does not verify. errGap: read the log again.
-func (in *intake) take(e eventstore.Entry) error {
+// take adds one record that the database holds.
+func (in *intake) take(e eventstore.Entry) error { return in.takeAll([]eventstore.Entry{e}) }
+
+// takeAll adds records that the database holds, in order; readers are woken once. One that the
+// mirror has already must be the same: otherwise it is a CorruptError, and so is one that does not
+// verify. errGap: read the log again.
+func (in *intake) takeAll(entries []eventstore.Entry) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	n, last := e.At.N(), in.mirror.Head().Position.N()
-	switch {
-	case n == 0 || n > last+1:
-		return errGap
-	case n == last+1:
-		return in.mirror.Extend(e)
+	last := in.mirror.Head().Position.N()
+	for i, e := range entries {
+		if n := e.At.N(); n == 0 || n > last+1 {
+			return errGap
+		} else if n == last+1 {
+			k := i + 1
+			for ; k < len(entries) && entries[k].At.N() == entries[k-1].At.N()+1; k++ {
+			}
+			err := in.mirror.Extend(entries[i:k]...)
+			if err == nil && k < len(entries) {
+				err = errGap
+			}
+			return err
+		}
+		if err := in.known(e); err != nil {
+			return err
+		}
 	}
-	known, _ := in.mirror.HeadAt(n)
+	return nil
+}
+
+// known compares a record with that which the mirror has in its place.
+func (in *intake) known(e eventstore.Entry) error {
+	if in.mirror.Has(e) { // it was verified when it came the first time
+		return nil
+	}
+	known, _ := in.mirror.HeadAt(e.At.N())
 	r, err := eventstore.DecodeRecord(e.At, e.Record)
 	if err != nil {
 		return err
@@ -132,6 +155,7 @@ func (s *Store) hear(ctx context.Context, client *clientv3.Client, rev int64) er
 		if err := res.Err(); err != nil {
 			return err
 		}
+		entries := make([]eventstore.Entry, 0, len(res.Events))
 		for _, ev := range res.Events {
 			if !ev.IsCreate() { // a repair puts the same bytes again
 				continue
@@ -140,9 +164,10 @@ func (s *Store) hear(ctx context.Context, client *clientv3.Client, rev int64) er
 			if !ok || !strings.HasPrefix(string(ev.Kv.Key), s.keys.root) {
 				return &eventstore.CorruptError{What: "a record has a key that is no position"}
 			}
-			if err := s.seq.in.take(eventstore.Entry{At: p, Record: ev.Kv.Value}); err != nil {
-				return err
-			}
+			entries = append(entries, eventstore.Entry{At: p, Record: ev.Kv.Value})
+		}
+		if err := s.seq.in.takeAll(entries); err != nil {
+			return err
 		}
 	}
 	return &domain.Error{Op: "quorum.watch", Kind: domain.Unavailable, Err: ctx.Err()}

@@ -247,11 +247,8 @@ func (q *sequencer) batch(waiting []*call) []*call {
 	}
 	out := q.settle(d)
 	if out.stored {
-		for _, e := range d.Entries() {
-			if err := q.in.take(e); err != nil {
-				q.mirror.End(err) // Q4 is broken: what the database holds does not verify
-				break
-			}
+		if err := q.in.takeAll(d.Entries()); err != nil {
+			q.mirror.End(err) // Q4 is broken: what the database holds does not verify
 		}
 	}
 	again := q.answer(judged, out)

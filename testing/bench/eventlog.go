@@ -45,8 +45,9 @@ type logOptions struct {
 	runtime time.Duration
 	repeats int
 	events  int
-	kills   int    // of the leader
-	weft    string // the product's own program; empty: no row of it
+	kills   int            // of the leader
+	weft    string         // the product's own program; empty: no row of it
+	which   *regexp.Regexp // which appends are measured
 	progress
 }
 
@@ -89,11 +90,15 @@ func benchLog(ctx context.Context, args []string, out io.Writer) error {
 	set.StringVar(&o.weft, "weft", "", "the `program` weft, to measure a whole node")
 	only := set.String("only", "", "do only the steps that match this `regexp`: "+
 		"starts, appends, outages, grows, replays, folds, pasts, trims, memory")
+	rows := set.String("rows", "", "of the appends, only the rows that match this `regexp`")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
 	which, err := regexp.Compile(*only)
 	if err != nil {
+		return err
+	}
+	if o.which, err = regexp.Compile(*rows); err != nil {
 		return err
 	}
 	if o.repeats < 1 || o.events < 1000 || o.runtime < 100*time.Millisecond {
@@ -178,6 +183,9 @@ func (b *logBench) appends(ctx context.Context) error {
 			{"append, 3 voters, 16 writers", three, 16, 0, false},
 			{"append, 3 voters, 63 writers", three, 63, 3, false},
 		} {
+			if !b.which.MatchString(c.name) {
+				continue
+			}
 			rate, p50, err := c.of.append(ctx, c.writers, b.runtime)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
