@@ -54,7 +54,7 @@ func (r reader) Append(stream streams.Streams_AppendServer) error {
 				break
 			}
 		}
-		return deny(stream.SetTrailer)
+		return r.s.deny(stream.Context(), "Append", stream.SetTrailer)
 	}
 	ctx, done := r.s.scope(stream.Context())
 	defer done()

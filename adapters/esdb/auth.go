@@ -3,11 +3,13 @@ package esdb
 import (
 	"context"
 	"encoding/base64"
+	"path"
 	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"weft/domain"
@@ -66,6 +68,11 @@ func (s *Server) admit(ctx context.Context, method string) (context.Context, err
 	p, err := s.config.Authenticate(ctx, user, secret)
 	if err != nil {
 		s.log.Warn("esdb call refused", "method", method, "user", user, "err", err)
+		reason := "no token"
+		if secret != "" {
+			reason = err.Error()
+		}
+		s.refused(ctx, method, "", reason)
 		return nil, status.Error(codes.Unauthenticated, "the token is missing, wrong or expired")
 	}
 	return context.WithValue(ctx, principalKey{}, p), nil
@@ -117,8 +124,21 @@ func fail(err error) error {
 	return status.Error(code, err.Error())
 }
 
-// deny refuses a call by the trailer that clients turn into "access denied".
-func deny(trailer func(metadata.MD)) error {
+// refused tells of a call that was refused.
+func (s *Server) refused(ctx context.Context, method, actor, reason string) {
+	if s.config.Refused == nil {
+		return
+	}
+	r := Refusal{Call: path.Base(method), Actor: actor, Reason: reason}
+	if p, ok := peer.FromContext(ctx); ok {
+		r.Source = p.Addr.String()
+	}
+	s.config.Refused(r)
+}
+
+// deny refuses a change of the log by the trailer that clients turn into "access denied".
+func (s *Server) deny(ctx context.Context, method string, trailer func(metadata.MD)) error {
+	s.refused(ctx, method, principal(ctx).Actor, "the log is written by its cluster alone")
 	trailer(metadata.Pairs(exceptionKey, accessDenied))
 	return status.Error(codes.PermissionDenied, refusal)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/persistent"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
@@ -28,6 +29,8 @@ type consumers struct {
 // lead refuses a call that another node must serve, and names that node as the clients expect it.
 func (c consumers) lead(ctx context.Context, trailer func(metadata.MD)) error {
 	if p := principal(ctx); p.Sees != nil && !p.Whole {
+		method, _ := grpc.Method(ctx)
+		c.s.refused(ctx, method, p.Actor, "may not read the whole log")
 		trailer(metadata.Pairs(exceptionKey, accessDenied))
 		return status.Error(codes.PermissionDenied,
 			"persistent subscriptions are for those who may read the whole log")

@@ -22,20 +22,20 @@ type reader struct {
 }
 
 // BatchAppend implements streams.StreamsServer.
-func (reader) BatchAppend(stream streams.Streams_BatchAppendServer) error {
-	return deny(stream.SetTrailer)
+func (r reader) BatchAppend(stream streams.Streams_BatchAppendServer) error {
+	return r.s.deny(stream.Context(), "BatchAppend", stream.SetTrailer)
 }
 
 // Delete implements streams.StreamsServer.
-func (reader) Delete(ctx context.Context, _ *streams.DeleteReq) (*streams.DeleteResp, error) {
-	return nil, deny(trailerOf(ctx))
+func (r reader) Delete(ctx context.Context, _ *streams.DeleteReq) (*streams.DeleteResp, error) {
+	return nil, r.s.deny(ctx, "Delete", trailerOf(ctx))
 }
 
 // Tombstone implements streams.StreamsServer.
-func (reader) Tombstone(ctx context.Context, _ *streams.TombstoneReq) (
+func (r reader) Tombstone(ctx context.Context, _ *streams.TombstoneReq) (
 	*streams.TombstoneResp, error,
 ) {
-	return nil, deny(trailerOf(ctx))
+	return nil, r.s.deny(ctx, "Tombstone", trailerOf(ctx))
 }
 
 // trailerOf gives the setter of a unary call's trailer.

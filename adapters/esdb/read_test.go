@@ -180,9 +180,11 @@ func TestRender(t *testing.T) {
 }
 
 // TestRefusals proves that nobody writes: appends, deletes, tombstones and stream metadata are
-// refused as access denied, and the log stays as it is.
+// refused as access denied, each is told of with who tried and from where, and the log stays as it
+// is.
 func TestRefusals(t *testing.T) {
-	r := serve(t, nil)
+	told := make(chan esdb.Refusal, 16)
+	r := serve(t, nil, func(c *esdb.Config) { c.Refused = func(r esdb.Refusal) { told <- r } })
 	r.fill(3)
 	before := r.logged()
 	db, ctx := r.dial(adminToken), limited(t)
@@ -203,14 +205,22 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+	for _, call := range []string{"Append", "Append", "Delete", "Tombstone", "Append"} {
+		if got := <-told; got.Call != call || got.Actor != "user/auditor" || got.Reason == "" ||
+			!strings.HasPrefix(got.Source, "127.0.0.1:") {
+			t.Errorf("told %+v, want %s", got, call)
+		}
+	}
 	if after := r.logged(); len(after) != len(before) {
 		t.Errorf("%d events, were %d", len(after), len(before))
 	}
 }
 
-// TestWrongToken proves that no call on the log is answered without a good token.
+// TestWrongToken proves that no call on the log is answered without a good token, and that each is
+// told of.
 func TestWrongToken(t *testing.T) {
-	r := serve(t, nil)
+	told := make(chan esdb.Refusal, 64)
+	r := serve(t, nil, func(c *esdb.Config) { c.Refused = func(r esdb.Refusal) { told <- r } })
 	r.fill(3)
 	for _, token := range []string{"wrong", adminToken + "x", adminToken[1:]} {
 		db, ctx := r.dial(token), limited(t)
@@ -230,6 +240,12 @@ func TestWrongToken(t *testing.T) {
 			if c := codeOf(err); c != client.ErrorCodeAccessDenied &&
 				c != client.ErrorCodeUnauthenticated {
 				t.Errorf("%s with %q: %v", what, token, err)
+			}
+		}
+		for _, call := range []string{"Read", "Create", "Append"} {
+			if got := <-told; got.Call != call || got.Actor != "" || got.Reason != "no such token" ||
+				!strings.HasPrefix(got.Source, "127.0.0.1:") {
+				t.Errorf("told %+v, want %s", got, call)
 			}
 		}
 	}

@@ -45,6 +45,14 @@ type Principal struct {
 	Whole bool
 }
 
+// Refusal is a call that was refused.
+type Refusal struct {
+	Call   string // the method, as the protocol names it, such as Append
+	Actor  string // as far as it was proved
+	Source string // address
+	Reason string
+}
+
 // Member is one node of the cluster as gossip tells it.
 type Member struct {
 	ID      domain.UUID
@@ -83,6 +91,9 @@ type Config struct {
 	// Render, when not nil, gives an event's payload as JSON; the recorded bytes are then in no
 	// answer, and their SHA-256 is in the metadata. Nil serves the bytes.
 	Render func(*eventstore.Recorded) ([]byte, error)
+	// Refused, when not nil, hears of every call that was refused: for credentials that open nothing,
+	// and for a change of the log. It must not wait.
+	Refused func(Refusal)
 	// Appender, when not nil, takes the appends of clients. Nil, as in the product, refuses them.
 	Appender Appender
 	// Now is the clock of retries; nil is time.Now.

@@ -160,9 +160,9 @@ func (id *Identity) replace(now time.Time) error {
 // renewEvery is how often Keep looks.
 const renewEvery = time.Minute
 
-// Keep renews the certificate until the context ends. failed hears of each failure; the old
+// Keep renews the certificate until the context ends. looked hears what came of each look; the old
 // certificate is good for many more tries.
-func (id *Identity) Keep(ctx context.Context, failed func(error)) {
+func (id *Identity) Keep(ctx context.Context, looked func(error)) {
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	for {
@@ -170,9 +170,8 @@ func (id *Identity) Keep(ctx context.Context, failed func(error)) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if _, err := id.Renew(); err != nil {
-				failed(err)
-			}
+			_, err := id.Renew()
+			looked(err)
 		}
 	}
 }

@@ -72,6 +72,13 @@ type far struct {
 	got     []command.Order
 	removed domain.NodeID
 	err     error
+	refused chan Refusal // nil: nobody listens
+}
+
+func (f *far) Refused(r Refusal) {
+	if f.refused != nil {
+		f.refused <- r
+	}
 }
 
 func (f *far) Obey(_ context.Context, o command.Order) command.Outcome {
@@ -161,13 +168,21 @@ func TestObey(t *testing.T) {
 }
 
 // Who has no certificate, a foreign one, an expired one, or one of a removed node is refused, at
-// the door of orders and at that of the log (T1, T2); and a node that answers for another is not
-// obeyed to (T4).
+// the door of orders and at that of the log (T1, T2), and the gate hears of each, by address and as far
+// as it was proved who it was; and a node that answers for another is not obeyed to (T4).
 func TestStrangersAreRefused(t *testing.T) {
 	c := newClock()
 	ca := authority(t, c)
-	f := &far{removed: domain.NodeID{UUID: domain.UUID{66}}}
+	f := &far{removed: domain.NodeID{UUID: domain.UUID{66}}, refused: make(chan Refusal, 16)}
 	url := door(t, identity(t, c, ca, one), f)
+	told := func(call string, node domain.NodeID, reason string) {
+		t.Helper()
+		r := <-f.refused
+		if r.Call != call || r.Node != node || !strings.HasPrefix(r.Source, "127.0.0.1:") ||
+			!strings.Contains(r.Reason, reason) {
+			t.Errorf("the gate heard %+v, want %s: %s", r, call, reason)
+		}
+	}
 	old := identity(t, c, ca, two)
 	trusting := func(id *Identity) *tls.Config {
 		cfg := id.clientTLS(domain.NodeID{})
@@ -195,12 +210,15 @@ func TestStrangersAreRefused(t *testing.T) {
 	if got := get(none); got == "log" || !strings.Contains(got, "certificate") {
 		t.Errorf("without a certificate: %q", got)
 	}
+	told("log", domain.NodeID{}, "a certificate of the cluster is needed")
 	if got := get(trusting(identity(t, c, authority(t, c), two))); got != "handshake" {
 		t.Errorf("a foreign certificate: %q", got)
 	}
+	told("handshake", domain.NodeID{}, "unknown authority")
 	if got := get(trusting(identity(t, c, ca, f.removed))); !strings.Contains(got, "removed") {
 		t.Errorf("a removed node: %q", got)
 	}
+	told("log", f.removed, "was removed")
 	if err := obey(t, good, url, two); !domain.IsKind(err, domain.Denied) {
 		t.Errorf("an order for another node: %v", err)
 	}
@@ -210,6 +228,33 @@ func TestStrangersAreRefused(t *testing.T) {
 	c.advance(CertLife + time.Minute) // the server's own has expired too: it renews, the other not
 	if got := get(trusting(old)); got != "handshake" {
 		t.Errorf("an expired certificate: %q", got)
+	}
+	told("handshake", domain.NodeID{}, "expired")
+	if len(f.refused) != 0 {
+		t.Errorf("and %+v", <-f.refused)
+	}
+}
+
+// A machine whose join is refused is told of, by its address.
+func TestRefusedJoinIsTold(t *testing.T) {
+	c := newClock()
+	ca := authority(t, c)
+	pin, err := ca.Pin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &far{err: domain.Errorf(domain.Denied, "no such token"), refused: make(chan Refusal, 1)}
+	url := door(t, identity(t, c, ca, one), f)
+	token, err := ParseToken(NewToken(cluster, []string{url}, pin).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Join(t.Context(), token, files(t, c), two, "n2"); !domain.IsKind(err, domain.Denied) {
+		t.Fatal(err)
+	}
+	if r := <-f.refused; r.Call != "join" || r.Reason != "no such token" ||
+		!strings.HasPrefix(r.Source, "127.0.0.1:") {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -5,11 +5,11 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"io"
 	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +43,16 @@ type Gate interface {
 	Admitted(node domain.NodeID) bool
 	// Join admits a machine and gives what it starts with.
 	Join(ctx context.Context, r JoinRequest) (Welcome, error)
+	// Refused hears of every caller that was not let in. It must not wait.
+	Refused(r Refusal)
+}
+
+// Refusal is a caller that was not let in.
+type Refusal struct {
+	Call   string        // join, obey, ask, log, or handshake where it came no further
+	Node   domain.NodeID // as its good certificate says; zero without one
+	Source string        // address
+	Reason string
 }
 
 // JoinRequest is what a machine says that wants to join.
@@ -68,6 +78,8 @@ type Config struct {
 	Identity *Identity
 	Log      http.Handler // the log's port
 	Logger   *slog.Logger
+	// Kept, when not nil, hears of every look at the node's certificate, and of its failure.
+	Kept func(error)
 }
 
 // Server is the node's door for other nodes. It serves the log at once, orders and joins from Open.
@@ -105,12 +117,19 @@ func Listen(cfg Config) (*Server, error) {
 	s.mu.guests = map[*guest]struct{}{}
 	s.http = &http.Server{
 		Handler: s, ReadHeaderTimeout: headerTimeout, TLSConfig: cfg.Identity.serverTLS(),
-		ErrorLog: log.New(io.Discard, "", 0), // strangers would fill it; refusals are theirs to see
+		ErrorLog: log.New(handshakes{s}, "", 0), // strangers would fill the log
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.keep = cancel
 	s.works.Go(func() {
-		cfg.Identity.Keep(ctx, func(err error) { cfg.Logger.Error("the node's certificate", "err", err) })
+		cfg.Identity.Keep(ctx, func(err error) {
+			if err != nil {
+				cfg.Logger.Error("the node's certificate", "err", err)
+			}
+			if cfg.Kept != nil {
+				cfg.Kept(err)
+			}
+		})
 	})
 	s.works.Go(func() { s.expel(ctx) })
 	s.works.Go(func() {
@@ -144,11 +163,12 @@ func (s *Server) Close() error {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d := s.open.Load()
 	if r.URL.Path == joinPath {
-		serve(w, r, d, s.join)
+		serve(w, r.WithContext(context.WithValue(r.Context(), sourceKey{}, r.RemoteAddr)), d, s.join)
 		return
 	}
 	node, err := s.admit(r.TLS, d)
 	if err != nil { // T1, T2
+		s.refused(Refusal{Call: callOf(r.URL.Path), Node: node, Source: r.RemoteAddr, Reason: detail(err)})
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
@@ -208,14 +228,71 @@ func (s *Server) admit(c *tls.ConnectionState, d *doors) (domain.NodeID, error) 
 		return domain.NodeID{}, domain.Errorf(domain.Denied, "a certificate of the cluster is needed")
 	}
 	node, err := nodeOf(c.PeerCertificates[0], s.cfg.Identity.Cluster)
-	if err == nil && d != nil && !d.gate.Admitted(node) {
+	if err != nil {
+		return domain.NodeID{}, err
+	}
+	if d != nil && !d.gate.Admitted(node) {
 		err = domain.Errorf(domain.Denied, "node %s was removed from the cluster", node)
 	}
 	return node, err
 }
 
-func (*Server) join(ctx context.Context, d *doors, r JoinRequest) (Welcome, error) {
-	return d.gate.Join(ctx, r)
+func (s *Server) join(ctx context.Context, d *doors, r JoinRequest) (Welcome, error) {
+	w, err := d.gate.Join(ctx, r)
+	if err != nil && !domain.IsKind(err, domain.Unavailable) {
+		s.refused(Refusal{Call: callOf(joinPath), Source: sourceOf(ctx), Reason: detail(err)})
+	}
+	return w, err
+}
+
+type sourceKey struct{}
+
+func sourceOf(ctx context.Context) string {
+	s, _ := ctx.Value(sourceKey{}).(string)
+	return s
+}
+
+// refused tells of a caller that was not let in. Before Open there is nobody to hear it.
+func (s *Server) refused(r Refusal) {
+	if d := s.open.Load(); d != nil {
+		d.gate.Refused(r)
+	}
+}
+
+// callOf names a door. What callers make up is none of its own.
+func callOf(path string) string {
+	switch path {
+	case joinPath:
+		return "join"
+	case obeyPath:
+		return "obey"
+	case askPath:
+		return "ask"
+	}
+	return "log"
+}
+
+// detail is the reason of an error without what it is about.
+func detail(err error) string {
+	var e *domain.Error
+	if errors.As(err, &e) && e.Msg != "" {
+		return e.Msg
+	}
+	return err.Error()
+}
+
+// handshakes hears from net/http of connections that ended before a request: those whose certificate
+// is not good are callers that were not let in. The library tells of them in words alone.
+type handshakes struct{ s *Server }
+
+// Write implements io.Writer.
+func (h handshakes) Write(line []byte) (int, error) {
+	rest, ok := strings.CutPrefix(string(line), "http: TLS handshake error from ")
+	source, why, _ := strings.Cut(strings.TrimSpace(rest), ": ")
+	if ok && strings.Contains(why, "failed to verify certificate") {
+		h.s.refused(Refusal{Call: "handshake", Source: source, Reason: why})
+	}
+	return len(line), nil
 }
 
 func (*Server) obey(ctx context.Context, d *doors, o command.Order) (command.Outcome, error) {

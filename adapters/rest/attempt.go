@@ -43,16 +43,24 @@ func newAttempt(r *http.Request, id string, now time.Time) *Attempt {
 func short(s string) string { return s[:min(len(s), attemptTextMax)] }
 
 // refused fills in how the attempt ended, and tells whether it belongs in the audit: everything
-// that was not let in or not understood, and every change that was refused.
+// that was not let in or not understood, and every change that was refused, or of which the caller
+// did not hear that it was done.
 func (a *Attempt) refused(method string, code int) bool {
 	a.Status, a.Tenant = code, short(a.Tenant)
-	if code < 400 || code >= 500 && code != http.StatusInsufficientStorage {
+	if code < 400 {
 		return false
 	}
 	if a.Reason != "" {
 		return true
 	}
 	change := method != http.MethodGet && method != http.MethodHead
+	if code >= 500 && code != http.StatusInsufficientStorage {
+		a.Reason = "no answer of the cluster"
+		if code == http.StatusInternalServerError {
+			a.Reason = "failed"
+		}
+		return change
+	}
 	switch code {
 	case http.StatusNotFound:
 		a.Reason = "no such object"

@@ -104,3 +104,33 @@ func idOf(op *huma.Operation) string {
 	}
 	return op.OperationID
 }
+
+// TestWhatIsKept proves which answers are kept as refused attempts: what was not let in or understood,
+// and every change that its caller did not hear to be done.
+func TestWhatIsKept(t *testing.T) {
+	for _, c := range []struct {
+		code         int
+		read, change bool
+	}{
+		{200, false, false},
+		{304, false, false},
+		{400, true, true},
+		{401, true, true},
+		{403, true, true},
+		{404, false, true},
+		{409, true, true},
+		{412, true, true},
+		{429, false, true},
+		{500, false, true},
+		{503, false, true},
+		{504, false, true},
+		{507, true, true},
+	} {
+		for method, want := range map[string]bool{"GET": c.read, "HEAD": c.read, "POST": c.change} {
+			a := Attempt{}
+			if got := a.refused(method, c.code); got != want || want && a.Reason == "" {
+				t.Errorf("%s %d: %v %q, want %v", method, c.code, got, a.Reason, want)
+			}
+		}
+	}
+}

@@ -358,23 +358,26 @@ func startAPI(o Options, b *backend, log *slog.Logger) (*api, func(), error) {
 		return nil, nil, domain.Errorf(domain.Invalid, "the API cannot be off")
 	}
 	a := &api{server: s, addr: l.Addr().String()}
-	safe := secured(o.APITLS, o.API)
+	safe, look := secured(o.APITLS, o.API), func(context.Context) {}
 	a.url = scheme(safe) + reachable(a.addr)
 	if safe {
 		var cfg *tls.Config
-		if cfg, a.ca, err = apiTLS(o, b.peer.id, a.addr, log); err != nil {
+		if cfg, a.ca, look, err = apiTLS(o, b.peer.id, a.addr, b.background, log); err != nil {
 			_ = l.Close() // nothing came over it
 			return nil, nil, err
 		}
 		l = tls.NewListener(l, cfg)
 	}
+	life, end := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
+	wg.Go(func() { look(life) })
 	wg.Go(func() {
 		if err := s.Serve(l); err != nil && !errors.Is(err, net.ErrClosed) {
 			log.Error("api", "err", err)
 		}
 	})
 	return a, func() {
+		end()
 		if err := s.Close(); err != nil {
 			log.Error("closing the api", "err", err)
 		}

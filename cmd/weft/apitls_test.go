@@ -17,13 +17,26 @@ import (
 )
 
 // TestCertificateIsReplaced proves that an operator's certificate is taken anew when its file
-// changes, and that one which cannot be loaded leaves the last in use and is told once.
+// changes, that one which cannot be loaded leaves the last in use and is told once, and that this, and
+// one that has run out, is shown as failing for as long as it lasts.
 func TestCertificateIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer
 	c := &certFile{
 		cert: filepath.Join(dir, "c.pem"), key: filepath.Join(dir, "k.pem"),
-		log: slog.New(slog.NewTextHandler(&log, nil)),
+		log: slog.New(slog.NewTextHandler(&log, nil)), bg: newBackground(),
+	}
+	shows := func(now time.Time, want string) {
+		t.Helper()
+		pair, err := c.certificate(nil)
+		c.bg.now = time.Now
+		c.judge(pair, err, now)
+		c.bg.now = func() time.Time { return time.Now().Add(failingShown) }
+		list := c.bg.list()
+		if want == "" && len(list) > 0 || want != "" && (len(list) != 1 ||
+			list[0].What != apiCertificate || !strings.Contains(list[0].Error, want)) {
+			t.Errorf("failing: %+v, want %q", list, want)
+		}
 	}
 	if _, err := c.certificate(nil); err == nil {
 		t.Fatal("no file is a certificate")
@@ -61,12 +74,24 @@ func TestCertificateIsReplaced(t *testing.T) {
 	put(cert, other)
 	for range 3 {
 		serves(2)
+		shows(at, "private key")
 	}
 	if n := strings.Count(log.String(), "cannot be loaded"); n != 1 {
 		t.Errorf("told %d times", n)
 	}
 	put(selfSigned(t, 5))
 	serves(5)
+	shows(time.Now(), "")
+	shows(time.Now().Add(2*time.Hour), "ran out")
+	shows(time.Now(), "")
+	if err := os.Remove(c.cert); err != nil {
+		t.Fatal(err)
+	}
+	serves(5)
+	shows(time.Now(), "no such file")
+	put(selfSigned(t, 6))
+	serves(6)
+	shows(time.Now(), "")
 }
 
 // selfSigned makes a certificate and its key as PEM.

@@ -28,13 +28,16 @@ type peerPort struct {
 }
 
 // openPeer opens the door. What comes for the log waits until there is one.
-func openPeer(o Options, d *dataDir, log *slog.Logger) (*peerPort, func(), error) {
+func openPeer(o Options, d *dataDir, bg *background, log *slog.Logger) (*peerPort, func(), error) {
 	id, err := peer.OpenIdentity(d.tlsFiles(), d.id.Cluster, d.id.Node)
 	if err != nil {
 		return nil, nil, domain.Wrap(err, "serve", "identity")
 	}
 	p := &peerPort{id: id, client: peer.NewClient(id), log: quorum.NewPort()}
-	p.server, err = peer.Listen(peer.Config{Addr: o.Peer, Identity: id, Log: p.log, Logger: log})
+	p.server, err = peer.Listen(peer.Config{
+		Addr: o.Peer, Identity: id, Log: p.log, Logger: log,
+		Kept: func(err error) { bg.note("renewing the node's certificate", 0, err) },
+	})
 	if err != nil {
 		return nil, nil, &domain.Error{
 			Op: "serve", Kind: domain.Unavailable, Ref: "--peer " + o.Peer, Err: cause(err),
@@ -77,6 +80,15 @@ var _ peer.Gate = (*gate)(nil)
 func (g *gate) Admitted(id domain.NodeID) bool {
 	n, ok := g.b.views.topology.Node(id)
 	return !ok || !n.Removed
+}
+
+// Refused implements peer.Gate.
+func (g *gate) Refused(r peer.Refusal) {
+	a := rest.Attempt{Source: r.Source, Operation: "peer/" + r.Call, Reason: r.Reason}
+	if !r.Node.IsZero() {
+		a.Actor = "node/" + r.Node.String()
+	}
+	g.b.refused.attempt(a)
 }
 
 // Join implements peer.Gate. The same node may ask again: it gets the same answer.

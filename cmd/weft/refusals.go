@@ -3,11 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,6 +31,7 @@ const (
 	refusalFileMax = 4 << 20 // bytes of one file
 	refusalFiles   = 5       // the one that is written, and older ones
 	refusalQueue   = 64      // events on their way to the log
+	attemptReason  = 256     // bytes of a reason
 )
 
 // refusals keeps every attempt that this node's API refused, a line each, in files that rotate: the
@@ -180,11 +184,23 @@ func (r *refusals) open() error {
 	return err
 }
 
+// attempt keeps an attempt at another port than the API's, whose calls have no id of their own. Its
+// status is 0.
+func (r *refusals) attempt(a rest.Attempt) {
+	var raw [8]byte
+	_, _ = rand.Read(raw[:])
+	a.Time, a.Request = time.Now().UTC(), hex.EncodeToString(raw[:])
+	a.Reason = a.Reason[:min(len(a.Reason), attemptReason)]
+	r.note(a)
+}
+
 // note keeps an attempt. What cannot be kept is told to the node's log: the caller has its answer.
 func (r *refusals) note(a rest.Attempt) {
-	r.mu.Lock()
-	r.queue(r.mu.tally.Note(a.Time, summary(a)))
-	r.mu.Unlock()
+	if a.Status < 500 || a.Status == http.StatusInsufficientStorage { // others may have been done
+		r.mu.Lock()
+		r.queue(r.mu.tally.Note(a.Time, summary(a)))
+		r.mu.Unlock()
+	}
 	line, err := json.Marshal(a)
 	if err == nil {
 		err = r.write(append(line, '\n'))

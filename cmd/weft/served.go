@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weft/adapters/esdb"
+	"weft/adapters/rest"
 	"weft/domain"
 	"weft/domain/identity"
 	"weft/eventstore"
@@ -33,7 +34,7 @@ func serveLog(o Options, b *backend, log *slog.Logger) (*servedLog, func(), erro
 		Store: b.store, Cursors: b.store.Cursors(), Authenticate: b.auditor, Log: log,
 		Self: b.dir.id.Node.UUID, Members: b.logMembers,
 		TLS:    b.peer.id.Portal(namesOf(l.Addr().String())),
-		Render: b.renderer(o.EventsJSON),
+		Render: b.renderer(o.EventsJSON), Refused: b.deniedReader,
 	})
 	if err != nil {
 		_ = l.Close() // nothing came over it
@@ -83,6 +84,13 @@ func (b *backend) auditor(ctx context.Context, _, secret string) (esdb.Principal
 		return err == nil && b.views.access.Sees(now, s)
 	}
 	return out, nil
+}
+
+// deniedReader keeps a call of the log's port that was refused.
+func (b *backend) deniedReader(r esdb.Refusal) {
+	b.refused.attempt(rest.Attempt{
+		Actor: r.Actor, Source: r.Source, Operation: "events/" + r.Call, Reason: r.Reason,
+	})
 }
 
 // logMembers lists the nodes that serve the log. The one that runs the reconciler runs persistent

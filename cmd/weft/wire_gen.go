@@ -15,7 +15,8 @@ import (
 
 // assemble builds a node from its data folder up to the API. The cleanup takes it down in reverse.
 func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*Node, func(), error) {
-	mainPeerPort, cleanup, err := openPeer(o, d, log)
+	mainBackground := newBackground()
+	mainPeerPort, cleanup, err := openPeer(o, d, mainBackground, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -85,7 +86,6 @@ func assemble(ctx context.Context, o Options, d *dataDir, log *slog.Logger) (*No
 		cleanup()
 		return nil, nil, err
 	}
-	mainBackground := newBackground()
 	agent, cleanup8, err := newAgent(mainMember, d, mainDevices, pool, mainFront, mainBackground, log)
 	if err != nil {
 		cleanup7()
