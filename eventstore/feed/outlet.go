@@ -2,6 +2,7 @@ package feed
 
 import (
 	"context"
+	"errors"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -44,11 +45,16 @@ func (o *Outlet) Run(ctx context.Context, s *Subscriber) error {
 // streams, and reads it back: a stream must come whole, so the consumer may filter by stream alone.
 // It ends like Outlet.Run. The consumer's own cursor is where it resumes.
 //
-// A target that holds something else, or does not take an event, poisons the event; one that does
-// not answer is waited for.
+// What is there is copied by the page, several streams at once, and the cursor is saved behind each
+// page: between streams the target has the order of the log to within a page. A target that holds
+// something else, or does not take an event, is then given one event after the other, which finds the
+// event and poisons it; one that does not answer is waited for.
 func Mirror(ctx context.Context, s *Subscriber, to eventstore.Store) error {
 	if len(s.config.Filter.TypePrefix) > 0 || s.config.Tenant != "" {
 		return domain.Errorf(domain.Invalid, "a mirror holds whole streams: filter by stream alone")
+	}
+	if err := s.copyPages(ctx, to); !errors.Is(err, errOneByOne) {
+		return err
 	}
 	return s.each(ctx, func(m *message.Message, r *eventstore.Recorded) error {
 		_, err := duplicate.Put(m.Context(), to, *r)

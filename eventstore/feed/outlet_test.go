@@ -223,12 +223,12 @@ func TestMirror(t *testing.T) {
 	saved := 0
 	restart := make(chan struct{}, 1)
 	r.cursors.fail = func(feed.Cursor) error {
-		if saved++; saved == 10 {
+		if saved++; saved == 3 {
 			restart <- struct{}{}
 		}
 		return nil
 	}
-	all := r.fill(30)
+	all := r.fill(2000)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		<-restart
@@ -259,7 +259,7 @@ func TestMirror(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, err := duplicate.Digest(t.Context(), to, nil)
-	if err != nil || a.Digest != b.Digest || a.Events != b.Events || a.Events != 50 {
+	if err != nil || a.Digest != b.Digest || a.Events != b.Events || a.Events != 2020 {
 		t.Errorf("%+v against %+v, %v", a, b, err)
 	}
 }
@@ -290,4 +290,82 @@ func TestMirrorRefuses(t *testing.T) {
 	if domain.KindOf(err) != domain.Suspended || len(r.told) != 1 {
 		t.Error(err)
 	}
+}
+
+// TestMirrorPages proves that a mirror saves its cursor a few times for many events, never beyond what
+// the target has, that one which did not answer is waited for, and that an event which the target does
+// not take, in the middle of a page, is found and poisoned, with all before it copied.
+func TestMirrorPages(t *testing.T) {
+	r := newRig(t)
+	all := r.fill(1500)
+	to := &picky{Store: memory.New(), away: 3, refuse: all[700].ID}
+	r.cursors.fail = func(c feed.Cursor) error {
+		head, err := to.Head(t.Context())
+		if err == nil && head.Position < c.Position {
+			t.Errorf("the cursor stands at %s, the target ends at %s", c.Position, head.Position)
+		}
+		return err
+	}
+	var heard []error
+	s := r.consumer(func(c *feed.Config) {
+		c.Delivered = func(_ domain.Position, err error) { heard = append(heard, err) }
+	})
+	var poison *feed.PoisonError
+	if err := feed.Mirror(limited(t), s, to); !errors.As(err, &poison) ||
+		poison.Failure.Event.ID != all[700].ID || len(r.told) != 1 {
+		t.Fatalf("%v", err)
+	}
+	at, _ := r.cursors.Load(t.Context(), "c")
+	if at.Position != all[699].Position || len(r.cursors.log) < 2 ||
+		r.cursors.log[0].Position != all[511].Position {
+		t.Errorf("the cursor stands at %s, first at %s", at.Position, r.cursors.log[0].Position)
+	}
+	if len(heard) < 4 || heard[0] == nil || !slices.Contains(heard, nil) {
+		t.Errorf("heard of %d, first %v", len(heard), heard[0])
+	}
+	to.refuse = domain.EventID{}
+	ctx, end := context.WithCancel(limited(t))
+	saves := len(r.cursors.log)
+	r.cursors.fail = func(c feed.Cursor) error {
+		if c.Position == all[1499].Position {
+			end()
+		}
+		return nil
+	}
+	if err := feed.Mirror(ctx, r.consumer(), to); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(r.cursors.log) - saves; n > 4 {
+		t.Errorf("%d saves for 800 events", n)
+	}
+	a, _ := duplicate.Digest(t.Context(), r.store, nil)
+	b, err := duplicate.Digest(t.Context(), to, nil)
+	if err != nil || a.Digest != b.Digest || b.Events != 1500 {
+		t.Errorf("%+v against %+v, %v", a, b, err)
+	}
+}
+
+// picky is a target that is away for the first appends and never takes one event.
+type picky struct {
+	*memory.Store
+	mu     sync.Mutex
+	away   int
+	refuse domain.EventID
+}
+
+func (p *picky) Append(
+	ctx context.Context, id domain.StreamID, e eventstore.Expect, ev ...eventstore.Proposed,
+) (eventstore.Appended, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.away > 0 {
+		p.away--
+		return eventstore.Appended{}, domain.Errorf(domain.Unavailable, "away")
+	}
+	for i := range ev {
+		if ev[i].ID == p.refuse {
+			return eventstore.Appended{}, domain.Errorf(domain.TooLarge, "not this one")
+		}
+	}
+	return p.Store.Append(ctx, id, e, ev...)
 }
