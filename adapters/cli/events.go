@@ -107,15 +107,18 @@ func (t *tool) eventsList() *cobra.Command {
 first; --since goes on after a position.`,
 		Example: `  weft events list
   weft events list --newest --limit 20
+  weft events list --newest --at "2026-11-26 14:00"
   weft events list --since 40 --types Volume,AppInstance -o json`,
 	}
 	s := selectFlags(cmd)
 	limit := cmd.Flags().Int("limit", eventsShown, "at most this many, 1 to 1000")
 	newest := cmd.Flags().Bool("newest", false, "the newest first")
+	var at momentFlag
+	cmd.Flags().Var(&at, "at", "as if the log ended at this position, or at this time")
 	form := choose(cmd, "output", "o", "form of the answer", "table", "wide", "json", "yaml", "name")
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 		sel := client.Selection{
-			Types: s.types, Streams: s.streams, Limit: *limit, Newest: *newest,
+			Types: s.types, Streams: s.streams, Limit: *limit, Newest: *newest, At: at.text,
 		}
 		if s.since.p != nil {
 			sel.Since = *s.since.p

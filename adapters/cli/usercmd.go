@@ -57,16 +57,18 @@ func userKind() kind {
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }, wide: true})
 }
 
-// plainList lists what has no past to show.
+// plainList lists what no tenant narrows.
 func (t *tool) plainList(k kind) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the " + k.many + " you may see", Args: cobra.NoArgs,
-		Long:    "List the " + k.many + " you may see, as they are now.",
-		Example: "  weft " + k.one + " list\n  weft " + k.one + " list -o json",
+		Long:    "List the " + k.many + " you may see, as they are now or were at a moment.",
+		Example: "  weft " + k.one + " list\n  weft " + k.one + " list --at 2h -o json",
 	}
+	var at momentFlag
+	atFlag(cmd, &at)
 	form := choose(cmd, "output", "o", "form of the answer", "table", "wide", "json", "yaml", "name")
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-		l, err := k.list(cmd.Context(), c, client.At{})
+		l, err := k.list(cmd.Context(), c, client.At{At: at.text})
 		if err != nil {
 			return err
 		}

@@ -111,8 +111,9 @@ func (c *Client) DeleteTenant(ctx context.Context, name string) (Reply[Gone], er
 }
 
 // Users lists the users that the caller may see.
-func (c *Client) Users(ctx context.Context, _ At) (Reply[List[User]], error) {
-	return get[List[User]](ctx, c, "/v1/users", nil)
+func (c *Client) Users(ctx context.Context, at At) (Reply[List[User]], error) {
+	at.Tenant = ""
+	return get[List[User]](ctx, c, "/v1/users", at.query())
 }
 
 // CreateUser makes a user without a role; Exists if the name is taken.
@@ -176,8 +177,9 @@ func (c *Client) ExportKeys(ctx context.Context, passphrase string) (Reply[Keys]
 }
 
 // AccessTokens lists the caller's tokens; an administrator's call lists all.
-func (c *Client) AccessTokens(ctx context.Context, _ At) (Reply[List[AccessToken]], error) {
-	return get[List[AccessToken]](ctx, c, "/v1/tokens", nil)
+func (c *Client) AccessTokens(ctx context.Context, at At) (Reply[List[AccessToken]], error) {
+	at.Tenant = ""
+	return get[List[AccessToken]](ctx, c, "/v1/tokens", at.query())
 }
 
 // IssueToken issues a token of the API.

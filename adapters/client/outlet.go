@@ -38,8 +38,9 @@ type StuckAt struct {
 }
 
 // Outlets lists the outlets.
-func (c *Client) Outlets(ctx context.Context, _ At) (Reply[List[Outlet]], error) {
-	return get[List[Outlet]](ctx, c, "/v1/outlets", nil)
+func (c *Client) Outlets(ctx context.Context, at At) (Reply[List[Outlet]], error) {
+	at.Tenant = ""
+	return get[List[Outlet]](ctx, c, "/v1/outlets", at.query())
 }
 
 // CreateOutlet makes an outlet; Exists if the name is taken.

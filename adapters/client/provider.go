@@ -43,8 +43,9 @@ func (c *Client) SignIns(ctx context.Context) (Reply[List[Provider]], error) {
 }
 
 // Providers lists the identity providers.
-func (c *Client) Providers(ctx context.Context, _ At) (Reply[List[Provider]], error) {
-	return get[List[Provider]](ctx, c, "/v1/identity-providers", nil)
+func (c *Client) Providers(ctx context.Context, at At) (Reply[List[Provider]], error) {
+	at.Tenant = ""
+	return get[List[Provider]](ctx, c, "/v1/identity-providers", at.query())
 }
 
 // CreateProvider makes an identity provider known; Exists if the name is taken.

@@ -222,6 +222,7 @@ type Selection struct {
 	Streams []string        // prefixes of streams; empty: all
 	Limit   int             // 0: the node's default
 	Newest  bool            // backwards from the end
+	At      string          // as if the log ended there: a position, or an RFC 3339 time
 }
 
 // Events lists stored events.
@@ -241,6 +242,9 @@ func (c *Client) Events(ctx context.Context, s Selection) (Reply[List[Event]], e
 	}
 	if s.Newest {
 		q.Set("newest", "true")
+	}
+	if s.At != "" {
+		q.Set("at_position", s.At)
 	}
 	return get[List[Event]](ctx, c, "/v1/events", q)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -23,6 +24,7 @@ type EventsIn struct {
 	Streams string `query:"streams" doc:"prefixes of streams, comma separated"`
 	Limit   int    `query:"limit" default:"100" minimum:"1" maximum:"1000"`
 	Newest  bool   `query:"newest" doc:"the newest first, backwards from the end"`
+	At      string `query:"at_position" doc:"as if the log ended at this position or RFC 3339 time"`
 }
 
 func (in *EventsIn) filter() domain.Filter {
@@ -83,13 +85,21 @@ func (s *Server) listEvents(ctx context.Context, in *EventsIn) (*Got[List[EventD
 		}
 		from = p
 	}
-	now := s.b.Now().Position
+	now, err := s.end(ctx, in.At)
+	if err != nil {
+		return nil, err
+	}
 	if in.Newest {
 		from = now
 	}
-	list, err := s.seen(ctx, from, in.Newest, in.filter(), in.Limit)
-	if err != nil {
-		return nil, err
+	var list []Event
+	if from < now || in.Newest {
+		if list, err = s.seen(ctx, from, in.Newest, in.filter(), in.Limit); err != nil {
+			return nil, err
+		}
+	}
+	if in.At != "" {
+		list = slices.DeleteFunc(list, func(e Event) bool { return e.Position > now })
 	}
 	out := &Got[List[EventDoc]]{Position: now.String()}
 	out.Body = List[EventDoc]{[]EventDoc{}, now.String()}
@@ -99,6 +109,19 @@ func (s *Server) listEvents(ctx context.Context, in *EventsIn) (*Got[List[EventD
 		out.Body.Items = append(out.Body.Items, s.eventDoc(ctx, &list[i]))
 	}
 	return out, nil
+}
+
+// end is where the log ends, or ended at a moment.
+func (s *Server) end(ctx context.Context, at string) (domain.Position, error) {
+	now := s.b.Now().Position
+	if at == "" {
+		return now, nil
+	}
+	p, err := s.place(ctx, at)
+	if err == nil && p > now {
+		err = domain.Errorf(domain.OutOfRange, "position %s: the log ends at %s", p, now)
+	}
+	return p, err
 }
 
 func (s *Server) getEvent(ctx context.Context, in *struct {
@@ -245,17 +268,21 @@ type AuditDoc struct {
 }
 
 func (s *Server) listAudit(ctx context.Context, in *EventsIn) (*Got[List[AuditDoc]], error) {
-	v := s.b.Now()
+	v, _, err := s.views(ctx, At{AtPosition: in.At})
+	if err != nil {
+		return nil, err
+	}
 	out := &Got[List[AuditDoc]]{Position: v.Position.String()}
 	out.Body = List[AuditDoc]{[]AuditDoc{}, v.Position.String()}
+	now := s.b.Now().Access // names are opened with what is there to open them
 	keep := func(h *domain.Header) bool { return s.sees(ctx, h.Stream) }
 	named, cancel := context.WithTimeout(ctx, access.RevealWait)
 	defer cancel()
 	for _, h := range v.Audit.Entries(in.filter(), in.Limit, keep) {
 		out.Body.Items = append(out.Body.Items, AuditDoc{
 			Position: h.Position.String(), Type: h.Type, Stream: string(h.Stream),
-			Source: v.Access.Source(named, h.Actor, h.RequestID, h.Source),
-			Actor:  v.Access.Actor(named, h.Actor), Request: h.RequestID,
+			Source: now.Source(named, h.Actor, h.RequestID, h.Source),
+			Actor:  now.Actor(named, h.Actor), Request: h.RequestID,
 			Created: h.Created.Format("2006-01-02T15:04:05.000Z07:00"),
 		})
 	}

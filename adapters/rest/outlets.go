@@ -28,7 +28,7 @@ type OutletDoc struct {
 	Types    []string `json:"types,omitempty"`
 	Secret   string   `json:"secret,omitempty"`
 	State    string   `json:"state" enum:"running,paused,stuck"`
-	Position string   `json:"published" doc:"every selected event up to here is there"`
+	Position string   `json:"published" doc:"every selected event up to here is there; empty in the past"`
 	Behind   int      `json:"behind" doc:"selected events after it, counted to 10,000"`
 	Stuck    *StuckAt `json:"stuck,omitempty"`
 }
@@ -72,15 +72,21 @@ func (s *Server) outletRoutes() {
 }
 
 func (s *Server) outletDoc(ctx context.Context, o outlet.State) (OutletDoc, error) {
-	d := OutletDoc{
-		ID: o.Outlet.String(), Name: o.Name, Kind: o.Kind, Address: o.Address, Topic: o.Topic,
-		Types: o.Types, Secret: o.Secret, State: "running",
-	}
+	d := wishedOutlet(o)
 	at, behind, err := s.b.Published(ctx, o)
 	if err != nil {
 		return d, err
 	}
 	d.Position, d.Behind = at.String(), behind
+	return d, nil
+}
+
+// wishedOutlet shows what the log says of an outlet. How far it is stands beside the log.
+func wishedOutlet(o outlet.State) OutletDoc {
+	d := OutletDoc{
+		ID: o.Outlet.String(), Name: o.Name, Kind: o.Kind, Address: o.Address, Topic: o.Topic,
+		Types: o.Types, Secret: o.Secret, State: "running",
+	}
 	if o.Paused {
 		d.State = "paused"
 	}
@@ -90,20 +96,21 @@ func (s *Server) outletDoc(ctx context.Context, o outlet.State) (OutletDoc, erro
 			o.Stuck.At.String(), o.Stuck.Type, string(o.Stuck.Of), o.Stuck.Failures, o.Stuck.Reason,
 		}
 	}
-	return d, nil
+	return d
 }
 
-func (s *Server) outlets(ctx context.Context, in *struct {
-	MinPosition string `query:"min_position" doc:"wait until the views hold this position"`
-},
-) (*Got[List[OutletDoc]], error) {
-	v, _, err := s.views(ctx, At{MinPosition: in.MinPosition})
+func (s *Server) outlets(ctx context.Context, in *Whole) (*Got[List[OutletDoc]], error) {
+	v, past, err := s.views(ctx, in.at())
 	if err != nil {
 		return nil, err
 	}
 	out := &Got[List[OutletDoc]]{Position: v.Position.String()}
 	out.Body = List[OutletDoc]{[]OutletDoc{}, v.Position.String()}
 	for _, o := range v.Outlets.Outlets() {
+		if past {
+			out.Body.Items = append(out.Body.Items, wishedOutlet(o))
+			continue
+		}
 		d, err := s.outletDoc(ctx, o)
 		if err != nil {
 			return nil, err

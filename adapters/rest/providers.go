@@ -78,13 +78,16 @@ func (s *Server) providerRoutes() {
 		})
 }
 
-func (s *Server) providerDoc(p identity.Provider) ProviderDoc {
+func (s *Server) providerDoc(p identity.Provider) ProviderDoc { return providerIn(s.b.Now(), p) }
+
+// providerIn is providerDoc of a moment.
+func providerIn(v Views, p identity.Provider) ProviderDoc {
 	d := ProviderDoc{ID: p.Provider.String(), ProviderBody: ProviderBody{
 		Name: p.Name, Issuer: p.Issuer, ClientID: p.Settings.Client, Claim: p.Settings.Claim,
 		CA: p.Settings.CA, SessionSeconds: int64(p.Settings.Session / time.Second),
 	}}
 	for _, g := range p.Groups {
-		d.Groups = append(d.Groups, GroupDoc{g.Claim, g.Group, s.grantDoc(g.Grant)})
+		d.Groups = append(d.Groups, GroupDoc{g.Claim, g.Group, grantIn(v, g.Grant)})
 	}
 	return d
 }
@@ -145,18 +148,15 @@ func (s *Server) signIn(_ context.Context, _ *struct{}) (*Got[List[SignInDoc]], 
 	return out, nil
 }
 
-func (s *Server) providers(ctx context.Context, in *struct {
-	MinPosition string `query:"min_position" doc:"wait until the views hold this position"`
-},
-) (*Got[List[ProviderDoc]], error) {
-	v, _, err := s.views(ctx, At{MinPosition: in.MinPosition})
+func (s *Server) providers(ctx context.Context, in *Whole) (*Got[List[ProviderDoc]], error) {
+	v, _, err := s.views(ctx, in.at())
 	if err != nil {
 		return nil, err
 	}
 	out := &Got[List[ProviderDoc]]{Position: v.Position.String()}
 	out.Body = List[ProviderDoc]{[]ProviderDoc{}, v.Position.String()}
 	for _, p := range v.Access.Providers() {
-		out.Body.Items = append(out.Body.Items, s.providerDoc(p))
+		out.Body.Items = append(out.Body.Items, providerIn(v, p))
 	}
 	return out, nil
 }

@@ -22,6 +22,14 @@ type At struct {
 	Tenant      string `query:"tenant" default:"default"`
 }
 
+// Whole is what a GET takes that no tenant narrows.
+type Whole struct {
+	AtPosition  string `query:"at_position" doc:"show the state at this position or RFC 3339 time"`
+	MinPosition string `query:"min_position" doc:"wait until the views hold this position"`
+}
+
+func (w *Whole) at() At { return At{AtPosition: w.AtPosition, MinPosition: w.MinPosition} }
+
 // Change is what every mutation takes.
 type Change struct {
 	Key     string `header:"Idempotency-Key" maxLength:"128"`
@@ -82,6 +90,22 @@ func (s *Server) place(ctx context.Context, text string) (domain.Position, error
 		return 0, domain.Errorf(domain.Invalid, "%q is neither a position nor an RFC 3339 time", text)
 	}
 	return s.b.Until(ctx, t)
+}
+
+// clock tells what time it was at the moment that a request shows: the time that it names, or that
+// of the last event up to its position.
+func (s *Server) clock(ctx context.Context, v Views, at string) (time.Time, error) {
+	if at == "" {
+		return s.cfg.Now(), nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, at); err == nil {
+		return t, nil
+	}
+	last, err := s.b.Events(ctx, v.Position, true, domain.Filter{}, 1)
+	if err != nil || len(last) == 0 {
+		return time.Time{}, err
+	}
+	return last[0].Created, nil
 }
 
 // tenant finds a tenant by name in the present: who may see what is never read from the past.

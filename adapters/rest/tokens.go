@@ -51,27 +51,33 @@ func ownsToken(p access.Principal, t identity.Token) bool {
 }
 
 func (s *Server) tokenDoc(t identity.Token) AccessTokenDoc {
+	return tokenIn(s.b.Now(), t, s.cfg.Now())
+}
+
+// tokenIn is tokenDoc of a moment.
+func tokenIn(v Views, t identity.Token, now time.Time) AccessTokenDoc {
 	d := AccessTokenDoc{
 		ID: t.Token.String(), User: t.Owner.String(), Role: t.Role, State: "valid", Note: t.Note.Text,
-		Expires: t.Expires.UTC().Format(time.RFC3339), Tenant: s.grantDoc(t.Scope()).Tenant,
+		Expires: t.Expires.UTC().Format(time.RFC3339), Tenant: grantIn(v, t.Scope()).Tenant,
 	}
-	if u, ok := s.b.Now().Access.User(d.User); ok {
+	if u, ok := v.Access.User(d.User); ok {
 		d.User = u.Name.Text
 	}
 	switch {
 	case t.Revoked:
 		d.State = "revoked"
-	case !s.cfg.Now().Before(t.Expires):
+	case !now.Before(t.Expires):
 		d.State = "expired"
 	}
 	return d
 }
 
-func (s *Server) tokens(ctx context.Context, in *struct {
-	MinPosition string `query:"min_position" doc:"wait until the views hold this position"`
-},
-) (*Got[List[AccessTokenDoc]], error) {
-	v, _, err := s.views(ctx, At{MinPosition: in.MinPosition})
+func (s *Server) tokens(ctx context.Context, in *Whole) (*Got[List[AccessTokenDoc]], error) {
+	v, _, err := s.views(ctx, in.at())
+	if err != nil {
+		return nil, err
+	}
+	now, err := s.clock(ctx, v, in.AtPosition)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +85,7 @@ func (s *Server) tokens(ctx context.Context, in *struct {
 	out.Body = List[AccessTokenDoc]{[]AccessTokenDoc{}, v.Position.String()}
 	for _, t := range v.Access.Tokens() {
 		if ownsToken(principalOf(ctx), t) {
-			out.Body.Items = append(out.Body.Items, s.tokenDoc(t))
+			out.Body.Items = append(out.Body.Items, tokenIn(v, t, now))
 		}
 	}
 	return out, nil

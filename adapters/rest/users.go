@@ -69,10 +69,13 @@ func (s *Server) userRoutes() {
 		"Delete a user and void its tokens", 200, s.deleteUser)
 }
 
-func (s *Server) grantDoc(g identity.Grant) GrantDoc {
+func (s *Server) grantDoc(g identity.Grant) GrantDoc { return grantIn(s.b.Now(), g) }
+
+// grantIn shows a grant with the names of a moment.
+func grantIn(v Views, g identity.Grant) GrantDoc {
 	d := GrantDoc{Role: string(g.Role)}
 	if !g.Tenant.IsZero() {
-		d.Tenant = tenantName(s.b.Now(), g.Tenant)
+		d.Tenant = tenantName(v, g.Tenant)
 	}
 	return d
 }
@@ -106,8 +109,13 @@ func (s *Server) whoami(ctx context.Context, _ *struct{}) (*Got[Who], error) {
 
 // userDoc shows a user to a caller; false when the caller may not know of it. An administrator of
 // the cluster sees all; one of a tenant, those who have a role in it, and that role; everybody,
-// themselves.
+// themselves. Who may know is never read from the past.
 func (s *Server) userDoc(p access.Principal, u identity.User) (UserDoc, bool) {
+	return s.userIn(s.b.Now(), p, u)
+}
+
+// userIn is userDoc of a moment.
+func (s *Server) userIn(v Views, p access.Principal, u identity.User) (UserDoc, bool) {
 	d := UserDoc{ID: u.User.String(), Name: u.Name.Text, State: "enabled", Roles: []GrantDoc{}}
 	switch {
 	case u.Erased:
@@ -116,29 +124,26 @@ func (s *Server) userDoc(p access.Principal, u identity.User) (UserDoc, bool) {
 		d.State = "disabled"
 	}
 	all := p.Rights.May(identity.AdministerCluster, nil) || p.User == u.User
-	if idp, ok := s.b.Now().Access.Provider(u.Provider.String()); ok && all {
+	if idp, ok := v.Access.Provider(u.Provider.String()); ok && all {
 		d.IDP = idp.Name
 	}
 	for _, g := range u.Grants {
 		if all || s.b.Now().Access.May(p, identity.AdministerTenant, g.Tenant) {
-			d.Roles = append(d.Roles, s.grantDoc(g))
+			d.Roles = append(d.Roles, grantIn(v, g))
 		}
 	}
 	return d, all || len(d.Roles) > 0
 }
 
-func (s *Server) users(ctx context.Context, in *struct {
-	MinPosition string `query:"min_position" doc:"wait until the views hold this position"`
-},
-) (*Got[List[UserDoc]], error) {
-	v, _, err := s.views(ctx, At{MinPosition: in.MinPosition})
+func (s *Server) users(ctx context.Context, in *Whole) (*Got[List[UserDoc]], error) {
+	v, _, err := s.views(ctx, in.at())
 	if err != nil {
 		return nil, err
 	}
 	out := &Got[List[UserDoc]]{Position: v.Position.String()}
 	out.Body = List[UserDoc]{[]UserDoc{}, v.Position.String()}
 	for _, u := range v.Access.Users() {
-		if d, ok := s.userDoc(principalOf(ctx), u); ok {
+		if d, ok := s.userIn(v, principalOf(ctx), u); ok {
 			out.Body.Items = append(out.Body.Items, d)
 		}
 	}

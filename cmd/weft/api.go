@@ -21,9 +21,11 @@ import (
 	"weft/eventstore/quorum"
 	"weft/eventstore/vault"
 	"weft/projections"
+	"weft/projections/access"
 	"weft/projections/audit"
 	"weft/projections/catalog"
 	"weft/projections/desired"
+	"weft/projections/outlets"
 	"weft/projections/topology"
 )
 
@@ -93,7 +95,7 @@ func (b *backend) At(ctx context.Context, p domain.Position) (rest.Views, error)
 	}
 	b.mu.Unlock()
 	past, _, err := projections.AtOnce(ctx, b.runner, p, topology.New(), desired.New(),
-		catalog.New(), audit.New())
+		catalog.New(), audit.New(), access.New(b.vault), outlets.New())
 	if err != nil {
 		return rest.Views{}, err
 	}
@@ -108,6 +110,10 @@ func (b *backend) At(ctx context.Context, p domain.Position) (rest.Views, error)
 			v.Catalog = x
 		case *audit.View:
 			v.Audit = x
+		case *access.View:
+			v.Access = x
+		case *outlets.View:
+			v.Outlets = x
 		}
 	}
 	b.mu.Lock()
