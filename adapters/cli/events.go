@@ -107,7 +107,7 @@ func (t *tool) eventsList() *cobra.Command {
 first; --since goes on after a position.`,
 		Example: `  weft events list
   weft events list --newest --limit 20
-  weft events list --newest --at "2026-11-26 14:00"
+  weft events list --newest --at 2h
   weft events list --since 40 --types Volume,AppInstance -o json`,
 	}
 	s := selectFlags(cmd)

@@ -273,6 +273,9 @@ func (e *electorate) step(ctx context.Context) error {
 	seats := make([]cluster.Seat, 0, len(members))
 	for _, m := range members {
 		s := cluster.Seat{Member: m.ID, URL: m.URL, Learner: m.Learner}
+		if id, err := domain.ParseUUID(m.Name); err == nil {
+			s.Node.UUID = id
+		}
 		if m.Learner {
 			if e.since[m.ID].IsZero() {
 				e.since[m.ID] = time.Now()
@@ -312,8 +315,16 @@ func (e *electorate) step(ctx context.Context) error {
 		return err
 	}
 	return e.enroll(ctx, &cluster.VoterRemoved{
-		Node: byURL[c.Remove.URL], Member: c.Remove.Member, Why: c.Why,
+		Node: nodeOf(*c.Remove, byURL), Member: c.Remove.Member, Why: c.Why,
 	})
+}
+
+// nodeOf tells whose a seat is: as it said itself, or by its address; zero where nobody is known.
+func nodeOf(s cluster.Seat, byURL map[string]domain.NodeID) domain.NodeID {
+	if !s.Node.IsZero() {
+		return s.Node
+	}
+	return byURL[s.URL]
 }
 
 // candidates gives the nodes as the choice of voters sees them.
@@ -322,7 +333,9 @@ func (e *electorate) candidates() ([]cluster.Candidate, map[string]domain.NodeID
 	byURL, damaged := map[string]domain.NodeID{}, e.views.topology.Damaged()
 	for _, n := range e.views.topology.Nodes() {
 		id := n.Node.Node
-		byURL[n.Endpoint.Peer] = id
+		if _, taken := byURL[n.Endpoint.Peer]; !taken || !n.Down && !n.Removed {
+			byURL[n.Endpoint.Peer] = id // of two at one address, the one that is there
+		}
 		c := cluster.Candidate{
 			Node: id, URL: n.Endpoint.Peer, Down: n.Down, Leaving: n.Drained || n.Removed,
 			Place: n.Location,
@@ -353,11 +366,11 @@ func (e *electorate) record(
 	ctx context.Context, seats []cluster.Seat, byURL map[string]domain.NodeID,
 ) error {
 	for _, s := range seats {
-		id, ok := byURL[s.URL]
+		id := nodeOf(s, byURL)
+		n, ok := e.views.topology.Node(id)
 		if !ok {
 			continue
 		}
-		n, _ := e.views.topology.Node(id)
 		var fact domain.Event
 		switch {
 		case s.Learner && n.Vote != "learner":

@@ -24,6 +24,7 @@ type Candidate struct {
 // Seat is a member of the consensus.
 type Seat struct {
 	Member   uint64
+	Node     domain.NodeID // whose it is, as it said itself; zero until it has started
 	URL      string
 	Learner  bool
 	CaughtUp bool          // a learner that may vote now
@@ -104,19 +105,28 @@ type voterPlan struct {
 
 func (p *voterPlan) dead(n Candidate) bool { return n.Down && n.DownFor >= p.grace }
 
-func (p *voterPlan) node(url string) (Candidate, bool) {
-	at := slices.IndexFunc(p.nodes, func(n Candidate) bool { return n.URL == url })
-	if at < 0 {
-		return Candidate{Leaving: true}, false
+// node gives the node of a seat. Its address alone does not tell: a node that lost its files comes
+// again as another one where the first was, and that one is still in the list. A seat that has not
+// said whose it is belongs to the one of them that is up.
+func (p *voterPlan) node(s Seat) (Candidate, bool) {
+	found := Candidate{Leaving: true}
+	known := false
+	for _, n := range p.nodes {
+		if n.URL != s.URL || !s.Node.IsZero() && n.Node != s.Node {
+			continue
+		}
+		if !known || (found.Down || found.Leaving) && !n.Down && !n.Leaving {
+			found, known = n, true
+		}
 	}
-	return p.nodes[at], true
+	return found, known
 }
 
 // dismiss takes out learners that cannot become voters, or that nobody needs any more.
 func (p *voterPlan) dismiss() (Change, bool) {
 	for i := range p.learners {
 		s := &p.learners[i]
-		n, known := p.node(s.URL)
+		n, known := p.node(*s)
 		switch {
 		case !known || n.Leaving:
 			return Change{Remove: s, Why: "its node leaves"}, true
@@ -135,7 +145,7 @@ func (p *voterPlan) dismiss() (Change, bool) {
 func (p *voterPlan) sound() []Seat {
 	var list []Seat
 	for _, s := range p.voters {
-		if n, _ := p.node(s.URL); !n.Leaving && !p.dead(n) {
+		if n, _ := p.node(s); !n.Leaving && !p.dead(n) {
 			list = append(list, s)
 		}
 	}
@@ -146,7 +156,7 @@ func (p *voterPlan) sound() []Seat {
 func (p *voterPlan) promote() (Change, bool) {
 	var ready []Seat
 	for _, s := range p.learners {
-		if n, _ := p.node(s.URL); s.CaughtUp && !n.Down {
+		if n, _ := p.node(s); s.CaughtUp && !n.Down {
 			ready = append(ready, s)
 		}
 	}
@@ -169,7 +179,7 @@ func (p *voterPlan) safe(gone Seat) bool {
 			continue
 		}
 		all++
-		if n, _ := p.node(s.URL); !n.Down && n.Damaged != s.Member {
+		if n, _ := p.node(s); !n.Down && n.Damaged != s.Member {
 			up++
 		}
 	}
@@ -191,7 +201,7 @@ func (p *voterPlan) replace() (Change, bool) {
 	var leading *Seat
 	for i := range p.voters {
 		s := &p.voters[i]
-		n, _ := p.node(s.URL)
+		n, _ := p.node(*s)
 		switch {
 		case !p.safe(*s):
 		case p.dead(n):
@@ -247,7 +257,7 @@ func (p *voterPlan) shrink() (Change, bool) {
 	var best spread
 	for i := len(p.voters) - 1; i >= 0; i-- {
 		s := p.voters[i]
-		if n, _ := p.node(s.URL); s.URL == p.leader || n.Down || !p.safe(s) {
+		if n, _ := p.node(s); s.URL == p.leader || n.Down || !p.safe(s) {
 			continue
 		}
 		if left := spreadOf(p.places(p.without(i))); gone < 0 || left.less(best) {
@@ -292,7 +302,7 @@ func (p *voterPlan) exchange(n Candidate) (best spread, ok bool) {
 		return best, false
 	}
 	for _, v := range p.voters {
-		if c, _ := p.node(v.URL); c.Down || c.Leaving {
+		if c, _ := p.node(v); c.Down || c.Leaving {
 			return best, false
 		}
 	}
@@ -328,7 +338,7 @@ func with(places []Location, n Candidate) spread {
 func (p *voterPlan) places(seats []Seat) []Location {
 	list := make([]Location, 0, len(seats)+1)
 	for _, s := range seats {
-		n, _ := p.node(s.URL)
+		n, _ := p.node(s)
 		list = append(list, n.Place)
 	}
 	return list

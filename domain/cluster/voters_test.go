@@ -284,3 +284,56 @@ func TestVoterSteps(t *testing.T) {
 		t.Fatalf("%+v", w.seats)
 	}
 }
+
+// A node that lost its files comes again as another one at the address of the first, which stands in
+// the list as down. The seat of the first is not taken for its own, and is given up after the grace;
+// then the new one gets a seat and keeps it.
+func TestWipedNodeAtItsAddress(t *testing.T) {
+	for _, order := range [][]int{{0, 1, 2, 3}, {3, 0, 1, 2}} {
+		w := newWorld(4)
+		lost, again := w.nodes[2], w.nodes[3]
+		lost.Down, lost.DownFor = true, grace/2
+		again.URL = lost.URL
+		w.nodes[2], w.nodes[3] = lost, again
+		var nodes []Candidate
+		for _, i := range order {
+			nodes = append(nodes, w.nodes[i])
+		}
+		seats := make([]Seat, 0, 4)
+		for i := range 3 {
+			seats = append(seats, Seat{
+				Member: uint64(i + 1), Node: w.nodes[i].Node, URL: w.nodes[i].URL,
+			})
+		}
+		plan := func() Change { return PlanVoters(nodes, seats, w.nodes[0].URL, grace) }
+		still := func(when string) {
+			t.Helper()
+			if c := plan(); c.Add != nil || c.Promote != nil || c.Remove != nil {
+				t.Errorf("%s: %+v", when, c)
+			}
+		}
+		still("within the grace")
+		for i := range nodes {
+			if nodes[i].Node == lost.Node {
+				nodes[i].DownFor = grace
+			}
+		}
+		if c := plan(); c.Remove == nil || c.Remove.Member != 3 {
+			t.Fatalf("behind the grace: %+v", c)
+		}
+		seats = seats[:2]
+		if c := plan(); len(c.Add) != 1 || c.Add[0].Node != again.Node {
+			t.Fatalf("a free seat: %+v", c)
+		}
+		seats = append(seats, Seat{Member: 4, URL: again.URL, Learner: true})
+		still("before it has started")
+		seats[2].Node = again.Node
+		still("while it copies")
+		seats[2].CaughtUp = true
+		if c := plan(); len(c.Promote) != 1 {
+			t.Fatalf("once it has caught up: %+v", c)
+		}
+		seats[2].Learner = false
+		still("at the end")
+	}
+}
