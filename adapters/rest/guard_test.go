@@ -2,10 +2,12 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -131,6 +133,44 @@ func TestWhatIsKept(t *testing.T) {
 			if got := a.refused(method, c.code); got != want || want && a.Reason == "" {
 				t.Errorf("%s %d: %v %q, want %v", method, c.code, got, a.Reason, want)
 			}
+		}
+	}
+}
+
+// stamped is a backend whose log ends with an event of a known time.
+type stamped struct {
+	Backend
+	at time.Time
+}
+
+func (b stamped) Events(
+	_ context.Context, from domain.Position, newest bool, _ domain.Filter, limit int,
+) ([]Event, error) {
+	if from != 7 || !newest || limit != 1 {
+		return nil, errors.New("not the last event up to the position")
+	}
+	return []Event{{Header: domain.Header{Created: b.at}}}, nil
+}
+
+// TestClockOfTheMoment proves by what time a state of the past is judged: the one that was asked for, or
+// that of the last event up to the position; and the present by the node's clock.
+func TestClockOfTheMoment(t *testing.T) {
+	at := func(h int) time.Time { return time.Date(2026, 1, 2, h, 0, 0, 0, time.UTC) }
+	s := &Server{b: stamped{at: at(5)}}
+	s.cfg.Now = func() time.Time { return at(9) }
+	for text, want := range map[string]time.Time{
+		"": at(9), "7": at(5), "2026-01-02T07:00:00Z": at(7),
+	} {
+		got, err := s.clock(t.Context(), Views{Position: 7}, text)
+		if err != nil || !got.Equal(want) {
+			t.Errorf("at %q it is %s, want %s, %v", text, got, want, err)
+		}
+	}
+	life := identity.Token{TokenIssued: identity.TokenIssued{Expires: at(6)}}
+	v := Views{Access: access.New(nil)}
+	for h, want := range map[int]string{5: "valid", 6: "expired", 7: "expired"} {
+		if d := tokenIn(v, life, at(h)); d.State != want {
+			t.Errorf("at %d the token is %s, want %s", h, d.State, want)
 		}
 	}
 }
