@@ -168,8 +168,8 @@ func TestObey(t *testing.T) {
 }
 
 // Who has no certificate, a foreign one, an expired one, or one of a removed node is refused, at
-// the door of orders and at that of the log (T1, T2), and the gate hears of each, by address and as far
-// as it was proved who it was; and a node that answers for another is not obeyed to (T4).
+// the door of orders and at that of the log (T1, T2), and the gate hears of each, by address and
+// as far as it was proved who it was; and a node that answers for another is not obeyed to (T4).
 func TestStrangersAreRefused(t *testing.T) {
 	c := newClock()
 	ca := authority(t, c)

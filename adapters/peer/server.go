@@ -168,7 +168,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	node, err := s.admit(r.TLS, d)
 	if err != nil { // T1, T2
-		s.refused(Refusal{Call: callOf(r.URL.Path), Node: node, Source: r.RemoteAddr, Reason: detail(err)})
+		s.refused(Refusal{
+			Call: callOf(r.URL.Path), Node: node, Source: r.RemoteAddr, Reason: detail(err),
+		})
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
@@ -281,8 +283,9 @@ func detail(err error) string {
 	return err.Error()
 }
 
-// handshakes hears from net/http of connections that ended before a request: those whose certificate
-// is not good are callers that were not let in. The library tells of them in words alone.
+// handshakes hears from net/http of connections that ended before a request: those whose
+// certificate is not good are callers that were not let in. The library tells of them in words
+// alone.
 type handshakes struct{ s *Server }
 
 // Write implements io.Writer.

@@ -107,8 +107,8 @@ func idOf(op *huma.Operation) string {
 	return op.OperationID
 }
 
-// TestWhatIsKept proves which answers are kept as refused attempts: what was not let in or understood,
-// and every change that its caller did not hear to be done.
+// TestWhatIsKept proves which answers are kept as refused attempts: what was not let in or
+// understood, and every change that its caller did not hear to be done.
 func TestWhatIsKept(t *testing.T) {
 	for _, c := range []struct {
 		code         int
@@ -152,8 +152,8 @@ func (b stamped) Events(
 	return []Event{{Header: domain.Header{Created: b.at}}}, nil
 }
 
-// TestClockOfTheMoment proves by what time a state of the past is judged: the one that was asked for, or
-// that of the last event up to the position; and the present by the node's clock.
+// TestClockOfTheMoment proves by what time a state of the past is judged: the one that was asked
+// for, or that of the last event up to the position; and the present by the node's clock.
 func TestClockOfTheMoment(t *testing.T) {
 	at := func(h int) time.Time { return time.Date(2026, 1, 2, h, 0, 0, 0, time.UTC) }
 	s := &Server{b: stamped{at: at(5)}}

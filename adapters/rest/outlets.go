@@ -28,7 +28,7 @@ type OutletDoc struct {
 	Types    []string `json:"types,omitempty"`
 	Secret   string   `json:"secret,omitempty"`
 	State    string   `json:"state" enum:"running,paused,stuck"`
-	Position string   `json:"published" doc:"every selected event up to here is there; empty in the past"`
+	Position string   `json:"published" doc:"every selected event up to it is there; not of the past"`
 	Behind   int      `json:"behind" doc:"selected events after it, counted to 10,000"`
 	Stuck    *StuckAt `json:"stuck,omitempty"`
 }

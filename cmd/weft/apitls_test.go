@@ -17,8 +17,8 @@ import (
 )
 
 // TestCertificateIsReplaced proves that an operator's certificate is taken anew when its file
-// changes, that one which cannot be loaded leaves the last in use and is told once, and that this, and
-// one that has run out, is shown as failing for as long as it lasts.
+// changes, that one which cannot be loaded leaves the last in use and is told once, and that this,
+// and one that has run out, is shown as failing for as long as it lasts.
 func TestCertificateIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer

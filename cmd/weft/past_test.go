@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestEveryReadHasAPast proves that every read which the log can answer takes a moment. What is left
-// tells of the present alone: of who asks, of the nodes as they run, and of bytes on devices; or it
-// names places of the log itself.
+// TestEveryReadHasAPast proves that every read which the log can answer takes a moment. What is
+// left tells of the present alone: of who asks, of the nodes as they run, and of bytes on devices;
+// or it names places of the log itself.
 func TestEveryReadHasAPast(t *testing.T) {
 	c := newTester(t)
 	present := []string{
@@ -36,8 +36,8 @@ func TestEveryReadHasAPast(t *testing.T) {
 }
 
 // TestPastOfAccess proves that users, tokens, identity providers, outlets, events and the audit are
-// shown as they were at a position and at a time, after all of it has changed; that who may see is the
-// present's; and that a name which was erased since is in no past.
+// shown as they were at a position and at a time, after all of it has changed; that who may see is
+// the present's; and that a name which was erased since is in no past.
 func TestPastOfAccess(t *testing.T) {
 	c := newTester(t)
 	c.tenants("acme")

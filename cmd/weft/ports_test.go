@@ -15,9 +15,9 @@ import (
 	"weft/domain"
 )
 
-// TestOtherPortsAreAudited proves that who is refused at the ports of the log and of other nodes stands
-// in the audit like who is refused by the API, by actor as far as it was proved, address and an id: in
-// the file of attempts, and as an event.
+// TestOtherPortsAreAudited proves that who is refused at the ports of the log and of other nodes
+// stands in the audit like who is refused by the API, by actor as far as it was proved, address
+// and an id: in the file of attempts, and as an event.
 func TestOtherPortsAreAudited(t *testing.T) {
 	n, down, err := Start(t.Context(), Options{
 		DataDir: t.TempDir(), DeviceSize: 256 * domain.MiB, API: "127.0.0.1:0", NBD: "off",

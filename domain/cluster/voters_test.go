@@ -285,9 +285,9 @@ func TestVoterSteps(t *testing.T) {
 	}
 }
 
-// A node that lost its files comes again as another one at the address of the first, which stands in
-// the list as down. The seat of the first is not taken for its own, and is given up after the grace;
-// then the new one gets a seat and keeps it.
+// A node that lost its files comes again as another one at the address of the first, which stands
+// in the list as down. The seat of the first is not taken for its own, and is given up after the
+// grace; then the new one gets a seat and keeps it.
 func TestWipedNodeAtItsAddress(t *testing.T) {
 	for _, order := range [][]int{{0, 1, 2, 3}, {3, 0, 1, 2}} {
 		w := newWorld(4)

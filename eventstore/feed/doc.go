@@ -1,8 +1,8 @@
 // Package feed offers the event log to reactions and to the outside world as a Watermill
 // subscriber: one event at a time, in the order of the log, from a durable cursor. Ack saves the
 // cursor, Nack brings the same event again. On it stand an outlet to any broker that Watermill
-// knows (Outlet) and a mirror into another event log (Mirror), which takes pages of events while all
-// goes well.
+// knows (Outlet) and a mirror into another event log (Mirror), which takes pages of events while
+// all goes well.
 //
 // Delivery is at least once: an event that was handled just before a crash comes again. Whoever
 // must not act twice compares the event's id, which is the id of the message.

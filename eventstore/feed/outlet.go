@@ -47,8 +47,8 @@ func (o *Outlet) Run(ctx context.Context, s *Subscriber) error {
 //
 // What is there is copied by the page, several streams at once, and the cursor is saved behind each
 // page: between streams the target has the order of the log to within a page. A target that holds
-// something else, or does not take an event, is then given one event after the other, which finds the
-// event and poisons it; one that does not answer is waited for.
+// something else, or does not take an event, is then given one event after the other, which finds
+// the event and poisons it; one that does not answer is waited for.
 func Mirror(ctx context.Context, s *Subscriber, to eventstore.Store) error {
 	if len(s.config.Filter.TypePrefix) > 0 || s.config.Tenant != "" {
 		return domain.Errorf(domain.Invalid, "a mirror holds whole streams: filter by stream alone")

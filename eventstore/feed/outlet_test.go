@@ -292,9 +292,9 @@ func TestMirrorRefuses(t *testing.T) {
 	}
 }
 
-// TestMirrorPages proves that a mirror saves its cursor a few times for many events, never beyond what
-// the target has, that one which did not answer is waited for, and that an event which the target does
-// not take, in the middle of a page, is found and poisoned, with all before it copied.
+// TestMirrorPages proves that a mirror saves its cursor a few times for many events, never beyond
+// what the target has, that one which did not answer is waited for, and that an event which the
+// target does not take, in the middle of a page, is found and poisoned, with all before it copied.
 func TestMirrorPages(t *testing.T) {
 	r := newRig(t)
 	all := r.fill(1500)
