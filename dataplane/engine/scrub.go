@@ -22,6 +22,9 @@ import (
 // by extent, because that says what has to be there; a walk through the segments would miss what
 // no entry names any more.
 //
+// Blocks of encrypted volumes wait for the walk through the segments that follows, which has their
+// entries and so their tags (scrubtag.go).
+//
 // A block whose newest copy is in the journal is checked there, in memory: what stands on the
 // device for it is of no worth any more, and an image of the index says that it is lost.
 //
@@ -163,6 +166,8 @@ type scrubPass struct {
 	since int64 // bytes since the mark was written
 	buf   []byte
 	again bool // images have to be written anew
+	pad   pad
+	seals []scrubBlock // of the segment that is looked at
 }
 
 func (p *scrubPass) run(ctx context.Context) error {
@@ -348,9 +353,14 @@ func (e *Engine) extentsOf(f *family) []uint32 {
 
 // scrubBlock is a live block as the index had it.
 type scrubBlock struct {
-	loc segment.Loc
-	at  int // in its extent
+	f     *family
+	ext   uint32
+	at    int // in its extent
+	loc   segment.Loc
+	proof *proof // what its tag is checked by; nil: it has none, or it cannot be checked here
 }
+
+func (b scrubBlock) block() uint64 { return uint64(b.ext)*segment.LeafBlocks + uint64(b.at) }
 
 // leavesOf lists the leaves of an extent; the lane's mutex is held.
 func leavesOf(f *family, l *lane, ext uint32) []*leaf {
@@ -370,33 +380,59 @@ func leavesOf(f *family, l *lane, ext uint32) []*leaf {
 	return list
 }
 
-// extent checks one extent of all branches of a family.
-func (p *scrubPass) extent(ctx context.Context, f *family, ext uint32) error {
+// live lists the blocks of an extent that stand in the log, or nowhere any more, those in the
+// journal, and the leaves. Those of the log are all but those that wait for their segment, or,
+// where seg is one, those that waited for it.
+func (p *scrubPass) live(f *family, ext uint32, seg int64) (logged, kept []scrubBlock, ids []leafID) {
 	l := p.e.laneOf(f, ext)
-	var blocks, kept []scrubBlock
-	var ids []leafID
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, lf := range leavesOf(f, l, ext) {
 		ids = append(ids, leafID{lf.br.id, ext})
 		lf.own.each(func(i int, loc segment.Loc) {
+			b := scrubBlock{f: f, ext: ext, at: i, loc: loc}
 			switch k := loc.Kind(); {
 			case p.e.nv.holds(loc):
-				kept = append(kept, scrubBlock{loc, i})
-			case k == segment.Flash || k == segment.Lost:
-				blocks = append(blocks, scrubBlock{loc, i})
+				kept = append(kept, b)
+			case k != segment.Flash:
+				if k == segment.Lost && seg < 0 {
+					logged = append(logged, b)
+				}
+			case seg < 0 && !p.waits(lf.br, loc),
+				seg >= 0 && lf.br.key != nil && int64(p.e.space.id(loc)) == seg:
+				logged = append(logged, b)
 			}
 		})
 	}
-	l.mu.Unlock()
+	return logged, kept, ids
+}
+
+// extent checks one extent of all branches of a family.
+func (p *scrubPass) extent(ctx context.Context, f *family, ext uint32) error {
+	blocks, kept, ids := p.live(f, ext, -1)
 	for _, b := range kept {
-		p.kept(f, l, ext, b)
+		p.kept(b)
 	}
 	if err := p.pace(ctx, int64(len(kept))*segment.BlockSize); err != nil {
 		return err
 	}
+	if err := p.bursts(ctx, blocks); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		n := p.image(p.e.laneOf(f, ext), f, id)
+		if err := p.pace(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bursts checks blocks in the order in which they stand on the device.
+func (p *scrubPass) bursts(ctx context.Context, blocks []scrubBlock) error {
 	slices.SortFunc(blocks, func(a, b scrubBlock) int { return cmp.Compare(a.loc, b.loc) })
 	for len(blocks) > 0 {
-		n, size, err := p.burst(f, l, ext, blocks)
+		n, size, err := p.burst(blocks)
 		if err != nil {
 			return err
 		}
@@ -405,27 +441,21 @@ func (p *scrubPass) extent(ctx context.Context, f *family, ext uint32) error {
 		}
 		blocks = blocks[n:]
 	}
-	for _, id := range ids {
-		n := p.image(l, f, id)
-		if err := p.pace(ctx, n); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
 // kept checks a block in the journal, unless it left it since the index was looked at. While the
 // lane's mutex is held and the index names the block, its slot is not free for others.
-func (p *scrubPass) kept(f *family, l *lane, ext uint32, b scrubBlock) {
-	n := p.e.nv
+func (p *scrubPass) kept(b scrubBlock) {
+	n, l := p.e.nv, p.e.laneOf(b.f, b.ext)
 	l.mu.Lock()
-	holder := l.names(f, ext, b)
+	holder := l.names(b)
 	if holder == nil || b.loc.Matches(n.share.At(n.place(b.loc), 1)) {
 		l.mu.Unlock()
 		return
 	}
 	d := Damage{
-		Part: "journal", Block: uint64(ext)*segment.LeafBlocks + uint64(b.at),
+		Part: "journal", Block: b.block(),
 		Off: int64(n.place(b.loc)) * segment.BlockSize, Version: n.versionOf(b.loc),
 		Detail: "its bytes do not match its checksum",
 	}
@@ -448,10 +478,10 @@ func (n *nvram) versionOf(loc segment.Loc) domain.Version {
 
 // burst reads the first of the blocks with those that stand near behind it, and checks them. It
 // gives how many it checked and how much it read.
-func (p *scrubPass) burst(f *family, l *lane, ext uint32, blocks []scrubBlock) (int, int64, error) {
+func (p *scrubPass) burst(blocks []scrubBlock) (int, int64, error) {
 	first := blocks[0].loc
 	if first.Kind() != segment.Flash {
-		p.judge(f, l, ext, blocks[0], "the index lost its place")
+		p.judge(blocks[0], "the index lost its place")
 		return 1, 0, nil
 	}
 	n := 0
@@ -470,13 +500,13 @@ func (p *scrubPass) burst(f *family, l *lane, ext uint32, blocks []scrubBlock) (
 	p.e.sched.End(qos.Scrub)
 	if err != nil {
 		if n == 1 {
-			p.judge(f, l, ext, blocks[0], "it cannot be read: "+err.Error())
+			p.judge(blocks[0], "it cannot be read: "+err.Error())
 			return 1, size, nil
 		}
 		// One bad sector costs its own block only.
 		size = 0
 		for _, b := range blocks[:n] {
-			_, one, err := p.burst(f, l, ext, []scrubBlock{b})
+			_, one, err := p.burst([]scrubBlock{b})
 			if err != nil {
 				return 0, 0, err
 			}
@@ -485,22 +515,29 @@ func (p *scrubPass) burst(f *family, l *lane, ext uint32, blocks []scrubBlock) (
 		return n, size, nil
 	}
 	for _, b := range blocks[:n] {
-		if !b.loc.Matches(p.buf[b.loc.Off()-start:]) {
-			p.judge(f, l, ext, b, "its bytes do not match its checksum")
+		at := p.buf[b.loc.Off()-start:]
+		if !b.loc.Matches(at) {
+			p.judge(b, "its bytes do not match its checksum")
+		} else if wrong := p.prove(b, at); wrong != "" {
+			p.judge(b, wrong)
 		}
 	}
 	return n, size, nil
 }
 
 // judge reports a block unless it went elsewhere, or away, since the index was looked at.
-func (p *scrubPass) judge(f *family, l *lane, ext uint32, b scrubBlock, why string) {
+func (p *scrubPass) judge(b scrubBlock, why string) {
+	l := p.e.laneOf(b.f, b.ext)
 	l.mu.Lock()
-	holder := l.names(f, ext, b)
+	holder := l.names(b)
+	if b.proof != nil && p.e.space.at(b.loc.Off()).life.Load() != b.proof.life {
+		holder = nil // the place is another life's, and so is the block
+	}
 	l.mu.Unlock()
 	if holder == nil {
 		return
 	}
-	d := Damage{Part: "block", Block: uint64(ext)*segment.LeafBlocks + uint64(b.at), Detail: why}
+	d := Damage{Part: "block", Block: b.block(), Detail: why}
 	if b.loc.Kind() == segment.Flash {
 		d.Off, d.Version = b.loc.Off(), p.e.versionOf(b.loc)
 	}
@@ -510,8 +547,8 @@ func (p *scrubPass) judge(f *family, l *lane, ext uint32, b scrubBlock, why stri
 
 // names gives the branch in whose leaf a block still stands where it was seen; nil when none has it
 // there any more. The lane's mutex is held.
-func (l *lane) names(f *family, ext uint32, b scrubBlock) *branch {
-	for _, lf := range leavesOf(f, l, ext) {
+func (l *lane) names(b scrubBlock) *branch {
+	for _, lf := range leavesOf(b.f, l, b.ext) {
 		if lf.own.get(b.at) == b.loc {
 			return lf.br
 		}
@@ -534,7 +571,7 @@ func (e *Engine) nameOf(b *branch) (domain.VolumeID, domain.SnapshotID) {
 
 // versionOf looks for the entry of a block in its segment; zero when there is none.
 func (e *Engine) versionOf(loc segment.Loc) domain.Version {
-	id := uint32((loc.Off() - e.space.first) / e.space.size)
+	id := e.space.id(loc)
 	var v domain.Version
 	seq, err := e.lifeOf(id)
 	if err != nil {
@@ -606,12 +643,22 @@ func (p *scrubPass) image(l *lane, f *family, id leafID) int64 {
 }
 
 // segments checks that each segment's header is there, and that its entries lead to all that lives
-// in it: without them the cleaner could not move it, and the segment would never be free again.
+// in it: without them the cleaner could not move it, and the segment would never be free again. Of
+// encrypted blocks it checks bytes and tags, too.
 func (p *scrubPass) segments(ctx context.Context) error {
 	for int(p.m.Segment) < len(p.e.space.mu.segs) {
 		id := p.m.Segment
-		if err := p.segment(id); err != nil {
+		whole, err := p.segment(id)
+		if err != nil {
 			return err
+		}
+		if err := p.bursts(ctx, p.seals); err != nil {
+			return err
+		}
+		if !whole {
+			if err := p.unnamed(ctx, id); err != nil {
+				return err
+			}
 		}
 		p.m.Segment++
 		if err := p.pace(ctx, 2*segment.Sector); err != nil {
@@ -621,18 +668,22 @@ func (p *scrubPass) segments(ctx context.Context) error {
 	return nil
 }
 
-func (p *scrubPass) segment(id uint32) error {
+// segment checks header and entries of a segment, lists its encrypted blocks in seals, and tells
+// whether all that lives there is named.
+func (p *scrubPass) segment(id uint32) (whole bool, err error) {
 	e := p.e
+	clear(p.seals)
+	p.seals = p.seals[:0]
 	// Under the lock nothing is freed and the cleaner rests: what lives only dies.
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
 	if _, st, live := e.space.life(id); live == 0 || st != segSealed && st != segBad {
-		return nil
+		return true, nil
 	}
 	seq, err := e.lifeOf(id)
 	if err != nil {
 		p.found(Damage{Part: "header", Off: e.space.off(id), Detail: err.Error()})
-		return nil
+		return false, nil
 	}
 	b := p.buf[:segment.Sector]
 	err = e.dev.ReadAt(b, e.space.off(id))
@@ -645,25 +696,26 @@ func (p *scrubPass) segment(id uint32) error {
 	if err != nil {
 		p.found(Damage{Part: "header", Off: e.space.off(id), Detail: err.Error()})
 	}
-	named, err := e.named(id, seq)
+	named, err := p.named(id, seq)
 	if errors.Is(err, errUnreadable) {
 		p.found(Damage{Part: "entries", Off: e.space.off(id), Detail: err.Error()})
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
-	if _, _, still := e.space.life(id); named < still {
+	_, _, still := e.space.life(id)
+	if named < still {
 		p.found(Damage{Part: "entries", Off: e.space.off(id), Detail: fmt.Sprintf(
 			"%d live bytes, entries that verify name %d: the rest cannot be moved", still, named,
 		)})
 	}
-	return nil
+	return named >= still, nil
 }
 
-// named gives the live bytes of a segment that its entries lead to.
-func (e *Engine) named(id uint32, seq uint64) (int64, error) {
-	n := int64(0)
+// named gives the live bytes of a segment that its entries lead to, and lists its encrypted blocks.
+func (p *scrubPass) named(id uint32, seq uint64) (int64, error) {
+	n, e := int64(0), p.e
 	var live [segment.RecordBlocks]bool
 	err := e.eachChunk(id, seq, func(off int64, h *segment.Chunk, entries []byte) error {
 		base := uint64(off+int64(h.HeaderBytes())) / segment.Unit
@@ -682,12 +734,15 @@ func (e *Engine) named(id uint32, seq uint64) (int64, error) {
 				n += int64(h.Count) * segment.BlockSize
 				continue
 			}
-			if e.liveAt(&en, this, base, live[:en.Count]) == nil {
+			br := e.liveAt(&en, this, base, live[:en.Count])
+			if br == nil {
 				continue
 			}
 			for i, ok := range live[:en.Count] {
 				if ok {
-					n += en.Loc(this, base, i).Room()
+					loc := en.Loc(this, base, i)
+					n += loc.Room()
+					p.seal(id, br, &en, this, i, loc)
 				}
 			}
 		}

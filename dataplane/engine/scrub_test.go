@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -125,9 +126,25 @@ func spoilAt(t testing.TB, dev backends.Device, off, n int64, change func(b []by
 // TestScrubFindsEverySector proves, with the naive checker as the judge of what matters, that a
 // pass finds a spoiled byte in whatever the device depends on, each at its place and a block by
 // volume, block and version; that superblocks, anchors, root and index are mended by it, and that
-// a second pass then finds nothing; and that a pass over a sound device finds nothing at all.
+// a second pass then finds nothing; and that a pass over a sound device finds nothing at all. So on
+// an encrypted device, with its keys and without.
 func TestScrubFindsEverySector(t *testing.T) {
-	dev, e := scrubDevice(t)
+	scrubEverySector(t)
+	scrubEverySector(t, keyed)
+	scrubEverySector(t, keyed, func(c *Config) { c.ClusterKey = nil })
+}
+
+// scrubEverySector is TestScrubFindsEverySector on a device that is made as the first of tune says
+// and opened as all of it does.
+func scrubEverySector(t *testing.T, tune ...func(*Config)) {
+	t.Helper()
+	dev, e := scrubDevice(t, tune[:min(len(tune), 1)]...)
+	if len(tune) > 1 {
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		e = open(t, dev, tune...)
+	}
 	defer e.Close()
 	if list, s, _ := scrubbed(t, e, 0); len(list) != 0 || s.Damaged != 0 || s.Checked < 100*4096 {
 		t.Fatalf("a sound device: %+v %+v", list, s)
@@ -155,7 +172,8 @@ func TestScrubFindsEverySector(t *testing.T) {
 				st, live)
 		}
 		d := list[0]
-		if d.Part == "block" && (d.Volume.IsZero() || d.Version == domain.Version{}) {
+		if d.Part == "block" && (d.Volume.IsZero() || d.Version == domain.Version{} ||
+			!strings.Contains(d.Detail, "not match its checksum")) {
 			t.Errorf("%+v", d)
 		}
 		if !d.Mended {
@@ -342,19 +360,22 @@ func TestScrubRate(t *testing.T) {
 // finds nothing on a sound device.
 func TestScrubBesideWriters(t *testing.T) { scrubBeside(t, false) }
 
+// TestScrubBesideCleaner is TestScrubBesideWriters on an encrypted device.
+func TestScrubBesideCleaner(t *testing.T) { scrubBeside(t, false, keyed) }
+
 // TestScrubBesideDestage is TestScrubBesideWriters with a journal of few slots: blocks go from
 // there to the log, are overwritten on their way, and are moved by the cleaner while they are
 // looked at.
 func TestScrubBesideDestage(t *testing.T) { scrubBeside(t, true) }
 
-func scrubBeside(t *testing.T, journal bool) {
+func scrubBeside(t *testing.T, journal bool, tune ...func(*Config)) {
 	t.Helper()
 	dev := newMem(t, 32<<20, 256<<10, 2)
 	var nv *mem.Memory
 	if journal {
 		nv = newMemory(t, dev, 12)
 	}
-	e := open(t, dev, often, journaled(nv))
+	e := open(t, dev, append(tune, often, journaled(nv))...)
 	defer e.Close()
 	v := create(t, e, 64*domain.MiB)
 	stop, done := make(chan struct{}), sync.WaitGroup{}
@@ -387,7 +408,8 @@ func scrubBeside(t *testing.T, journal bool) {
 	})
 	enough := func() bool {
 		st := e.Stats()
-		return t.Failed() || wrote.Load() >= 6000 && (!journal || st.Destages >= 100 && st.Cleaned > 0)
+		return t.Failed() || wrote.Load() >= 6000 && (!journal || st.Destages >= 100) &&
+			(!journal && len(tune) == 0 || st.Cleaned > 0)
 	}
 	for passes := 0; passes < 2 || !enough(); passes++ {
 		if list, _, _ := scrubbed(t, e, 0); len(list) != 0 {
@@ -468,10 +490,10 @@ func TestScrubJournal(t *testing.T) {
 	if err := put(v, data(2, 1, 102)); err != nil { // what was seen there is of no worth any more
 		t.Fatal(err)
 	}
-	p, l, fam := &scrubPass{e: e}, v.lane(2), v.br.Load().fam
-	seen := scrubBlock{e.nv.loc(uint32(at/segment.BlockSize), segment.Checksum(fill(1, 102))), 2}
-	p.kept(fam, l, 0, seen)
-	p.judge(fam, l, 0, scrubBlock{logged[2], 2}, "seen before")
+	p, fam := &scrubPass{e: e}, v.br.Load().fam
+	seen := e.nv.loc(uint32(at/segment.BlockSize), segment.Checksum(fill(1, 102)))
+	p.kept(scrubBlock{f: fam, at: 2, loc: seen})
+	p.judge(scrubBlock{f: fam, at: 2, loc: logged[2]}, "seen before")
 	if p.m.Damaged != 0 {
 		t.Errorf("%d places that nobody names any more are damaged", p.m.Damaged)
 	}
@@ -506,6 +528,139 @@ func TestScrubJournal(t *testing.T) {
 	if len(list) != 1 || list[0].Volume != testVolume || list[0].Block != 2 || list[0].Off != 0 {
 		t.Errorf("a lost journal: %+v", list)
 	}
+}
+
+// forgedDevice makes an encrypted device on which the block of one sealed segment was changed with
+// all its checksums, and gives which, and where it stands.
+func forgedDevice(t *testing.T, tune ...func(*Config)) (*mem.Device, *Engine, uint64, segment.Loc) {
+	t.Helper()
+	dev := newMem(t, 32<<20, 256<<10, 1)
+	e := open(t, dev, append(tune, keyed, quiet)...)
+	v := create(t, e, 16*domain.MiB)
+	for i := range uint64(40) {
+		if err := put(v, data(i, 1, i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(100) { // the segment is left behind
+		if err := put(v, data(10+i, 1, i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const block = 7
+	loc := tamper(t, e, dev, v, block)
+	// The footer has the entries as they were.
+	clearAt(t, dev, e.space.off(e.space.id(loc)+1)-segment.Sector, segment.Sector)
+	return dev, e, block, loc
+}
+
+// TestScrubForged lets somebody who can write to the device, and knows every checksum of the format,
+// change a block with its checksums in entry and index: a pass finds it by its tag, and finds
+// entries that say encrypted of a plain volume, or plain of an encrypted one. A pass that has not
+// the key says nothing, and what does not match its checksum is found without.
+func TestScrubForged(t *testing.T) {
+	dev, e, block, loc := forgedDevice(t)
+	list, s, _ := scrubbed(t, e, 0)
+	want := Damage{Part: "block", Pass: 1, Volume: testVolume, Block: block, Off: loc.Off()}
+	if len(list) == 1 {
+		want.Version, want.Detail = list[0].Version, list[0].Detail
+	}
+	if len(list) != 1 || list[0] != want || s.Damaged != 1 || want.Version == (domain.Version{}) ||
+		!strings.Contains(want.Detail, "forged") {
+		t.Fatalf("%+v, not %+v", list, want)
+	}
+	v, _ := e.Volume(testVolume)
+	br := v.br.Load()
+	p := &scrubPass{e: e} // what it saw there was of another life of the segment
+	seen := scrubBlock{f: br.fam, at: int(block), loc: loc, proof: &proof{life: &life{}}}
+	if p.judge(seen, "seen before"); p.m.Damaged != 0 {
+		t.Error("a block of a life that ended is damaged")
+	}
+	key := br.key
+	for _, x := range []struct {
+		lie  string
+		key  *volumeKey
+		want int
+	}{
+		{"", &volumeKey{id: key.id, why: "it is away"}, 0},
+		{"its volume is not", nil, 10}, // what is left of the segment
+		{"was forged", &volumeKey{id: key.id + 1, secret: testKey}, 50},
+	} {
+		br.key = x.key
+		list, _, _ := scrubbed(t, e, 0)
+		for _, d := range list {
+			if !strings.Contains(d.Detail, x.lie) {
+				t.Errorf("%q: %+v", x.lie, d)
+			}
+		}
+		if x.want == 0 && len(list) > 0 || len(list) < x.want {
+			t.Errorf("%q: %d found", x.lie, len(list))
+		}
+	}
+	br.key = key
+	last := locOf(v, 109)
+	if _, st, _ := e.space.life(e.space.id(last)); st != segOpen {
+		t.Fatalf("the segment of the last block is %d", st)
+	}
+	back := spoilAt(t, dev, last.Off(), 1, func(b []byte) { b[0] ^= 1 })
+	if list, _, _ := scrubbed(t, e, 0); len(list) != 2 || list[0].Block != 109 {
+		t.Errorf("in an open segment: %+v", list)
+	}
+	back()
+	plain, err := e.Create(background, volID(1), 16*domain.MiB, 1)
+	for i := range uint64(100) {
+		if err == nil {
+			err = put(plain, data(i, 1, i+1))
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	br.key, plain.br.Load().key = key, key
+	list, _, _ = scrubbed(t, e, 0)
+	lies := 0
+	for _, d := range list {
+		if d.Volume == volID(1) && strings.Contains(d.Detail, "not encrypted, its volume is") {
+			lies++
+		}
+	}
+	if lies < 10 || len(list) != lies+1 {
+		t.Errorf("%d lies, %+v", lies, list)
+	}
+	plain.br.Load().key = nil
+	br.key = &volumeKey{id: key.id, why: "it is away"}
+	back = spoilAt(t, dev, locOf(v, 3).Off(), 1, func(b []byte) { b[0] ^= 1 })
+	if list, _, _ := scrubbed(t, e, 0); len(list) != 1 || list[0].Block != 3 {
+		t.Errorf("without its key: %+v", list)
+	}
+	back()
+	e.Abandon()
+}
+
+// TestScrubUnnamed proves that an encrypted block to which no entry leads any more is held to its
+// checksum still, and only once.
+func TestScrubUnnamed(t *testing.T) {
+	dev, e, block, loc := forgedDevice(t)
+	v, _ := e.Volume(testVolume)
+	for _, p := range logged(t, e, 0) { // the entries of that block are gone
+		if p.off+int64(p.h.HeaderBytes()) == loc.Off() {
+			clearAt(t, dev, p.off, segment.Sector)
+		}
+	}
+	if list, _, _ := scrubbed(t, e, 0); len(list) != 1 || list[0].Part != "entries" {
+		t.Fatalf("%+v", list)
+	}
+	spoilAt(t, dev, loc.Off(), 1, func(b []byte) { b[0] ^= 1 })
+	spoilAt(t, dev, locOf(v, 3).Off(), 1, func(b []byte) { b[0] ^= 1 })
+	found := map[uint64]int{}
+	list, _, _ := scrubbed(t, e, 0)
+	for _, d := range list {
+		found[d.Block]++
+	}
+	if len(list) != 3 || found[block] != 1 || found[3] != 1 {
+		t.Errorf("%+v", list)
+	}
+	e.Abandon()
 }
 
 // locOf gives where the index has a block of a volume's head.

@@ -165,6 +165,9 @@ func chunkPayload(size int64) int {
 // off gives the device offset of a segment.
 func (s *space) off(id uint32) int64 { return s.first + int64(id)*s.size }
 
+// id gives the number of the segment that holds a place on the device.
+func (s *space) id(loc segment.Loc) uint32 { return uint32((loc.Off() - s.first) / s.size) }
+
 // at gives the segment that holds a device offset.
 func (s *space) at(off int64) *seg { return s.mu.segs[(off-s.first)/s.size] }
 
