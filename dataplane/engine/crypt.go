@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 
+	"weft/dataplane/journal"
 	"weft/dataplane/segment"
 )
 
@@ -26,13 +27,21 @@ import (
 //	nonce  block of the segment 8, then 0 or, of a compressed block, 1 + its unit in that block, 0 3
 //	AAD    the first 32 bytes of the entry: branch, block, count, kind, flags, version, generation
 //
-// The journal is no disk: what stands there is not encrypted.
+// In the journal a block is closed as it is put there, under a key of this start of the engine: its
+// salt is drawn at the start, and stands in each slot before the slot takes a record. The nonce is
+// the slot's sequence, which in one start is given out once, and the place in the slot. What is
+// destaged is opened, held to its tag, and closed anew for where it goes.
+//
+//	key    HKDF-SHA-256 of the volume's key, salt of the start, "weft journal 1", device
+//	nonce  sequence of the slot 8, block of its payload 4
+//	AAD    the first 32 bytes of the entry in the journal
 
-// life is a segment's life as far as keys go. It never changes.
+// life is the life of a segment, or of a slot of the journal, as far as keys go. It never changes.
 type life struct {
-	base int64 // where the segment stands on the device
+	base int64 // where the segment stands on the device, or the slot's payload, as the index says
 	seq  uint64
 	salt segment.Salt
+	slot bool
 }
 
 // secret is one entry of a chunk whose blocks are encrypted.
@@ -54,8 +63,13 @@ type pad struct {
 // at makes the nonce for a block that stands at a device offset; of size bytes there, fewer than a
 // block's where it was compressed.
 func (p *pad) at(lf *life, off int64, size int) []byte {
+	if lf.slot {
+		binary.LittleEndian.PutUint64(p.nonce[:], lf.seq)
+		binary.LittleEndian.PutUint32(p.nonce[8:], uint32((off-lf.base)/segment.BlockSize))
+		return p.nonce[:]
+	}
 	binary.LittleEndian.PutUint64(p.nonce[:], uint64(off-lf.base)/segment.BlockSize)
-	p.nonce[8] = 0
+	binary.LittleEndian.PutUint32(p.nonce[8:], 0)
 	if size < segment.BlockSize {
 		p.nonce[8] = 1 + byte((off-lf.base)%segment.BlockSize/segment.Unit)
 	}
@@ -134,7 +148,8 @@ func (c *chunk) close(e *Engine, lf *life, payload int64) {
 // ciphersMax is how many keys of lives are kept ready; each takes about a kilobyte.
 const ciphersMax = 4096
 
-// cipherID names a key of a life.
+// cipherID names a key of a life; base is -1 for that of a start, with which the journal's slots
+// are closed.
 type cipherID struct {
 	key  uint32
 	base int64
@@ -148,15 +163,20 @@ func (e *Engine) cipherOf(k *volumeKey, lf *life) cipher.AEAD {
 		panic("engine: a key that is not there is used") // and would be one that everybody knows
 	}
 	r := &e.keys
-	id := cipherID{k.id, lf.base, lf.seq, lf.salt}
+	id, info := cipherID{k.id, lf.base, lf.seq, lf.salt}, "weft block 1"
+	if lf.slot {
+		id, info = cipherID{key: k.id, base: -1, salt: lf.salt}, "weft journal 1"
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a := r.mu.ready[id]; a != nil {
 		return a
 	}
-	info := append([]byte("weft block 1"), e.super.Device.UUID[:]...)
-	info = binary.LittleEndian.AppendUint64(info, lf.seq)
-	secret, err := hkdf.Key(sha256.New, k.secret, lf.salt[:], string(info), keyBytes)
+	info += string(e.super.Device.UUID[:])
+	if !lf.slot {
+		info += string(binary.LittleEndian.AppendUint64(nil, lf.seq))
+	}
+	secret, err := hkdf.Key(sha256.New, k.secret, lf.salt[:], info, keyBytes)
 	if err != nil {
 		panic("engine: " + err.Error()) // the length asked for is a constant
 	}
@@ -193,10 +213,14 @@ type origin struct {
 // volume: once it is free a segment may begin another life. lf is the leaf that answers first.
 func (rd *reader) origins(e *Engine, br *branch, lf *leaf, first int) {
 	for i, loc := range rd.loc[:rd.count] {
-		o := origin{}
-		if loc.Kind() == segment.Flash && !e.nv.holds(loc) {
-			o.key, o.life = br.key, e.space.at(loc.Off()).life.Load()
-			if br.fam.mixed {
+		o, kept := origin{}, e.nv.holds(loc)
+		if kept {
+			o.life = e.nv.slotAt(loc).life
+		} else if loc.Kind() == segment.Flash {
+			o.life = e.space.at(loc.Off()).life.Load()
+		}
+		if o.life != nil || !kept && loc.Kind() == segment.Flash {
+			if o.key = br.key; br.fam.mixed {
 				o.key = lf.writer(first + i)
 			}
 		}
@@ -222,7 +246,7 @@ func (rd *reader) reveal(v *Volume) error {
 	for i, o := range rd.from {
 		switch {
 		case o == origin{}:
-			continue // it stands nowhere, or in the journal
+			continue // it stands nowhere, or in a slot of a time before there was encryption there
 		case o.key == nil || o.life == nil:
 			return v.corrupt(rd.block, i)
 		case o.key.secret == nil:
@@ -232,4 +256,54 @@ func (rd *reader) reveal(v *Volume) error {
 		rd.pad.turn(v.e.cipherOf(o.key, o.life), o.life, rd.loc[i].Off(), b)
 	}
 	return nil
+}
+
+// sealer closes what a lane puts into the journal. It implements journal.Sealer.
+type sealer struct {
+	e    *Engine
+	key  *volumeKey
+	life *life // of the slot
+	crcs [segment.RecordBlocks]uint32
+	pad  pad
+}
+
+// Seal implements journal.Sealer.
+func (s *sealer) Seal(entry []byte, place uint32, dst, data []byte) {
+	a, off := s.e.cipherOf(s.key, s.life), s.e.nv.offset(place)
+	for k := range len(data) / segment.BlockSize {
+		at := k * segment.BlockSize
+		b := data[at : at+segment.BlockSize]
+		nonce := s.pad.at(s.life, off+int64(at), segment.BlockSize)
+		if s.e.cfg.closing != nil {
+			s.e.cfg.closing(a, nonce, b)
+		}
+		out := a.Seal(s.pad.buf[:0], nonce, b, entry[:segment.SealedBytes])
+		s.crcs[k] = segment.Checksum(out[:segment.BlockSize])
+		copy(dst[at:], out[:segment.BlockSize])
+		segment.PutSeal(entry, k, s.crcs[k], out[segment.BlockSize:])
+	}
+}
+
+// offset gives the place of a block in the journal as the index has it, in bytes.
+func (n *nvram) offset(place uint32) int64 {
+	return (int64(n.base) + int64(place)) * segment.BlockSize
+}
+
+// lifeOf gives the life of a slot; nil for one that an earlier build filled, which encrypted nothing
+// there.
+func (n *nvram) lifeOf(sl *journal.Slot) *life {
+	if sl.Salt == (segment.Salt{}) {
+		return nil
+	}
+	return &life{base: n.offset(n.share.Start(sl.No)), seq: sl.Sequence, salt: sl.Salt, slot: true}
+}
+
+// unseal opens a block of the journal in place, and tells whether its tag vouches for it: block i of
+// an entry, at a place, whose bytes matched their checksum. Nothing is to be opened of a volume that
+// is not encrypted, nor of a slot that an earlier build filled.
+func (n *nvram) unseal(p *pad, key *volumeKey, lf *life, entry []byte, i int, place uint32,
+	block []byte,
+) bool {
+	return key == nil || lf == nil || segment.Encrypted(entry) &&
+		p.open(n.e.cipherOf(key, lf), lf, n.offset(place), block, segment.Tag(entry, i), entry)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,9 @@ import (
 
 	"weft/backends"
 	"weft/backends/mem"
+	"weft/dataplane/compress"
 	"weft/dataplane/fsck"
+	"weft/dataplane/journal"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -59,9 +62,10 @@ func (p *pairs) count() int {
 	return len(p.of)
 }
 
-// saved is a device at one moment, and what was on it.
+// saved is a device at one moment, with its journal, and what was on it.
 type saved struct {
 	dev   *mem.Device
+	nv    *mem.Memory
 	vols  map[domain.VolumeID]*image
 	snaps map[domain.SnapshotID]*image
 	of    map[domain.SnapshotID]domain.VolumeID
@@ -78,11 +82,22 @@ func bytesOf(t testing.TB, dev *mem.Device) []byte {
 }
 
 func (f *families) save() saved {
+	if f.nv != nil { // device and journal of one moment: nothing goes from here to there
+		f.e.nv.turn.Lock()
+		defer f.e.nv.turn.Unlock()
+	}
 	dev, err := mem.New(mem.Config{Size: f.dev.Geometry().Size, Durability: backends.NeedsFlush})
 	f.must(err)
 	f.must(dev.WriteAt(bytesOf(f.t, f.dev), 0, true))
+	var nv *mem.Memory
+	if f.nv != nil {
+		nv, err = mem.NewMemory(f.nv.Geometry().Size, f.nv.Geometry().Durability)
+		f.must(err)
+		copy(nv.Bytes(), f.nv.Bytes())
+	}
 	s := saved{
 		dev,
+		nv,
 		map[domain.VolumeID]*image{},
 		map[domain.SnapshotID]*image{},
 		map[domain.SnapshotID]domain.VolumeID{},
@@ -96,16 +111,18 @@ func (f *families) save() saved {
 	return s
 }
 
-// restore goes on with an older state of the device, as an operator does who copies an image back.
+// restore goes on with an older state of device and journal, as an operator does who copies images
+// back.
 func (f *families) restore(s saved) {
 	f.e.Abandon()
-	f.dev, f.vols, f.snaps, f.of = s.dev, s.vols, s.snaps, s.of
+	f.dev, f.nv, f.vols, f.snaps, f.of = s.dev, s.nv, s.vols, s.snaps, s.of
 	f.e = f.open()
 }
 
 // TestNoPairTwice runs encrypted families by chance, with snapshots, clones, roll-backs, deletions,
 // cleaning, crashes, and devices that go back to an older image of themselves: no key closes two
-// blocks under one nonce (E12c, R24, R25). With a journal, destaging is in between.
+// blocks under one nonce (E12c, R24, R25). With a journal, whose image goes back too, blocks are
+// closed there as well, and destaging is in between.
 func TestNoPairTwice(t *testing.T) {
 	steps := 1500
 	if raceOn || testing.Short() {
@@ -126,11 +143,11 @@ func TestNoPairTwice(t *testing.T) {
 		for i := range steps {
 			f.step()
 			switch {
-			case nv != nil && i%80 == 79:
+			case nv != nil && i%160 == 79:
 				f.restart(false)
-			case nv == nil && i%80 == 39:
+			case i%80 == 39:
 				old = f.save()
-			case nv == nil && i%80 == 79:
+			case i%80 == 79:
 				f.was.Cleaned += f.e.Stats().Cleaned
 				f.restore(old)
 			}
@@ -230,11 +247,10 @@ func (d *failing) WriteAt(p []byte, off int64, fua bool) error {
 	return d.Device.WriteAt(p, off, fua)
 }
 
-// inClear counts the places of a device where a block that a test wrote stands in clear: eight
-// equal small numbers in a row.
-func inClear(t testing.TB, dev *mem.Device) int {
-	t.Helper()
-	b, n := bytesOf(t, dev), 0
+// inClear counts the places where a block that a test wrote stands in clear: eight equal small
+// numbers in a row.
+func inClear(b []byte) int {
+	n := 0
 	for at := 0; at+64 <= len(b); at += 64 {
 		w := binary.LittleEndian.Uint64(b[at:])
 		same := w != 0 && w < 1<<20
@@ -249,8 +265,9 @@ func inClear(t testing.TB, dev *mem.Device) int {
 }
 
 // TestNothingInClear writes what can be recognised to encrypted volumes by every way to the device:
-// the log, the cleaner, destaging, snapshots and clones, and then looks at every byte of it. The
-// same run without keys shows that it would be found.
+// the log, the journal, the cleaner, destaging, snapshots and clones, and then looks at every byte of
+// device and journal, also while the journal is full of records. The same run without keys shows
+// that it would be found.
 func TestNothingInClear(t *testing.T) {
 	steps := 400
 	if raceOn {
@@ -270,14 +287,25 @@ func TestNothingInClear(t *testing.T) {
 			f := newFamiliesOn(t, dev, nv, 5, tune...)
 			f.create()
 			f.create()
-			for range steps {
+			for i := range steps {
 				f.step()
+				if journal && i%25 == 0 {
+					release := still(f.e)
+					n := inClear(nv.Bytes())
+					release()
+					if secret && n > 0 {
+						t.Fatalf("step %d: %d places of the journal in clear", i, n)
+					}
+				}
 			}
 			f.restart(true)
-			if n := inClear(t, dev); secret != (n == 0) {
+			if n := inClear(bytesOf(t, dev)); secret != (n == 0) {
 				t.Errorf("encrypted %t, journal %t: %d places in clear", secret, journal, n)
 			}
 			f.must(f.e.Close())
+			if journal && secret != (inClear(nv.Bytes()) == 0) {
+				t.Errorf("encrypted %t: %d places of the journal in clear", secret, inClear(nv.Bytes()))
+			}
 		}
 	}
 }
@@ -527,6 +555,9 @@ func TestKeylessJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.Abandon()
+	if n := inClear(nv.Bytes()); n > 0 {
+		t.Errorf("%d places of the journal in clear", n)
+	}
 	for range 3 {
 		cfg := Config{Device: dev, Cluster: testCluster, Node: 1}
 		journaled(nv)(&cfg)
@@ -549,6 +580,162 @@ func TestKeylessJournal(t *testing.T) {
 	defer e.Abandon()
 	if v, _ = e.Volume(testVolume); !errors.Is(v.Keyless(), ErrKeyMissing) {
 		t.Errorf("%v", v.Keyless())
+	}
+}
+
+// tamperKept turns a bit of the newest record of the journal, which is of one block, and puts right
+// all checksums that its reader sees.
+func tamperKept(e *Engine, nv *mem.Memory, v *Volume, block uint64, entry bool) {
+	n, l := e.nv, v.lane(block)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	br := v.br.Load()
+	lf := br.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].of(br)
+	was := lf.own.get(int(block % segment.LeafBlocks))
+	at := int64(n.place(was)) * segment.BlockSize
+	b := nv.Bytes()[at : at+segment.BlockSize]
+	n.entryOf(was, func(_ *segment.Entry, raw []byte, _ int) {
+		tag := bytes.Clone(segment.Tag(raw, 0))
+		if entry {
+			raw[28]++ // its generation, which its tag vouches for
+		} else {
+			b[100] ^= 1
+		}
+		segment.PutSeal(raw, 0, segment.Checksum(b), tag)
+	})
+	restampKept(n, nv, &n.slotAt(was).Slot)
+	l.put(lf, int(block%segment.LeafBlocks), n.loc(n.place(was), segment.Checksum(b)))
+}
+
+// restampKept makes the commit word of a slot's last record right.
+func restampKept(n *nvram, nv *mem.Memory, sl *journal.Slot) {
+	le, table := binary.LittleEndian, crc32.MakeTable(crc32.Castagnoli)
+	size := int64(n.share.Start(1)-n.share.Start(0)) * segment.BlockSize
+	at := int64(n.share.Start(sl.No)+uint32(n.share.SlotBlocks()))*segment.BlockSize - size
+	word := nv.Bytes()[at+128+8*int64(sl.Entries-1):][:8]
+	low := le.Uint32(word)
+	b := le.AppendUint64(nil, n.share.Header().ID)
+	b = le.AppendUint64(b, sl.Sequence)
+	b = le.AppendUint32(b, uint32(sl.Entries-1))
+	b = le.AppendUint32(b, low)
+	b = le.AppendUint32(b, uint32(sl.No))
+	b = le.AppendUint32(b, uint32(sl.Lane))
+	entry := nv.Bytes()[at+segment.Sector+int64(low&0xffff)*4:][:low>>16*4]
+	le.PutUint32(word[4:], crc32.Checksum(append(b, entry...), table))
+}
+
+// TestForgedInJournal lets somebody who can write to the journal, and knows every checksum of its
+// format, change a block, or whose it is: without the key the tag cannot be put right, so a scrub
+// finds it, and destaging does not take it over, compressed or not, and says so.
+func TestForgedInJournal(t *testing.T) {
+	for i := range 4 {
+		dev := newMem(t, 32<<20, 256<<10, 1)
+		nv := newMemory(t, dev, 10)
+		told := &facts{}
+		e := open(t, dev, keyed, quiet, told.into, journaled(nv))
+		v := create(t, e, 16*domain.MiB)
+		if i%2 == 1 {
+			v.SetCompression(compress.OnlyS2)
+		}
+		for b := range uint64(8) {
+			if err := put(v, data(b, 1, b+1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if list, _, _ := scrubbed(t, e, 0); len(list) > 0 {
+			t.Fatalf("before: %+v", list)
+		}
+		tamperKept(e, nv, v, 7, i >= 2)
+		list, _, _ := scrubbed(t, e, 0)
+		if len(list) != 1 || list[0].Part != "journal" || list[0].Block != 7 ||
+			list[0].Volume != testVolume || list[0].Version == (domain.Version{}) ||
+			list[0].Detail != forged {
+			t.Fatalf("%d: %+v", i, list)
+		}
+		key := v.br.Load().key
+		v.br.Load().key = &volumeKey{id: key.id, why: "it is away"}
+		if list, _, _ := scrubbed(t, e, 0); len(list) > 0 {
+			t.Errorf("%d: without the key: %+v", i, list)
+		}
+		v.br.Load().key = key
+		if err := e.nv.drain(background); err != nil {
+			t.Fatal(err)
+		}
+		kindOf(t, v.Read(7, 1, backends.AlignedBuffer(segment.BlockSize)), domain.Corrupt)
+		if told.count("corrupt") < 2 {
+			t.Errorf("%d: told %+v", i, told.list)
+		}
+		for b := range uint64(7) {
+			check(t, v, b, b+1)
+		}
+		e.Abandon()
+	}
+}
+
+// TestJournalFullOfEntries fills the room for entries of a slot before that for data, with ranges, and
+// then puts an encrypted record, whose entry is long: it does not meet the data.
+func TestJournalFullOfEntries(t *testing.T) {
+	dev := newMem(t, 256<<20, 4<<20, 1)
+	e := open(t, dev, keyed, quiet, journaled(newMemory(t, dev, 8)))
+	defer e.Close()
+	v := create(t, e, 64*domain.MiB)
+	if err := put(v, data(0, 1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(journal.EntriesMax - 2) {
+		r := data(2000+i, 1, 0)
+		r.Kind, r.Data = segment.KindUnmap, nil
+		if err := put(v, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := put(v, data(100, 64, 2)); err != nil {
+		t.Fatal(err)
+	}
+	check(t, v, 0, 1)
+	check(t, v, 163, 2)
+	if used := e.nv.used.Load(); used != 2 {
+		t.Errorf("%d slots", used)
+	}
+}
+
+// TestJournalOfEarlierBuild gives the engine a slot that was filled before anything was encrypted in
+// a journal: its record of an encrypted volume is read, scrubbed, and destaged, encrypted.
+func TestJournalOfEarlierBuild(t *testing.T) {
+	dev := newMem(t, 32<<20, 256<<10, 1)
+	nv := newMemory(t, dev, 10)
+	e := open(t, dev, keyed, quiet, journaled(nv))
+	v := create(t, e, 16*domain.MiB)
+	if err := put(v, data(5, 1, 55)); err != nil {
+		t.Fatal(err)
+	}
+	br, block := v.br.Load(), fill(2, 77)
+	e.nv.mu.Lock()
+	sl := journal.Slot{}
+	e.nv.share.Open(&sl, e.nv.mu.free[0], 0, e.nv.mu.next, segment.Salt{})
+	e.nv.share.Put(&sl, &segment.Entry{
+		Branch: br.id, Block: 6, Count: 2, Kind: segment.KindData, Flags: segment.FlagFresh,
+		Version: domain.Version{Epoch: br.epoch, Seq: 1 << 20, Node: 1}, Gen: br.gen,
+		Units: 2 * segment.BlockUnits, CRC: segment.Checksum(block[:segment.BlockSize]),
+	}, []uint32{segment.Checksum(block[segment.BlockSize:])}, block, nil)
+	e.nv.mu.Unlock()
+	e.Abandon()
+	e = open(t, dev, keyed, quiet, journaled(nv))
+	defer e.Close()
+	v = mustVolume(t, e)
+	for range 2 {
+		check(t, v, 5, 55)
+		check(t, v, 6, 77)
+		check(t, v, 7, 77)
+		if list, _, _ := scrubbed(t, e, 0); len(list) > 0 {
+			t.Fatalf("%+v", list)
+		}
+		if err := e.nv.drain(background); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := inClear(bytesOf(t, dev)); n > 0 {
+		t.Errorf("%d places in clear", n)
 	}
 }
 
@@ -822,6 +1009,34 @@ func BenchmarkEncrypted(b *testing.B) {
 			e := open(b, &sink{Device: dev, forget: true}, quiet, tune)
 			b.Cleanup(e.Abandon)
 			v := create(b, e, 64*domain.MiB)
+			done, rnd, r := make(signal, 1), newRand(1), data(0, 1, 7)
+			r.To = done
+			b.SetBytes(segment.BlockSize)
+			began := cpu(b)
+			for b.Loop() {
+				r.Block = rnd.Uint64N(16 << 10)
+				v.Append(r)
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(cpu(b)-began)/float64(b.N), "cpu-ns/op")
+		})
+		b.Run(fmt.Sprintf("journal/%t", secret), func(b *testing.B) {
+			base, err := mem.New(mem.Config{Size: 1 << 40, Durability: backends.PowerSafe})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := Format(background, base, FormatOptions{
+				Cluster: testCluster, Device: testDevice, SegmentSize: 32 << 20,
+			}); err != nil {
+				b.Fatal(err)
+			}
+			dev := &sink{Device: base}
+			e := open(b, dev, quiet, tune, journaled(newMemoryOf(b, dev, 64, backends.Volatile)))
+			b.Cleanup(e.Abandon)
+			v := create(b, e, 64*domain.MiB)
+			dev.forget = true
 			done, rnd, r := make(signal, 1), newRand(1), data(0, 1, 7)
 			r.To = done
 			b.SetBytes(segment.BlockSize)

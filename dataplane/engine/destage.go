@@ -27,6 +27,7 @@ type batch struct {
 	rested time.Duration
 
 	squeezer squeezer
+	pad      pad
 }
 
 // sent is a chunk that a lane writes for the destager, who tells its outcome.
@@ -60,6 +61,9 @@ type settle struct {
 	count int
 	place uint32 // DATA: of the first block, in the journal
 	crc   int    // DATA: of the first block, in the batch
+	life  *life  // DATA: of the slot
+	entry []byte // DATA: in the journal; it stays until the slot is free
+	first int    // DATA: which block of that it begins with
 
 	version domain.Version
 	gen     uint32
@@ -260,7 +264,7 @@ func (n *nvram) collect(sl *nvSlot) {
 		l.mu.Lock()
 		b = b.now()
 		if b != nil && en.Kind == segment.KindData {
-			n.collectData(l, b, en, raw, place)
+			n.collectData(l, b, sl.life, en, raw, place)
 		} else if b != nil {
 			n.collectRange(l, b, en)
 		}
@@ -282,7 +286,9 @@ func (b *branch) now() *branch {
 
 // collectData lists the blocks of a record that the index names at this place; the lane's mutex is
 // held.
-func (n *nvram) collectData(l *lane, b *branch, en *segment.Entry, raw []byte, place uint32) {
+func (n *nvram) collectData(l *lane, b *branch, of *life, en *segment.Entry, raw []byte,
+	place uint32,
+) {
 	var run *leaf // that the last move's blocks stand in; nil: the next one begins a move
 	for i := range en.Count {
 		crc, block := en.Further(raw, i), en.Block+uint64(i)
@@ -305,7 +311,7 @@ func (n *nvram) collectData(l *lane, b *branch, en *segment.Entry, raw []byte, p
 		run = lf
 		n.batch.moves = append(n.batch.moves, settle{
 			l: l, br: lf.br, id: lf.br.id, kind: en.Kind, block: block, count: 1,
-			place: place + uint32(i), crc: len(n.batch.crcs) - 1,
+			place: place + uint32(i), crc: len(n.batch.crcs) - 1, life: of, entry: raw, first: i,
 			version: en.Version, gen: en.Gen, era: en.Era,
 		})
 	}
@@ -424,7 +430,7 @@ func (n *nvram) plain(m settle) error {
 		if m.kind == segment.KindData {
 			at := segment.HeaderMax + c.payload
 			copy(c.buf[at:], n.share.At(m.place, m.count))
-			good = sound(c.buf[at:], n.batch.crcs[m.crc:m.crc+m.count])
+			good = n.sound(c.buf[at:], &m)
 		}
 		if good > 0 {
 			n.record(c, &m, good)
@@ -434,22 +440,36 @@ func (n *nvram) plain(m settle) error {
 		}
 		n.lose(&m, good)
 		bad := good + 1
-		m.block, m.place = m.block+uint64(bad), m.place+uint32(bad)
-		m.count, m.crc = m.count-bad, m.crc+bad
+		m = m.part(bad, m.count)
 		if m.count == 0 {
 			return nil
 		}
 	}
 }
 
-// sound counts the blocks up to the first that does not verify.
-func sound(p []byte, crcs []uint32) int {
-	for i, crc := range crcs {
-		if segment.Checksum(p[i*segment.BlockSize:(i+1)*segment.BlockSize]) != crc {
+// sound counts the blocks of a move up to the first that does not verify, and opens them; p is a
+// copy of them.
+func (n *nvram) sound(p []byte, m *settle) int {
+	for i := range m.count {
+		if !n.verify(p[i*segment.BlockSize:(i+1)*segment.BlockSize], m, i) {
 			return i
 		}
 	}
-	return len(crcs)
+	return m.count
+}
+
+// verify tells whether a copy of block i of a move is what was put there, and opens it.
+func (n *nvram) verify(p []byte, m *settle, i int) bool {
+	return segment.Checksum(p) == n.batch.crcs[m.crc+i] &&
+		n.unseal(&n.batch.pad, m.br.key, m.life, m.entry, m.first+i, m.place+uint32(i), p)
+}
+
+// part gives the blocks of a move from one on, up to another.
+func (m *settle) part(from, to int) settle {
+	p := *m
+	p.block, p.count, p.first = m.block+uint64(from), to-from, m.first+from
+	p.place, p.crc = m.place+uint32(from), m.crc+from
+	return p
 }
 
 // chunkFor gives the gathering chunk with room for a move. A full one goes to its lane before.

@@ -188,10 +188,12 @@ type lane struct {
 	room   *sync.Cond // appenders wait for a chunk, a hold, an apply
 	wg     sync.WaitGroup
 	memory atomic.Int64 // bytes of its part of the index
+	sealer sealer       // for the journal; guarded by mu
 }
 
 func newLane(e *Engine, no int) *lane {
 	l := &lane{e: e, no: uint8(no)}
+	l.sealer.e = e
 	l.work, l.room = sync.NewCond(&l.mu), sync.NewCond(&l.mu)
 	return l
 }

@@ -32,12 +32,16 @@ import (
 // free from the oldest on: if a slot is there then so is every later record of its lane, so the
 // last record of a block that the journal holds is the last there ever was.
 //
+// What a record of an encrypted volume carries is closed while it is put, and opened when it is
+// read, destaged or scrubbed (crypt.go); its checksums are over the cipher text.
+//
 // All methods but holds, id and those that say so need a receiver that is not nil.
 type nvram struct {
 	e     *Engine
 	share *journal.Share
 	base  uint32 // address of the journal's first block, in blocks; the device ends below
 	slots []nvSlot
+	salt  segment.Salt // of this start, for the keys of what is encrypted
 	clock tier.Clock
 	used  atomic.Int64 // slots that are not free
 
@@ -60,8 +64,8 @@ type nvram struct {
 	once   sync.Once
 	done   sync.WaitGroup
 	turn   sync.Mutex // held while a batch is destaged
-	// keyless are branches whose key is not there, and of which the journal holds records: what is
-	// in the journal is not encrypted, and can go to no disk without its key.
+	// keyless are branches whose key is not there, and of which the journal holds records: they can go
+	// nowhere without it, since there they are closed anew.
 	keyless []*branch
 	batch   batch // guarded by turn
 }
@@ -70,6 +74,7 @@ type nvram struct {
 type nvSlot struct {
 	journal.Slot
 	live atomic.Int64
+	life *life // of its keys; nil: nothing in it is encrypted. Changed while the index names nothing
 }
 
 func newNVRAM(e *Engine, share *journal.Share, base uint32) *nvram {
@@ -150,7 +155,7 @@ func (v *Volume) keep(r *Record, own *Hold) error {
 		if err := v.reaches(r); err != nil {
 			return err
 		}
-		if !l.held(v, r.Block, r.Count, own) && l.slotFor(r) {
+		if !l.held(v, r.Block, r.Count, own) && l.slotFor(r, v.Encrypted()) {
 			return l.keep(v.br.Load(), r)
 		}
 		l.room.Wait()
@@ -179,12 +184,15 @@ func (n *nvram) wait(bytes int64) {
 // fill gives how much of the journal is in use, in parts of tier.FillWhole.
 func (n *nvram) fill() int { return int(n.used.Load()) * tier.FillWhole / len(n.slots) }
 
-// slotFor makes sure that the lane's open slot takes the record; false when the journal is full.
-// The lane's mutex is held.
-func (l *lane) slotFor(r *Record) bool {
+// slotFor makes sure that the lane's open slot takes the record, of an encrypted volume or of
+// another; false when the journal is full. The lane's mutex is held.
+func (l *lane) slotFor(r *Record, secret bool) bool {
 	n, blocks, entry := l.e.nv, 0, journalEntry
 	if r.kind == segment.KindData {
 		blocks, entry = r.Count, entry+4*(r.Count-1)
+		if secret {
+			entry += segment.TagBytes * r.Count
+		}
 	}
 	if l.mu.slot != nil && n.share.Fits(&l.mu.slot.Slot, entry, blocks) {
 		return true
@@ -217,7 +225,8 @@ func (n *nvram) take(lane uint8) *nvSlot {
 	no := n.mu.free[0]
 	n.mu.free = append(n.mu.free[:0], n.mu.free[1:]...)
 	sl := &n.slots[no]
-	n.share.Open(&sl.Slot, no, lane, n.mu.next)
+	n.share.Open(&sl.Slot, no, lane, n.mu.next, n.salt)
+	sl.life = n.lifeOf(&sl.Slot)
 	n.mu.next++
 	n.mu.queue = append(n.mu.queue, sl)
 	n.used.Add(1)
@@ -249,14 +258,20 @@ func (l *lane) keep(b *branch, r *Record) error {
 	}
 	p := pending{br: b, kind: r.kind, block: r.Block, count: r.Count}
 	if r.kind == segment.KindData {
-		en.Count, en.CRC, en.Units = r.Count, r.crc[0], uint16(r.Count*segment.BlockUnits)
-		data := r.Data[:r.Count*segment.BlockSize]
-		place := e.nv.share.Put(&l.mu.slot.Slot, &en, r.crc[1:], data)
+		en.Count, en.Units = r.Count, uint16(r.Count*segment.BlockUnits)
+		data, crcs, by := r.Data[:r.Count*segment.BlockSize], r.crc[:r.Count], journal.Sealer(nil)
+		if b.key != nil {
+			en.Flags |= segment.FlagEncrypted
+			l.sealer.key, l.sealer.life = b.key, l.mu.slot.life
+			crcs, by = l.sealer.crcs[:r.Count], &l.sealer
+		}
+		en.CRC = crcs[0]
+		place := e.nv.share.Put(&l.mu.slot.Slot, &en, crcs[1:], data, by)
 		base := (uint64(e.nv.base) + uint64(place)) * segment.BlockUnits
-		l.setData(&p, base, r.crc[:r.Count])
+		l.setData(&p, base, crcs)
 	} else {
 		en.Range = uint64(r.Count)
-		e.nv.share.Put(&l.mu.slot.Slot, &en, nil, nil)
+		e.nv.share.Put(&l.mu.slot.Slot, &en, nil, nil, nil)
 		loc := segment.ZeroLoc
 		if r.kind == segment.KindUnmap {
 			loc = segment.HoleLoc

@@ -754,14 +754,20 @@ func TestJournalIdle(t *testing.T) {
 }
 
 // TestJournalAllocatesNothing proves that neither a 4 KiB write into a journal nor a read from it
-// allocates, with destaging under way.
+// allocates, with destaging under way; of an encrypted volume neither.
 func TestJournalAllocatesNothing(t *testing.T) {
+	journalAllocatesNothing(t)
+	journalAllocatesNothing(t, keyed)
+}
+
+func journalAllocatesNothing(t *testing.T, tune ...func(*Config)) {
+	t.Helper()
 	if raceOn {
 		t.Skip("the race detector allocates")
 	}
 	dev := &sink{Device: newMem(t, 256<<20, 4<<20, 1)}
 	nv := newMemoryOf(t, dev, 12, backends.Volatile)
-	e := open(t, dev, quiet, journaled(nv))
+	e := open(t, dev, append(tune, quiet, journaled(nv))...)
 	defer e.Abandon()
 	v := create(t, e, 64*domain.MiB)
 	done, buf := make(signal, 1), backends.AlignedBuffer(segment.BlockSize)

@@ -134,6 +134,7 @@ func (e *Engine) takeJournal(share *journal.Share) error {
 	}
 	share.Begin(e.incarnation)
 	e.nv = newNVRAM(e, share, uint32(base))
+	_, _ = rand.Read(e.nv.salt[:]) // never fails: it ends the process instead
 	return nil
 }
 
@@ -152,6 +153,7 @@ func (n *nvram) replay() {
 		if !sl.Sealed {
 			n.share.Seal(&sl.Slot)
 		}
+		sl.life = n.lifeOf(&sl.Slot)
 		n.mu.queue = append(n.mu.queue, sl)
 		n.mu.next = max(n.mu.next, sl.Sequence+1)
 	}

@@ -450,30 +450,33 @@ func (p *scrubPass) kept(b scrubBlock) {
 	n, l := p.e.nv, p.e.laneOf(b.f, b.ext)
 	l.mu.Lock()
 	holder := l.names(b)
-	if holder == nil || b.loc.Matches(n.share.At(n.place(b.loc), 1)) {
+	wrong := ""
+	if holder != nil {
+		wrong = p.inJournal(holder, b.loc)
+	}
+	if wrong == "" {
 		l.mu.Unlock()
 		return
 	}
 	d := Damage{
 		Part: "journal", Block: b.block(),
-		Off: int64(n.place(b.loc)) * segment.BlockSize, Version: n.versionOf(b.loc),
-		Detail: "its bytes do not match its checksum",
+		Off: int64(n.place(b.loc)) * segment.BlockSize, Detail: wrong,
 	}
+	n.entryOf(b.loc, func(en *segment.Entry, _ []byte, _ int) { d.Version = en.Version })
 	l.mu.Unlock()
 	d.Volume, d.Snapshot = p.e.nameOf(holder)
 	p.found(d)
 }
 
-// versionOf gives the version of a block in the journal; the lane's mutex is held.
-func (n *nvram) versionOf(loc segment.Loc) domain.Version {
-	var v domain.Version
-	n.share.Each(&n.slotAt(loc).Slot, func(en *segment.Entry, _ []byte, first uint32) {
-		if at := n.place(loc); en.Kind == segment.KindData && at >= first &&
-			at < first+uint32(en.Count) {
-			v = en.Version
+// entryOf calls fn with the entry of a block in the journal, and which of its blocks it is; the
+// lane's mutex is held.
+func (n *nvram) entryOf(loc segment.Loc, fn func(en *segment.Entry, raw []byte, i int)) {
+	at := n.place(loc)
+	n.share.Each(&n.slotAt(loc).Slot, func(en *segment.Entry, raw []byte, first uint32) {
+		if en.Kind == segment.KindData && at >= first && at < first+uint32(en.Count) {
+			fn(en, raw, int(at-first))
 		}
 	}, nil)
-	return v
 }
 
 // burst reads the first of the blocks with those that stand near behind it, and checks them. It

@@ -8,8 +8,10 @@ import (
 
 // Of an encrypted block a right checksum says that it is what somebody wrote; that this was us only
 // its tag says, which stands in its entry. So the scrub reads such blocks segment by segment, beside
-// their entries, and each once: what stands in a segment that is not sealed yet, or whose entries do
+// their entries, and each once; in the journal entries are at hand. What stands in a segment that is not sealed yet, or whose entries do
 // not lead to it, is held to its checksum alone, as is all of a volume whose key is not here.
+
+const forged = "its checksum is right and its tag is not: it was forged"
 
 // proof is what the tag of a block is checked by.
 type proof struct {
@@ -67,7 +69,7 @@ func (p *scrubPass) prove(b scrubBlock, stored []byte) string {
 	default:
 		a := p.e.cipherOf(pr.key, pr.life)
 		if !p.pad.open(a, pr.life, b.loc.Off(), stored[:b.loc.Stored()], pr.tag[:], pr.head[:]) {
-			return "its checksum is right and its tag is not: it was forged"
+			return forged
 		}
 		return ""
 	}
@@ -95,4 +97,26 @@ func (p *scrubPass) unnamed(ctx context.Context, id uint32) error {
 		}
 	}
 	return nil
+}
+
+// inJournal gives what is wrong with a block of the journal that the index names; "" is nothing. The
+// lane's mutex is held.
+func (p *scrubPass) inJournal(br *branch, loc segment.Loc) string {
+	n := p.e.nv
+	at := n.place(loc)
+	block := n.share.At(at, 1)
+	if !loc.Matches(block) {
+		return "its bytes do not match its checksum"
+	}
+	lf, wrong := n.slotAt(loc).life, ""
+	if br.key == nil || br.key.secret == nil || lf == nil {
+		return ""
+	}
+	n.entryOf(loc, func(_ *segment.Entry, raw []byte, i int) {
+		copy(p.buf, block)
+		if !n.unseal(&p.pad, br.key, lf, raw, i, at, p.buf[:segment.BlockSize]) {
+			wrong = forged
+		}
+	})
+	return wrong
 }

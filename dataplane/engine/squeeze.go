@@ -57,6 +57,7 @@ func (v *Volume) Compression() compress.Mode {
 type squeezer struct {
 	packer compress.Packer
 	stored [compress.Max]byte // what it made last
+	open   [segment.BlockSize]byte
 }
 
 // tail is a compressed block of a chunk that is not full.
@@ -107,32 +108,27 @@ func (c *chunk) join() uint32 {
 // are. What does not match its checksum is not told from what is not worth it: plain finds it.
 func (n *nvram) squeeze(m settle, codec compress.Codec) error {
 	b, back := &n.batch, &m.br.squeeze.fresh
-	part := func(from, to int) settle {
-		p := m
-		p.block, p.count = m.block+uint64(from), to-from
-		p.place, p.crc = m.place+uint32(from), m.crc+from
-		return p
-	}
 	first := 0 // of those that go as they are
 	for i := range m.count {
 		units := 0
 		if back.Try() {
-			block, crc := n.share.At(m.place+uint32(i), 1), b.crcs[m.crc+i]
-			units = b.squeezer.packer.Pack(b.squeezer.stored[:], block, crc, codec)
-			back.Tell(units > 0)
-			if units > 0 && segment.Checksum(block) != crc {
-				units = 0
+			if block, crc, ok := n.text(&m, i); ok {
+				units = b.squeezer.packer.Pack(b.squeezer.stored[:], block, crc, codec)
+				back.Tell(units > 0)
+				if units > 0 && segment.Checksum(block) != crc {
+					units = 0
+				}
 			}
 		}
 		if units == 0 {
 			continue
 		}
 		if i > first {
-			if err := n.plain(part(first, i)); err != nil {
+			if err := n.plain(m.part(first, i)); err != nil {
 				return err
 			}
 		}
-		if err := n.packed(part(i, i+1), b.squeezer.stored[:units*segment.Unit]); err != nil {
+		if err := n.packed(m.part(i, i+1), b.squeezer.stored[:units*segment.Unit]); err != nil {
 			return err
 		}
 		first = i + 1
@@ -140,7 +136,21 @@ func (n *nvram) squeeze(m settle, codec compress.Codec) error {
 	if first == m.count {
 		return nil
 	}
-	return n.plain(part(first, m.count))
+	return n.plain(m.part(first, m.count))
+}
+
+// text gives block i of a move as its host wrote it, and its checksum, which is still to be compared;
+// false for an encrypted one that does not verify.
+func (n *nvram) text(m *settle, i int) (block []byte, crc uint32, ok bool) {
+	block, crc = n.share.At(m.place+uint32(i), 1), n.batch.crcs[m.crc+i]
+	if m.br.key == nil || m.life == nil {
+		return block, crc, true
+	}
+	block = append(n.batch.squeezer.open[:0], block...)
+	if !n.verify(block, m, i) {
+		return nil, 0, false
+	}
+	return block, segment.Checksum(block), true
 }
 
 // packed puts a compressed block into the gathering chunk.

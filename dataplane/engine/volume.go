@@ -97,7 +97,7 @@ func (v *Volume) append(r *Record, own *Hold) {
 	}
 	r.kind = r.Kind
 	if r.Kind == segment.KindData {
-		sum(r, v.e.nv != nil || !v.Encrypted())
+		sum(r, !v.Encrypted())
 	}
 	if v.e.nv != nil {
 		r.To.Appended(r, v.keep(r, own))
@@ -116,7 +116,7 @@ func (v *Volume) append(r *Record, own *Hold) {
 }
 
 // sum computes the checksums outside of any lock and turns a record of zeros into a range of them.
-// Without all only the latter: those of what goes to the log encrypted follow when it is.
+// Without all only the latter: those of what is encrypted follow when it is.
 func sum(r *Record, all bool) {
 	zero := true
 	if !all {

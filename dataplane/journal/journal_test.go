@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -72,7 +73,7 @@ func put(s *Share, sl *Slot, n int) int {
 		if !s.Fits(sl, en.Size(), len(data)/segment.BlockSize) {
 			return i - n
 		}
-		s.Put(sl, en, further, data)
+		s.Put(sl, en, further, data, nil)
 	}
 }
 
@@ -105,13 +106,13 @@ func none(t testing.TB) func(Damage) {
 func TestShare(t *testing.T) {
 	m, s := newTestShare(t, 4)
 	var a, b, c Slot
-	s.Open(&a, 2, 1, 10)
+	s.Open(&a, 2, 1, 10, segment.Salt{})
 	n := put(s, &a, 0)
 	s.Seal(&a)
-	s.Open(&b, 0, 0, 11)
+	s.Open(&b, 0, 0, 11, segment.Salt{})
 	en, further, data := record(100)
-	s.Put(&b, en, further, data)
-	s.Open(&c, 1, 0, 12)
+	s.Put(&b, en, further, data, nil)
+	s.Open(&c, 1, 0, 12, segment.Salt{})
 	put(s, &c, 0)
 	s.Free(1)
 	s.Begin(6)
@@ -189,13 +190,13 @@ func TestCuts(t *testing.T) {
 	for i := range 6 {
 		l := life{i % 2, n, 0, m.Mark(), 1 << 60}
 		var sl Slot
-		s.Open(&sl, i%2, 0, uint64(i+1))
+		s.Open(&sl, i%2, 0, uint64(i+1), segment.Salt{})
 		for {
 			en, further, data := record(n)
 			if !s.Fits(&sl, en.Size(), len(data)/segment.BlockSize) {
 				break
 			}
-			s.Put(&sl, en, further, data)
+			s.Put(&sl, en, further, data, nil)
 			acked[n] = m.Mark()
 			n++
 			l.count++
@@ -250,7 +251,7 @@ func TestCuts(t *testing.T) {
 func TestDamage(t *testing.T) {
 	m, s := newTestShare(t, 1)
 	var sl Slot
-	s.Open(&sl, 0, 3, 9)
+	s.Open(&sl, 0, 3, 9, segment.Salt{})
 	n := put(s, &sl, 0)
 	used := sl.used
 	s.Seal(&sl)
@@ -303,10 +304,10 @@ func lost(t *testing.T, m *mem.Memory, n, want int) {
 func TestOpenSlotDamage(t *testing.T) {
 	m, s := newTestShare(t, 1)
 	var sl Slot
-	s.Open(&sl, 0, 0, 1)
+	s.Open(&sl, 0, 0, 1, segment.Salt{})
 	for i := range 3 {
 		en, further, data := record(i)
-		s.Put(&sl, en, further, data)
+		s.Put(&sl, en, further, data, nil)
 	}
 	word := int(s.slot(0)) + wordsOff + 8
 	for _, harm := range []func(b []byte){
@@ -319,18 +320,19 @@ func TestOpenSlotDamage(t *testing.T) {
 	}
 }
 
-// TestGolden holds the bytes, but for payload, of a share with an open, a sealed and a free slot.
+// TestGolden holds the bytes, but for payload, of a share with an open slot, a sealed one that may
+// hold something encrypted, and a free one.
 func TestGolden(t *testing.T) {
 	m, s := newTestShare(t, 3)
 	var a, b Slot
-	s.Open(&a, 0, 1, 0x21)
+	s.Open(&a, 0, 1, 0x21, testSalt)
 	put(s, &a, 0)
 	s.Seal(&a)
-	s.Open(&b, 2, 0, 0x22)
+	s.Open(&b, 2, 0, 0x22, segment.Salt{})
 	en, further, data := record(9)
-	s.Put(&b, en, further, data)
+	s.Put(&b, en, further, data, nil)
 	got := dump(s, m.Bytes())
-	path := filepath.Join("testdata", "share.v1.txt")
+	path := filepath.Join("testdata", "share.v2.txt")
 	if *rewrite {
 		if err := os.WriteFile(path, got, 0o600); err != nil {
 			t.Fatal(err)
@@ -339,6 +341,66 @@ func TestGolden(t *testing.T) {
 	want, err := os.ReadFile(path)
 	if err != nil || !bytes.Equal(want, got) {
 		t.Fatalf("the bytes of a share changed: %v\n%s", err, got)
+	}
+}
+
+var testSalt = segment.Salt{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+
+// TestGoldenRead reads the golden bytes of each version: what they say is as it was put, and a share
+// of version 1 is of version 2 once it is used.
+func TestGoldenRead(t *testing.T) {
+	for v, salt := range map[byte]segment.Salt{1: {}, 2: testSalt} {
+		m, _ := newTestShare(t, 3)
+		load(t, m.Bytes(), filepath.Join("testdata", fmt.Sprintf("share.v%d.txt", v)))
+		s, err := Open(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := func(d Damage) { t.Errorf("version %d: %v", v, d) }
+		var sl Slot
+		for no, want := range []Slot{
+			{No: 0, Lane: 1, Sequence: 0x21, Entries: 4, Sealed: true, Salt: salt}, {},
+			{No: 2, Sequence: 0x22, Entries: 1},
+		} {
+			used := s.Read(no, &sl, bad)
+			sl.scratch = want.scratch
+			if used != (want.Entries > 0) || used && sl != want {
+				t.Errorf("version %d: slot %d: %+v", v, no, sl)
+			}
+			n := 0
+			s.Each(&sl, func(en *segment.Entry, _ []byte, _ uint32) {
+				if n++; en.Branch != 7 || en.Block != uint64(n-1)+[]uint64{0, 0, 9}[no] {
+					t.Errorf("version %d: slot %d: %+v", v, no, en)
+				}
+			}, bad)
+			if n != want.Entries {
+				t.Errorf("version %d: slot %d: %d records", v, no, n)
+			}
+		}
+		h := s.Header()
+		s.Begin(6)
+		if again, err := Open(m); err != nil || again.Header().ID != h.ID ||
+			m.Bytes()[s.head.turn%2*page+8] != version {
+			t.Errorf("version %d: used: %v", v, err)
+		}
+	}
+}
+
+// load puts golden bytes into memory that is otherwise zero.
+func load(t *testing.T, p []byte, path string) {
+	t.Helper()
+	clear(p)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		var at int
+		var b []byte
+		if _, err := fmt.Sscanf(line, "%x  %x", &at, &b); err != nil {
+			t.Fatal(err)
+		}
+		copy(p[at:], b)
 	}
 }
 
@@ -361,7 +423,7 @@ func dump(s *Share, p []byte) []byte {
 func FuzzShare(f *testing.F) {
 	m, s := newTestShare(f, 2)
 	var sl Slot
-	s.Open(&sl, 0, 1, 0x21)
+	s.Open(&sl, 0, 1, 0x21, segment.Salt{})
 	put(s, &sl, 0)
 	base := m.Clone()
 	f.Add(uint32(8192), []byte{1, 2, 3})
@@ -390,7 +452,7 @@ func FuzzShare(f *testing.F) {
 func TestForeignSlot(t *testing.T) {
 	m, s := newTestShare(t, 1)
 	var sl Slot
-	s.Open(&sl, 0, 0, 1)
+	s.Open(&sl, 0, 0, 1, segment.Salt{})
 	put(s, &sl, 0)
 	s.Seal(&sl)
 	h := testHeader
@@ -411,7 +473,7 @@ func TestForeignSlot(t *testing.T) {
 func TestEachBesideEach(t *testing.T) {
 	_, s := newTestShare(t, 1)
 	var sl Slot
-	s.Open(&sl, 0, 3, 1)
+	s.Open(&sl, 0, 3, 1, segment.Salt{})
 	n := put(s, &sl, 0)
 	var readers sync.WaitGroup
 	for range 4 {
@@ -440,17 +502,17 @@ func TestEntriesMax(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sl Slot
-	s.Open(&sl, 0, 0, 1)
+	s.Open(&sl, 0, 0, 1, segment.Salt{})
 	en, _, _ := record(1)
 	n := 0
 	for ; s.Fits(&sl, en.Size(), 0); n++ {
-		s.Put(&sl, en, nil, nil)
+		s.Put(&sl, en, nil, nil, nil)
 	}
 	if n != EntriesMax || !s.Read(0, &sl, none(t)) || sl.Entries != n {
 		t.Errorf("%d records of %d, read %d", n, EntriesMax, sl.Entries)
 	}
 	rnd := rand.New(rand.NewPCG(1, 1))
-	s.Open(&sl, 0, 0, 2)
+	s.Open(&sl, 0, 0, 2, segment.Salt{})
 	blocks := 0
 	for {
 		count := 1 + rnd.IntN(3)
@@ -461,7 +523,7 @@ func TestEntriesMax(t *testing.T) {
 		if !s.Fits(&sl, en.Size(), count) {
 			break
 		}
-		s.Put(&sl, &en, make([]uint32, count-1), make([]byte, count*segment.BlockSize))
+		s.Put(&sl, &en, make([]uint32, count-1), make([]byte, count*segment.BlockSize), nil)
 		blocks += count
 	}
 	if blocks < s.SlotBlocks()-2 {

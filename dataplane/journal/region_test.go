@@ -6,6 +6,7 @@ import (
 
 	"weft/backends"
 	"weft/backends/mem"
+	"weft/dataplane/segment"
 	"weft/domain"
 )
 
@@ -135,11 +136,11 @@ func TestInspect(t *testing.T) {
 		t.Fatal(err)
 	}
 	var first, second Slot
-	s.Open(&first, 0, 1, 7)
-	s.Open(&second, 2, 0, 8)
+	s.Open(&first, 0, 1, 7, segment.Salt{})
+	s.Open(&second, 2, 0, 8, segment.Salt{})
 	records := put(s, &first, 0)
 	en, further, data := record(2)
-	s.Put(&second, en, further, data)
+	s.Put(&second, en, further, data, nil)
 	s.Seal(&first)
 	before := slices.Clone(m.Bytes())
 	look := func() Contents {

@@ -29,7 +29,7 @@ const (
 	entryMax = segment.EntrySettled + segment.EntryFresh + 4*(segment.RecordBlocks-1)
 
 	shareMagic = 0x314c4e4a54464557 // "WEFTJNL1"
-	version    = 1
+	version    = 2                  // version 1 had no salts; it is read, and becomes 2 when it is used
 )
 
 // SlotsMin is the fewest slots of a share for a device with so many lanes: each lane may hold one
@@ -192,7 +192,8 @@ func (h *Header) encode(b []byte) {
 }
 
 func decodeHeader(b []byte) (*Header, bool) {
-	if le.Uint64(b) != shareMagic || le.Uint32(b[8:]) != version ||
+	v := le.Uint32(b[8:])
+	if le.Uint64(b) != shareMagic || v < 1 || v > version ||
 		le.Uint32(b[page-4:]) != crc32.Checksum(b[:page-4], castagnoli) {
 		return nil, false
 	}

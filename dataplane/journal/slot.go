@@ -15,27 +15,38 @@ type Slot struct {
 	Sequence uint64 // of its life: rises over the share, never used twice
 	Entries  int    // commit words stored
 	Sealed   bool
+	// Salt begins the keys of what is encrypted here; zero: nothing is. It is durable before the slot
+	// takes a record.
+	Salt segment.Salt
 
 	used    int // bytes of entries
 	blocks  int // of payload
 	scratch [24]byte
 }
 
+// Sealer closes the data of a record while it is put.
+type Sealer interface {
+	// Seal writes the cipher text of data to dst, as long, which begins at a place of the share, and
+	// notes checksums and tags of its blocks in the entry, by segment.PutSeal.
+	Seal(entry []byte, place uint32, dst, data []byte)
+}
+
 // The commit page. Every field is a word of its own, little endian.
 //
-//	header  0 state 8 | 8 sequence 8 | 16 lane 8 | 24 seal 8 | .. 64, then a second copy
+//	header  0 state 8 | 8 sequence 8 | 16 lane 8 | 24 seal 8 | 32 salt 16 | .. 64, then a second copy
 //	word    CRC-32C 4 | bytes of the entry / 4  2 | its offset / 4  2
 const (
 	stateOff    = 0
 	sequenceOff = 8
 	laneOff     = 16
 	sealOff     = 24
+	saltOff     = 32
 )
 
 // Open begins a slot's life: the commit page zero and durable first, then the header, its state
 // words last.
-func (s *Share) Open(sl *Slot, no int, lane uint8, sequence uint64) {
-	*sl = Slot{No: no, Lane: lane, Sequence: sequence}
+func (s *Share) Open(sl *Slot, no int, lane uint8, sequence uint64, salt segment.Salt) {
+	*sl = Slot{No: no, Lane: lane, Sequence: sequence, Salt: salt}
 	at := s.slot(no)
 	for off := int64(0); off < page; off += 8 {
 		s.store(at+off, 0)
@@ -44,9 +55,11 @@ func (s *Share) Open(sl *Slot, no int, lane uint8, sequence uint64) {
 	for c := at; c < at+wordsOff; c += slotHeader {
 		s.store(c+sequenceOff, sequence)
 		s.store(c+laneOff, uint64(lane))
+		s.store(c+saltOff, le.Uint64(salt[:]))
+		s.store(c+saltOff+8, le.Uint64(salt[8:]))
 	}
 	s.dev.Persist(at, wordsOff)
-	state := s.state(no, lane, sequence)
+	state := s.state(no, lane, sequence, salt)
 	for c := at; c < at+wordsOff; c += slotHeader {
 		s.store(c+stateOff, state)
 	}
@@ -82,22 +95,28 @@ func (s *Share) Fits(sl *Slot, entry, blocks int) bool {
 }
 
 // Put stores a record, which fits: its entry, whose Off it sets, further CRCs as segment.Entry's
-// Encode takes them, and its data. The record is there, durably as the memory is, when Put returns;
+// Encode takes them, and its data. With a sealer, for an entry with segment.FlagEncrypted, that
+// closes the data and gives the CRCs; nil stores it as it is. The record is there, durably as the memory is, when Put returns;
 // a crash before leaves nothing of it. It gives the place of the first block, in blocks of the
 // share's memory.
-func (s *Share) Put(sl *Slot, en *segment.Entry, further []uint32, data []byte) uint32 {
+func (s *Share) Put(sl *Slot, en *segment.Entry, further []uint32, data []byte, by Sealer) uint32 {
 	place := s.place(sl.No, sl.blocks)
 	en.Off = uint32(sl.blocks * segment.BlockUnits)
 	at := s.slot(sl.No)
 	n := en.Size()
 	entry := at + page + int64(sl.used)
-	en.Encode(s.mem[entry:entry+int64(n)], further)
-	s.dev.Persist(entry, int64(n))
+	b := s.mem[entry : entry+int64(n)]
+	en.Encode(b, further)
 	if len(data) > 0 {
 		off := int64(place) * segment.BlockSize
-		copy(s.mem[off:], data)
+		if by != nil {
+			by.Seal(b, place, s.mem[off:off+int64(len(data))], data)
+		} else {
+			copy(s.mem[off:], data)
+		}
 		s.dev.Persist(off, int64(len(data)))
 	}
+	s.dev.Persist(entry, int64(n))
 	w := at + wordsOff + int64(sl.Entries)*8
 	s.store(w, s.commit(sl, sl.Entries, sl.used, n))
 	s.dev.Persist(w, 8)
@@ -128,13 +147,20 @@ func (s *Share) At(place uint32, n int) []byte {
 	return s.mem[off : off+int64(n)*segment.BlockSize]
 }
 
-// state is the word that makes a header count.
-func (s *Share) state(no int, lane uint8, sequence uint64) uint64 {
+// Start gives the place of a slot's first block.
+func (s *Share) Start(no int) uint32 { return s.place(no, 0) }
+
+// state is the word that makes a header count. Without a salt it is as version 1 had it.
+func (s *Share) state(no int, lane uint8, sequence uint64, salt segment.Salt) uint64 {
 	var b [24]byte
 	le.PutUint64(b[0:], uint64(no))
 	le.PutUint64(b[8:], sequence)
 	b[16] = lane
-	return uint64(crc32.Update(s.salt, castagnoli, b[:]))<<32 | 1
+	crc := crc32.Update(s.salt, castagnoli, b[:])
+	if salt != (segment.Salt{}) {
+		crc = crc32.Update(crc, castagnoli, salt[:])
+	}
+	return uint64(crc)<<32 | 1
 }
 
 // seal is the word that tells the number of entries.
@@ -184,8 +210,9 @@ func (s *Share) Read(no int, sl *Slot, bad func(Damage)) bool {
 	for c := at; c < at+wordsOff && !good; c += slotHeader {
 		state, seq, lane := s.word(c+stateOff), s.word(c+sequenceOff), s.word(c+laneOff)
 		any = any || state != 0
-		if good = state != 0 && lane <= 255 && state == s.state(no, uint8(lane), seq); good {
-			sl.Sequence, sl.Lane = seq, uint8(lane)
+		salt := segment.Salt(s.mem[c+saltOff:])
+		if good = state != 0 && lane <= 255 && state == s.state(no, uint8(lane), seq, salt); good {
+			sl.Sequence, sl.Lane, sl.Salt = seq, uint8(lane), salt
 		}
 	}
 	if !good {

@@ -345,6 +345,9 @@ func Tag(b []byte, i int) []byte {
 	return b[at : at+TagBytes]
 }
 
+// Encrypted tells whether an encoded entry has FlagEncrypted.
+func Encrypted(entry []byte) bool { return entry[11]&FlagEncrypted != 0 }
+
 // SealedBytes is how many of an entry's first bytes a tag vouches for: whose block it is, and of
 // which version.
 const SealedBytes = 32
