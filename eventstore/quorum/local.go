@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/version"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp"
@@ -102,7 +104,23 @@ func (m *local) survive(
 		}
 		resp, err = nil, status.Error(codes.Unavailable, fmt.Sprint(p))
 	}()
+	if info.FullMethod == statusMethod && m.etcd != nil && m.etcd.Server.IsLearner() {
+		return m.learning(), nil
+	}
 	return next(ctx, req)
+}
+
+// learning tells how a learner is, without its alarms, which nobody asks a learner for. While it
+// takes up a snapshot etcd replaces the list of alarms under whoever reads it.
+func (m *local) learning() *pb.StatusResponse {
+	s := m.etcd.Server
+	return &pb.StatusResponse{
+		Header: &pb.ResponseHeader{
+			ClusterId: uint64(s.Cluster().ID()), MemberId: uint64(s.MemberID()), RaftTerm: s.Term(),
+		},
+		Version: version.Version, Leader: uint64(s.Leader()), RaftIndex: s.CommittedIndex(),
+		RaftAppliedIndex: s.AppliedIndex(), RaftTerm: s.Term(), IsLearner: true,
+	}
 }
 
 // votes tells whether the member has a vote. One that was removed a moment ago has none: etcd
