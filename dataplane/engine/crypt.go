@@ -289,8 +289,8 @@ func (n *nvram) offset(place uint32) int64 {
 	return (int64(n.base) + int64(place)) * segment.BlockSize
 }
 
-// lifeOf gives the life of a slot; nil for one that an earlier build filled, which encrypted nothing
-// there.
+// lifeOf gives the life of a slot; nil for one that an earlier build filled, which encrypted
+// nothing there.
 func (n *nvram) lifeOf(sl *journal.Slot) *life {
 	if sl.Salt == (segment.Salt{}) {
 		return nil
@@ -298,9 +298,9 @@ func (n *nvram) lifeOf(sl *journal.Slot) *life {
 	return &life{base: n.offset(n.share.Start(sl.No)), seq: sl.Sequence, salt: sl.Salt, slot: true}
 }
 
-// unseal opens a block of the journal in place, and tells whether its tag vouches for it: block i of
-// an entry, at a place, whose bytes matched their checksum. Nothing is to be opened of a volume that
-// is not encrypted, nor of a slot that an earlier build filled.
+// unseal opens a block of the journal in place, and tells whether its tag vouches for it: block i
+// of an entry, at a place, whose bytes matched their checksum. Nothing is to be opened of a volume
+// that is not encrypted, nor of a slot that an earlier build filled.
 func (n *nvram) unseal(p *pad, key *volumeKey, lf *life, entry []byte, i int, place uint32,
 	block []byte,
 ) bool {

@@ -265,8 +265,8 @@ func inClear(b []byte) int {
 }
 
 // TestNothingInClear writes what can be recognised to encrypted volumes by every way to the device:
-// the log, the journal, the cleaner, destaging, snapshots and clones, and then looks at every byte of
-// device and journal, also while the journal is full of records. The same run without keys shows
+// the log, the journal, the cleaner, destaging, snapshots and clones, and then looks at every byte
+// of device and journal, also while the journal is full of records. The same run without keys shows
 // that it would be found.
 func TestNothingInClear(t *testing.T) {
 	steps := 400
@@ -672,8 +672,8 @@ func TestForgedInJournal(t *testing.T) {
 	}
 }
 
-// TestJournalFullOfEntries fills the room for entries of a slot before that for data, with ranges, and
-// then puts an encrypted record, whose entry is long: it does not meet the data.
+// TestJournalFullOfEntries fills the room for entries of a slot before that for data, with ranges,
+// and then puts an encrypted record, whose entry is long: it does not meet the data.
 func TestJournalFullOfEntries(t *testing.T) {
 	dev := newMem(t, 256<<20, 4<<20, 1)
 	e := open(t, dev, keyed, quiet, journaled(newMemory(t, dev, 8)))
@@ -699,8 +699,8 @@ func TestJournalFullOfEntries(t *testing.T) {
 	}
 }
 
-// TestJournalOfEarlierBuild gives the engine a slot that was filled before anything was encrypted in
-// a journal: its record of an encrypted volume is read, scrubbed, and destaged, encrypted.
+// TestJournalOfEarlierBuild gives the engine a slot that was filled before anything was encrypted
+// in a journal: its record of an encrypted volume is read, scrubbed, and destaged, encrypted.
 func TestJournalOfEarlierBuild(t *testing.T) {
 	dev := newMem(t, 32<<20, 256<<10, 1)
 	nv := newMemory(t, dev, 10)

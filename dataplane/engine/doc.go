@@ -73,9 +73,9 @@
 //
 // A volume is encrypted for all its life, or never. Its blocks are closed when their chunk is given
 // its place, or put into the journal, since key and nonce follow from that (crypt.go), and opened
-// behind the checksum of a read. Its key stands, wrapped under the cluster's, in the device's key table (keys.go). A clone
-// has a key of its own; what it sees of its origin stays under the origin's, which is therefore
-// destroyed only when no branch is left that wrote under it.
+// behind the checksum of a read. Its key stands, wrapped under the cluster's, in the device's key
+// table (keys.go). A clone has a key of its own; what it sees of its origin stays under the
+// origin's, which is therefore destroyed only when no branch is left that wrote under it.
 //
 // # Replicas
 //

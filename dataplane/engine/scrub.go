@@ -383,7 +383,8 @@ func leavesOf(f *family, l *lane, ext uint32) []*leaf {
 // live lists the blocks of an extent that stand in the log, or nowhere any more, those in the
 // journal, and the leaves. Those of the log are all but those that wait for their segment, or,
 // where seg is one, those that waited for it.
-func (p *scrubPass) live(f *family, ext uint32, seg int64) (logged, kept []scrubBlock, ids []leafID) {
+func (p *scrubPass) live(f *family, ext uint32, seg int64,
+) (logged, kept []scrubBlock, ids []leafID) {
 	l := p.e.laneOf(f, ext)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -554,10 +554,10 @@ func forgedDevice(t *testing.T, tune ...func(*Config)) (*mem.Device, *Engine, ui
 	return dev, e, block, loc
 }
 
-// TestScrubForged lets somebody who can write to the device, and knows every checksum of the format,
-// change a block with its checksums in entry and index: a pass finds it by its tag, and finds
-// entries that say encrypted of a plain volume, or plain of an encrypted one. A pass that has not
-// the key says nothing, and what does not match its checksum is found without.
+// TestScrubForged lets somebody who can write to the device, and knows every checksum of the
+// format, change a block with its checksums in entry and index: a pass finds it by its tag, and
+// finds entries that say encrypted of a plain volume, or plain of an encrypted one. A pass that has
+// not the key says nothing, and what does not match its checksum is found without.
 func TestScrubForged(t *testing.T) {
 	dev, e, block, loc := forgedDevice(t)
 	list, s, _ := scrubbed(t, e, 0)

@@ -7,9 +7,10 @@ import (
 )
 
 // Of an encrypted block a right checksum says that it is what somebody wrote; that this was us only
-// its tag says, which stands in its entry. So the scrub reads such blocks segment by segment, beside
-// their entries, and each once; in the journal entries are at hand. What stands in a segment that is not sealed yet, or whose entries do
-// not lead to it, is held to its checksum alone, as is all of a volume whose key is not here.
+// its tag says, which stands in its entry. So the scrub reads such blocks segment by segment,
+// beside their entries, and each once; in the journal entries are at hand. What stands in a segment
+// that is not sealed yet, or whose entries do not lead to it, is held to its checksum alone, as is
+// all of a volume whose key is not here.
 
 const forged = "its checksum is right and its tag is not: it was forged"
 
@@ -99,8 +100,8 @@ func (p *scrubPass) unnamed(ctx context.Context, id uint32) error {
 	return nil
 }
 
-// inJournal gives what is wrong with a block of the journal that the index names; "" is nothing. The
-// lane's mutex is held.
+// inJournal gives what is wrong with a block of the journal that the index names; "" is nothing.
+// The lane's mutex is held.
 func (p *scrubPass) inJournal(br *branch, loc segment.Loc) string {
 	n := p.e.nv
 	at := n.place(loc)

@@ -139,8 +139,8 @@ func (n *nvram) squeeze(m settle, codec compress.Codec) error {
 	return n.plain(m.part(first, m.count))
 }
 
-// text gives block i of a move as its host wrote it, and its checksum, which is still to be compared;
-// false for an encrypted one that does not verify.
+// text gives block i of a move as its host wrote it, and its checksum, which is still to be
+// compared; false for an encrypted one that does not verify.
 func (n *nvram) text(m *settle, i int) (block []byte, crc uint32, ok bool) {
 	block, crc = n.share.At(m.place+uint32(i), 1), n.batch.crcs[m.crc+i]
 	if m.br.key == nil || m.life == nil {

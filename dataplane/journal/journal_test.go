@@ -346,8 +346,8 @@ func TestGolden(t *testing.T) {
 
 var testSalt = segment.Salt{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
 
-// TestGoldenRead reads the golden bytes of each version: what they say is as it was put, and a share
-// of version 1 is of version 2 once it is used.
+// TestGoldenRead reads the golden bytes of each version: what they say is as it was put, and a
+// share of version 1 is of version 2 once it is used.
 func TestGoldenRead(t *testing.T) {
 	for v, salt := range map[byte]segment.Salt{1: {}, 2: testSalt} {
 		m, _ := newTestShare(t, 3)

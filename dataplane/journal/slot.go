@@ -96,9 +96,9 @@ func (s *Share) Fits(sl *Slot, entry, blocks int) bool {
 
 // Put stores a record, which fits: its entry, whose Off it sets, further CRCs as segment.Entry's
 // Encode takes them, and its data. With a sealer, for an entry with segment.FlagEncrypted, that
-// closes the data and gives the CRCs; nil stores it as it is. The record is there, durably as the memory is, when Put returns;
-// a crash before leaves nothing of it. It gives the place of the first block, in blocks of the
-// share's memory.
+// closes the data and gives the CRCs; nil stores it as it is. The record is there, durably as the
+// memory is, when Put returns; a crash before leaves nothing of it. It gives the place of the first
+// block, in blocks of the share's memory.
 func (s *Share) Put(sl *Slot, en *segment.Entry, further []uint32, data []byte, by Sealer) uint32 {
 	place := s.place(sl.No, sl.blocks)
 	en.Off = uint32(sl.blocks * segment.BlockUnits)

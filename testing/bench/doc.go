@@ -36,8 +36,8 @@
 // random writes, uniform and skewed, and then measures what the device takes for each byte written
 // and how long acknowledgements take, the longest too.
 //
-// "bench recover" writes a log of random writes behind the last checkpoint, ends the engine as a crash
-// does, and measures how long the next start takes, of which processor, and what it reads.
+// "bench recover" writes a log of random writes behind the last checkpoint, ends the engine as a
+// crash does, and measures how long the next start takes, of which processor, and what it reads.
 //
 // # How it measures
 //

@@ -83,8 +83,8 @@ func benchFill(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if b.device = int64(bytes); b.device < gib || b.device > diskMax || b.depth < 1 || b.depth > 1024 ||
-		b.repeats < 1 {
+	if b.device = int64(bytes); b.device < gib || b.device > diskMax || b.depth < 1 ||
+		b.depth > 1024 || b.repeats < 1 {
 		return errors.New("-size: from 1 to 36 GiB, -depth: from 1 to 1024, -repeats: from 1 on")
 	}
 	var rows []fillRow

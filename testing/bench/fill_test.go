@@ -112,7 +112,9 @@ func TestFillAccounts(t *testing.T) {
 
 // TestFillRefuses proves that sizes that make no sense are refused before anything is written.
 func TestFillRefuses(t *testing.T) {
-	for _, args := range [][]string{{"-size", "1MiB"}, {"-depth", "0"}, {"-size", "x"}, {"-repeats", "0"}} {
+	for _, args := range [][]string{
+		{"-size", "1MiB"}, {"-depth", "0"}, {"-size", "x"}, {"-repeats", "0"},
+	} {
 		if err := benchFill(context.Background(), args, io.Discard); err == nil {
 			t.Errorf("%v is taken", args)
 		}

@@ -37,7 +37,8 @@ type recovery struct {
 func benchRecover(ctx context.Context, args []string, out io.Writer) error {
 	set := flag.NewFlagSet("bench recover", flag.ContinueOnError)
 	dir := set.String("dir", os.TempDir(), "folder on the file system to measure")
-	size := set.String("log", "8GiB", "log that no checkpoint has taken up; the file takes twice as much")
+	size := set.String("log", "8GiB",
+		"log that no checkpoint has taken up; the file takes twice as much")
 	profile := set.String("profile", "", "write a CPU profile of the start to this `file`")
 	strict := set.Bool("strict", false, "exit with 3 when a target is missed")
 	if err := set.Parse(args); err != nil {
