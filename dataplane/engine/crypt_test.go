@@ -995,60 +995,20 @@ func BenchmarkEncrypted(b *testing.B) {
 			tune = keyed
 		}
 		b.Run(fmt.Sprintf("write/%t", secret), func(b *testing.B) {
-			// Nothing is kept of what is written, and no segment comes twice, so that neither the memory of
-			// the device nor cleaning is measured.
-			dev, err := mem.New(mem.Config{Size: 1 << 40, Durability: backends.PowerSafe})
-			if err != nil {
-				b.Fatal(err)
-			}
-			if err := Format(background, dev, FormatOptions{
-				Cluster: testCluster, Device: testDevice, SegmentSize: 32 << 20,
-			}); err != nil {
-				b.Fatal(err)
-			}
-			e := open(b, &sink{Device: dev, forget: true}, quiet, tune)
+			dev := endless(b)
+			dev.forget = true
+			e := open(b, dev, quiet, tune)
 			b.Cleanup(e.Abandon)
 			v := create(b, e, 64*domain.MiB)
-			done, rnd, r := make(signal, 1), newRand(1), data(0, 1, 7)
-			r.To = done
-			b.SetBytes(segment.BlockSize)
-			began := cpu(b)
-			for b.Loop() {
-				r.Block = rnd.Uint64N(16 << 10)
-				v.Append(r)
-				if err := <-done; err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(cpu(b)-began)/float64(b.N), "cpu-ns/op")
+			appendBlocks(b, v)
 		})
 		b.Run(fmt.Sprintf("journal/%t", secret), func(b *testing.B) {
-			base, err := mem.New(mem.Config{Size: 1 << 40, Durability: backends.PowerSafe})
-			if err != nil {
-				b.Fatal(err)
-			}
-			if err := Format(background, base, FormatOptions{
-				Cluster: testCluster, Device: testDevice, SegmentSize: 32 << 20,
-			}); err != nil {
-				b.Fatal(err)
-			}
-			dev := &sink{Device: base}
+			dev := endless(b)
 			e := open(b, dev, quiet, tune, journaled(newMemoryOf(b, dev, 64, backends.Volatile)))
 			b.Cleanup(e.Abandon)
 			v := create(b, e, 64*domain.MiB)
 			dev.forget = true
-			done, rnd, r := make(signal, 1), newRand(1), data(0, 1, 7)
-			r.To = done
-			b.SetBytes(segment.BlockSize)
-			began := cpu(b)
-			for b.Loop() {
-				r.Block = rnd.Uint64N(16 << 10)
-				v.Append(r)
-				if err := <-done; err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(cpu(b)-began)/float64(b.N), "cpu-ns/op")
+			appendBlocks(b, v)
 		})
 		b.Run(fmt.Sprintf("read/%t", secret), func(b *testing.B) {
 			e := open(b, benchDevice(b, "mem"), tune)
@@ -1070,4 +1030,37 @@ func BenchmarkEncrypted(b *testing.B) {
 			b.ReportMetric(float64(cpu(b)-began)/float64(b.N), "cpu-ns/op")
 		})
 	}
+}
+
+// endless makes a device so large that no segment comes twice, and that may forget what is written:
+// then neither its memory nor cleaning is measured.
+func endless(b *testing.B) *sink {
+	b.Helper()
+	dev, err := mem.New(mem.Config{Size: 1 << 40, Durability: backends.PowerSafe})
+	if err == nil {
+		err = Format(background, dev, FormatOptions{
+			Cluster: testCluster, Device: testDevice, SegmentSize: 32 << 20,
+		})
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return &sink{Device: dev}
+}
+
+// appendBlocks measures appends of single blocks at random, one after the other.
+func appendBlocks(b *testing.B, v *Volume) {
+	b.Helper()
+	done, rnd, r := make(signal, 1), newRand(1), data(0, 1, 7)
+	r.To = done
+	b.SetBytes(segment.BlockSize)
+	began := cpu(b)
+	for b.Loop() {
+		r.Block = rnd.Uint64N(16 << 10)
+		v.Append(r)
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(cpu(b)-began)/float64(b.N), "cpu-ns/op")
 }

@@ -82,7 +82,9 @@
 // A replica's records have versions that others have given; what each does is decided when it is
 // accepted and logged with it (replica.go). Until a record is settled it is held, whole, and its
 // blocks live whether a leaf names them or not; the cleaner moves it so (replicamove.go). What is
-// known of a slice beside that is in replicastate.go. Ordinary volumes pay a comparison with nil.
+// known of a slice beside that is in replicastate.go. A copy that missed writes becomes whole in a
+// join session (replicaera.go), by copies of blocks (replicafill.go), from a member that noted which
+// may be missing (replicadirty.go). Ordinary volumes pay a comparison with nil.
 //
 // # Compression
 //

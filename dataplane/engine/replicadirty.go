@@ -91,14 +91,11 @@ func (p *Replica) Away(ctx context.Context, slice uint32, member domain.NodeNumb
 	}
 	rep, k := p.rep, dirtyKey{slice, member}
 	rep.lockLanes()
-	if rep.dirty(k) == nil {
-		d := &dirtyMap{}
-		rep.markHeld(k.slice, d, s.Floor)
-		rep.mu.Lock()
-		rep.mu.dirty[k] = d
-		rep.mu.Unlock()
-		rep.e.space.tables.Add(segment.DirtyMapBytes)
+	rep.mu.Lock()
+	if rep.mu.dirty[k] == nil {
+		rep.markHeld(k.slice, rep.away(k), s.Floor)
 	}
+	rep.mu.Unlock()
 	rep.unlockLanes()
 	return p.logDirty(ctx, k, segment.DirtyBegin)
 }
@@ -155,12 +152,12 @@ func (rep *replica) forgetDirty(k dirtyKey) {
 
 // forgetAway drops the maps of a slice.
 func (rep *replica) forgetAway(slice uint32) {
-	for _, m := range (&Replica{rep: rep}).Missing(slice) {
+	for _, m := range rep.missing(slice) {
 		rep.forgetDirty(dirtyKey{slice, m})
 	}
 }
 
-// markHeld marks the records of a slice above a floor; the mutexes of all lanes are held.
+// markHeld marks the records of a slice above a floor; rep.mu and the mutexes of all lanes are held.
 func (rep *replica) markHeld(slice uint32, d *dirtyMap, floor domain.Version) {
 	for i := range rep.e.lanes {
 		for k, h := range rep.lanes[i].held {
@@ -179,21 +176,23 @@ func (rep *replica) markHeld(slice uint32, d *dirtyMap, floor domain.Version) {
 // Dirty gives the map of a member that is away: segment.SliceGrains bits, a grain of 64 KiB each,
 // the lowest of the first word being the first. false for a member that is not.
 func (p *Replica) Dirty(slice uint32, member domain.NodeNumber) (grains []uint64, away bool) {
-	d := p.rep.dirty(dirtyKey{slice, member})
+	p.rep.mu.Lock()
+	defer p.rep.mu.Unlock()
+	d := p.rep.mu.dirty[dirtyKey{slice, member}]
 	if d == nil {
 		return nil, false
 	}
-	p.rep.mu.Lock()
-	defer p.rep.mu.Unlock()
 	return slices.Clone(d.grains[:]), true
 }
 
 // Missing lists the members that are away from a slice, in order.
-func (p *Replica) Missing(slice uint32) []domain.NodeNumber {
-	p.rep.mu.Lock()
-	defer p.rep.mu.Unlock()
+func (p *Replica) Missing(slice uint32) []domain.NodeNumber { return p.rep.missing(slice) }
+
+func (rep *replica) missing(slice uint32) []domain.NodeNumber {
+	rep.mu.Lock()
+	defer rep.mu.Unlock()
 	var list []domain.NodeNumber
-	for k := range p.rep.mu.dirty {
+	for k := range rep.mu.dirty {
 		if k.slice == slice {
 			list = append(list, k.member)
 		}
@@ -277,7 +276,7 @@ func (e *Engine) loadDirty(list []segment.DirtyMap) {
 	}
 }
 
-// away gives a map, made where there is none; for a recovery.
+// away gives a map, made where there is none; rep.mu is held, but in a recovery.
 func (rep *replica) away(k dirtyKey) *dirtyMap {
 	d := rep.mu.dirty[k]
 	if d == nil {

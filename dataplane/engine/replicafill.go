@@ -263,8 +263,8 @@ func (nobody) Appended(*Record, error) {}
 // Same says, in the session that began at since, that the source has the same as this member in
 // some of the segment.SameBlocks blocks from block, a multiple of that, on: those whose bits are
 // set. It gives the bits of those that are trusted on return, durably. The others have to be
-// imported: holes and zeros, which are nowhere the same, and blocks that a record of this session
-// changed since the versions were compared. Errors: Stale for another session, Invalid, OutOfRange,
+// imported: holes and zeros, which are nowhere the same, and blocks of which a record is held, since
+// it may have come after the versions were compared. Errors: Stale for another session, Invalid, OutOfRange,
 // NotFound, Unavailable.
 func (p *Replica) Same(since domain.Epoch, block, blocks uint64) (trusted uint64, err error) {
 	if block%segment.SameBlocks != 0 {

@@ -714,17 +714,9 @@ func BenchmarkCompressed(b *testing.B) {
 		for name, n := range map[string]uint64{"random": 3, "text": 1026} {
 			label := fmt.Sprintf("%s/%s", []string{"off", "s2", "zstd"}[mode], name)
 			b.Run("write/"+label, func(b *testing.B) {
-				dev, err := mem.New(mem.Config{Size: 1 << 40, Durability: backends.PowerSafe})
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := Format(background, dev, FormatOptions{
-					Cluster: testCluster, Device: testDevice, SegmentSize: 32 << 20,
-				}); err != nil {
-					b.Fatal(err)
-				}
-				nv := newMemory(b, dev, 40)
-				e := open(b, &sink{Device: dev, forget: true}, quiet, journaled(nv))
+				dev := endless(b)
+				dev.forget = true
+				e := open(b, dev, quiet, journaled(newMemory(b, dev, 40)))
 				b.Cleanup(e.Abandon)
 				v := create(b, e, 1*domain.GiB)
 				v.SetCompression(mode)
