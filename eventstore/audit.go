@@ -50,7 +50,7 @@ type Auditor struct {
 // Next checks the record that comes next. The error is a CorruptError, or of kind Unsupported for a
 // record of a newer format.
 func (a *Auditor) Next(e Entry) error {
-	r, err := verify(e, a.next(), a.head.Hash, a.Stream)
+	r, err := verify(e, a.next(), a.head.Hash, a.end)
 	if err == nil {
 		a.note(&r)
 	}
@@ -61,7 +61,7 @@ func (a *Auditor) Next(e Entry) error {
 func (a *Auditor) Follow(r *Recorded) error {
 	err := inPlace(r.Position, a.next())
 	if err == nil {
-		err = follows(r, a.head.Hash, a.Stream)
+		err = follows(r, a.head.Hash, a.end)
 	}
 	if err == nil {
 		a.note(r)
@@ -84,13 +84,10 @@ func (a *Auditor) note(r *Recorded) {
 // Head gives the last record checked.
 func (a *Auditor) Head() Head { return a.head }
 
-// Stream gives the end of a stream among the records checked.
-func (a *Auditor) Stream(s domain.StreamID) StreamHead {
+// end gives the end of a stream among the records checked.
+func (a *Auditor) end(s domain.StreamID) StreamHead {
 	if h, ok := a.streams[s]; ok {
 		return h
 	}
 	return StreamHead{Revision: domain.NoRevision}
 }
-
-// Streams counts the streams among the records checked.
-func (a *Auditor) Streams() int { return len(a.streams) }

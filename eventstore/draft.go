@@ -15,11 +15,9 @@ type Draft struct {
 	timeline domain.Timeline
 	token    uint64
 	streams  map[domain.StreamID]StreamHead
-	order    []domain.StreamID // the keys of streams, in order of arrival
 	ids      map[domain.EventID]bool
 	entries  []Entry
 	size     int
-	fenced   bool // an event carries a token
 	closed   bool // an append moved the token
 }
 
@@ -53,7 +51,6 @@ func (d *Draft) Add(s domain.StreamID, e Expect, events []Proposed) (Appended, e
 		(e.kind == expectCopied) {
 		return Appended{}, domain.Wrap(ErrElsewhere, "eventstore.Append", string(s))
 	}
-	_, touched := d.streams[s]
 	head := d.end(s)
 	if !e.Holds(head.Revision) {
 		return Appended{}, &ConflictError{Stream: s, Want: e, Current: head.Revision}
@@ -62,9 +59,6 @@ func (d *Draft) Add(s domain.StreamID, e Expect, events []Proposed) (Appended, e
 		if t := events[i].Token; t != 0 && t != d.token {
 			return Appended{}, domain.Wrap(ErrFenced, "eventstore.Append", string(s))
 		}
-	}
-	if !touched {
-		d.order = append(d.order, s)
 	}
 	for i := range events {
 		r := Recorded{Header: events[i].Header, Data: events[i].Data, Before: head.Position}
@@ -75,7 +69,6 @@ func (d *Draft) Add(s domain.StreamID, e Expect, events []Proposed) (Appended, e
 		b := AppendRecord(make([]byte, 0, Size(s, &events[i])), &r)
 		d.entries, d.size = append(d.entries, Entry{r.Position, b}), d.size+len(b)
 		d.ids[r.ID] = true
-		d.fenced = d.fenced || r.Token != 0
 		d.head = Head{Position: r.Position, Hash: r.Hash}
 		head = StreamHead{Revision: r.Revision, Position: r.Position}
 	}
@@ -107,16 +100,7 @@ func (d *Draft) Holds(events []Proposed) bool {
 // that those behind it would be judged by.
 func (d *Draft) Closed() bool { return d.closed }
 
-// Fenced tells whether an event carries a token, so that the engine compares the coordination head.
-func (d *Draft) Fenced() bool { return d.fenced }
-
-// Touches gives the streams of the batch in order of arrival.
-func (d *Draft) Touches() []domain.StreamID { return d.order }
-
-// After gives the end of a stream once the batch is stored.
-func (d *Draft) After(s domain.StreamID) StreamHead { return d.streams[s] }
-
-// Base gives the head the batch follows, and Head the one it leaves.
+// Base gives the head the batch follows.
 func (d *Draft) Base() Head { return d.base }
 
 // Head gives the head the batch leaves.

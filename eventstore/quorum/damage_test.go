@@ -53,20 +53,28 @@ func flipBit(bit int) func([]byte) {
 	return func(b []byte) { b[bit/8] ^= 1 << (bit % 8) }
 }
 
-// One bit flipped anywhere in a stored record, the tail, or a stream's head, in the database of the
-// only member: the verification names part and position, the alarm is on, nothing is taken for
+// One bit flipped anywhere in a stored record, the head of several, or the tail, in the database of
+// the only member: the verification names part and position, the alarm is on, nothing is taken for
 // repaired that is not, and what verifies again ends the alarm.
 func TestDamagedDatabaseAlone(t *testing.T) {
 	q := open(t, t.TempDir())
-	add(t, q, "s-1", eventstore.NoStream(), "one", 3)
+	add(t, q, "s-1", eventstore.NoStream(), "one", 2)
+	add(t, q, "s-1", eventstore.At(1), "two", 3)
+	key, first := stored(t, q, 3)
+	_, second := stored(t, q, 4)
+	_, third := stored(t, q, 5)
 	for _, c := range []struct {
-		key  string
-		at   domain.Position
-		step int
+		key      string
+		from, to int
+		at       domain.Position
+		step     int
 	}{
-		{q.keys.log(2), 2, 13}, {q.keys.tail(), 3, 7}, {q.keys.head("s-1"), 3, 7},
+		{key, 0, first, 3, 1}, {key, first, first + recordStart, 3, 1},
+		{key, first + recordStart, second, 3, 13},
+		{key, second, second + recordStart, 4, 1}, {key, second + recordStart, third, 4, 13},
+		{key, third, len(get(t, q, key)), 5, 13}, {q.keys.tail(), 0, tailSize, 5, 7},
 	} {
-		for bit := 0; bit < 8*len(get(t, q, c.key)); bit += c.step {
+		for bit := 8 * c.from; bit < 8*c.to; bit += c.step {
 			harm(t, q, c.key, flipBit(bit))
 			var found *FoundError
 			err := q.Verify(t.Context(), nil)
@@ -219,10 +227,13 @@ func TestDamagedMemberUnderLoad(t *testing.T) {
 	until(t, "some records", func() bool { return nodes[0].mirror.Head().Position.N() > 50 })
 	for _, c := range []struct {
 		name string
-		key  func(keys) string
+		key  func(*Store) string
 	}{
-		{"tail", keys.tail},
-		{"record", func(k keys) string { return k.log(7) }},
+		{"tail", func(s *Store) string { return s.keys.tail() }},
+		{"record", func(s *Store) string {
+			key, _ := stored(t, s, 7)
+			return key
+		}},
 	} {
 		name := c.name
 		ill := leads(t, list)
@@ -230,11 +241,11 @@ func TestDamagedMemberUnderLoad(t *testing.T) {
 		if by == ill {
 			by = nodes[1]
 		}
-		member := ill.local().id()
+		member, key := ill.local().id(), c.key(ill.Store)
 		until(t, name+": the damage is noticed", func() bool {
 			if l := ill.local(); len(ill.Damages()) == 0 && l != nil {
 				// Again: what is overwritten in the same moment did not rot.
-				harm(t, ill.Store, c.key(ill.keys), func(b []byte) { b[len(b)-1], b[len(b)-2] = 0xa5, 0x5a })
+				harm(t, ill.Store, key, func(b []byte) { b[len(b)-1], b[len(b)-2] = 0xa5, 0x5a })
 			}
 			if name == "record" { // nobody reads it but a verification
 				_ = ill.Verify(t.Context(), nil)

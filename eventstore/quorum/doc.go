@@ -23,8 +23,9 @@
 // Invariants:
 //
 //	Q1  one goroutine, the sequencer, owns the tail of this process; one transaction is in flight
-//	Q2  a transaction compares the whole tail, that log/<n+1> is free, and the whole head of every
-//	    stream it writes; a tail never recurs, so submitting the same transaction again is harmless
+//	Q2  a transaction compares the whole tail and that nothing stands behind it; a tail never recurs,
+//	    so submitting the same transaction again is harmless. The tail has the hash over all before
+//	    it, so a mirror that ends there knows the end of every stream
 //	Q3  a transaction whose outcome is unknown is submitted again, the same, until the answer is
 //	    definite or the process ends; its callers may leave, it does not
 //	Q4  the mirror is extended only by records that the database holds, or held and gave up; what the

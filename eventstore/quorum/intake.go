@@ -156,6 +156,7 @@ func (s *Store) hear(ctx context.Context, client *clientv3.Client, rev int64) er
 			return err
 		}
 		entries := make([]eventstore.Entry, 0, len(res.Events))
+		var bad error
 		for _, ev := range res.Events {
 			if !ev.IsCreate() { // a repair puts the same bytes again
 				continue
@@ -164,9 +165,10 @@ func (s *Store) hear(ctx context.Context, client *clientv3.Client, rev int64) er
 			if !ok || !strings.HasPrefix(string(ev.Kv.Key), s.keys.root) {
 				return &eventstore.CorruptError{What: "a record has a key that is no position"}
 			}
-			entries = append(entries, eventstore.Entry{At: p, Record: ev.Kv.Value})
+			records, err := split(p, s.mirror.Head().Position+1, ev.Kv.Value)
+			entries, bad = append(entries, records...), err
 		}
-		if err := s.seq.in.takeAll(entries); err != nil {
+		if err := errors.Join(s.seq.in.takeAll(entries), bad); err != nil {
 			return err
 		}
 	}

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	formatValue = "weft-log 1"
+	formatValue = "weft-log 2"
+	formatOne   = "weft-log 1" // one record a key, and the end of every stream by itself
 	tailSize    = 8 + 32 + 4
-	headSize    = 8 + 8 + 4
 	allClusters = "/weft/"
 )
 
@@ -25,19 +25,15 @@ type keys struct{ root string }
 
 func keysOf(c domain.ClusterID) keys { return keys{allClusters + c.String() + "/"} }
 
-func (k keys) sealed() string                { return k.root + "sealed" }
-func (k keys) holder(name string) string     { return k.root + "holder/" + name }
-func (k keys) format() string                { return k.root + "format" }
-func (k keys) tail() string                  { return k.root + "tail" }
-func (k keys) head(s domain.StreamID) string { return k.root + "head/" + string(s) }
-func (k keys) leader() string                { return k.root + "leader/reconciler" }
-func (k keys) node(n domain.NodeID) string   { return k.root + "node/" + n.String() }
-func (k keys) recoveries() string            { return k.root + "recovered/" }
-func (k keys) logEnd() string                { return k.root + "log0" } // '0' follows '/'
-func (k keys) heads() (from, to string)      { return k.root + "head/", k.root + "head0" }
-func (k keys) stream(key string) domain.StreamID {
-	return domain.StreamID(strings.TrimPrefix(key, k.root+"head/"))
-}
+func (k keys) sealed() string              { return k.root + "sealed" }
+func (k keys) holder(name string) string   { return k.root + "holder/" + name }
+func (k keys) format() string              { return k.root + "format" }
+func (k keys) tail() string                { return k.root + "tail" }
+func (k keys) heads() string               { return k.root + "head/" } // of format 1
+func (k keys) leader() string              { return k.root + "leader/reconciler" }
+func (k keys) node(n domain.NodeID) string { return k.root + "node/" + n.String() }
+func (k keys) recoveries() string          { return k.root + "recovered/" }
+func (k keys) logEnd() string              { return k.root + "log0" } // '0' follows '/'
 
 func (k keys) recovered(t domain.Timeline) string {
 	return fmt.Sprintf("%s%04x", k.recoveries(), uint16(t))
@@ -45,11 +41,12 @@ func (k keys) recovered(t domain.Timeline) string {
 
 func (k keys) lost(member uint64) string { return fmt.Sprintf("%slost/%016x", k.root, member) }
 
+// log names the value whose last record is at p.
 func (k keys) log(p domain.Position) string {
 	return fmt.Sprintf("%slog/%016x", k.root, uint64(p))
 }
 
-// position reads the key of a record.
+// position reads the key of a value: where its last record is.
 func (k keys) position(key string) (domain.Position, bool) {
 	hex, ok := strings.CutPrefix(key, k.root+"log/")
 	n, err := strconv.ParseUint(hex, 16, 64)
@@ -81,20 +78,4 @@ func decodeTail(b []byte) (eventstore.Head, bool) {
 	h := eventstore.Head{Position: domain.Position(binary.LittleEndian.Uint64(body))}
 	copy(h.Hash[:], body[8:])
 	return h, true
-}
-
-func encodeHead(h eventstore.StreamHead) string {
-	b := binary.LittleEndian.AppendUint64(make([]byte, 0, headSize), uint64(h.Revision))
-	return sealed(binary.LittleEndian.AppendUint64(b, uint64(h.Position)))
-}
-
-func decodeHead(b []byte) (eventstore.StreamHead, bool) {
-	body, ok := unseal(b, headSize)
-	if !ok {
-		return eventstore.StreamHead{}, false
-	}
-	return eventstore.StreamHead{
-		Revision: domain.Revision(binary.LittleEndian.Uint64(body)),
-		Position: domain.Position(binary.LittleEndian.Uint64(body[8:])),
-	}, true
 }

@@ -64,9 +64,24 @@ func (l loader) admit(ctx context.Context) error {
 	switch {
 	case res.Succeeded && len(kvs) > 0:
 		return &eventstore.CorruptError{What: "the log's format mark was missing; it is put back"}
+	case !res.Succeeded && string(kvs[0].Value) == formatOne:
+		return l.renew(ctx)
 	case !res.Succeeded && string(kvs[0].Value) != formatValue:
 		return domain.Errorf(domain.Unsupported, "the log has format %q, this build knows %q",
 			kvs[0].Value, formatValue)
+	}
+	return nil
+}
+
+// renew makes of a log of format 1 one of this format: its records are read as they are. What was
+// kept there of every stream goes, because nobody brings it up to date any more.
+func (l loader) renew(ctx context.Context) error {
+	_, err := l.kv.Txn(ctx).
+		If(clientv3.Compare(clientv3.Value(l.keys.format()), "=", formatOne)).
+		Then(clientv3.OpPut(l.keys.format(), formatValue),
+			clientv3.OpDelete(l.keys.heads(), clientv3.WithPrefix())).Commit()
+	if err != nil {
+		return unavailable(ctx, "", err)
 	}
 	return nil
 }
@@ -244,8 +259,11 @@ func (l loader) pages(
 	then := clientv3.WithRev(revision)
 	get := func(from domain.Position) page {
 		p := page{from: from}
-		res, err := l.kv.Get(ctx, l.keys.log(from),
-			clientv3.WithRange(l.keys.log(min(from+per, to.Position+1))), then)
+		end := from + per
+		if !open {
+			end = min(end, to.Position+1)
+		}
+		res, err := l.kv.Get(ctx, l.keys.log(from), clientv3.WithRange(l.keys.log(end)), then)
 		if p.err = err; err == nil {
 			p.kvs = res.Kvs
 		}
@@ -258,29 +276,31 @@ func (l loader) pages(
 			p = <-ahead
 			ahead = nil
 		}
-		if p.from != at+1 {
+		if p.from <= at {
 			p = get(at + 1)
 		}
 		if after := p.from + per; p.err == nil && !open && after.N() <= to.Position.N() {
 			ahead = make(chan page, 1)
 			fetching.Go(func() { ahead <- get(after) })
 		}
-		last, err := l.takePage(ctx, p, take, then)
+		last, err := l.takePage(ctx, p, at, take, then)
 		if err != nil || last == 0 && open {
 			return err
 		}
 		if last == 0 {
-			return &eventstore.CorruptError{Position: p.from, What: "is missing"}
+			return &eventstore.CorruptError{Position: at + 1, What: "is missing"}
 		}
 		at = last
 	}
 	return nil
 }
 
-// takePage takes the entries of a page, or the one entry behind it where it has none: the timeline
-// was raised there, or a record is missing. It gives the place of the last, 0 where there is none.
+// takePage takes the entries of a page that follow a place, or those of the one value behind it
+// where it has none: that ends far behind, the timeline was raised there, or a record is missing. It
+// gives the place of the last, 0 where there is none.
 func (l loader) takePage(
-	ctx context.Context, p page, take func(eventstore.Entry) error, then clientv3.OpOption,
+	ctx context.Context, p page, at domain.Position, take func(eventstore.Entry) error,
+	then clientv3.OpOption,
 ) (last domain.Position, err error) {
 	if p.err == nil && len(p.kvs) == 0 {
 		var res *clientv3.GetResponse
@@ -294,14 +314,28 @@ func (l loader) takePage(
 		return 0, unavailable(ctx, "", p.err)
 	}
 	for _, kv := range p.kvs {
-		at, ok := l.keys.position(string(kv.Key))
+		end, ok := l.keys.position(string(kv.Key))
 		if !ok {
-			return 0, &eventstore.CorruptError{Position: p.from, What: "has a key that is no position"}
+			return 0, &eventstore.CorruptError{Position: at + 1, What: "has a key that is no position"}
 		}
-		if err := take(eventstore.Entry{At: at, Record: kv.Value}); err != nil {
-			return 0, err
+		entries, bad := split(end, at+1, kv.Value)
+		for _, e := range entries {
+			if e.At <= at {
+				continue // a value goes on behind what an archive, or an earlier page, ended with
+			}
+			if e.At.N() != at.N()+1 {
+				return 0, &eventstore.CorruptError{
+					Position: at + 1, What: "is missing; found position " + e.At.String(),
+				}
+			}
+			if err := take(e); err != nil {
+				return 0, err
+			}
+			at, last = e.At, e.At
 		}
-		last = at
+		if bad != nil {
+			return 0, bad
+		}
 	}
 	return last, nil
 }
@@ -366,42 +400,5 @@ func (l loader) verify(
 			Position: a.Head().Position, What: "checksum of the tail behind it does not match",
 		}
 	}
-	if err := l.stops(ctx, a.Head(), to); err != nil {
-		return err
-	}
-	return l.verifyHeads(ctx, &a)
-}
-
-// verifyHeads compares the stored head of every stream with what its records say. A head further on
-// than the audit belongs to an append made meanwhile.
-func (l loader) verifyHeads(ctx context.Context, a *eventstore.Auditor) error {
-	from, to := l.keys.heads()
-	for seen := 0; ; {
-		res, err := l.kv.Get(ctx, from, clientv3.WithRange(to), clientv3.WithLimit(pageMax))
-		if err != nil {
-			return unavailable(ctx, "quorum.Verify", err)
-		}
-		for _, kv := range res.Kvs {
-			s := l.keys.stream(string(kv.Key))
-			want := a.Stream(s)
-			got, ok := decodeHead(kv.Value)
-			if !ok || got != want && got.Position.N() <= a.Head().Position.N() {
-				return &eventstore.CorruptError{
-					Position: want.Position, What: "the head of its stream " + string(s) + " does not match",
-				}
-			}
-			if want.Revision >= 0 {
-				seen++
-			}
-			from = string(kv.Key) + "\x00"
-		}
-		if !res.More {
-			if seen != a.Streams() {
-				return &eventstore.CorruptError{
-					Position: a.Head().Position, What: "the head of a stream before it is missing",
-				}
-			}
-			return nil
-		}
-	}
+	return l.stops(ctx, a.Head(), to)
 }

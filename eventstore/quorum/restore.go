@@ -2,7 +2,6 @@ package quorum
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"math"
 
@@ -12,8 +11,9 @@ import (
 	"weft/eventstore"
 )
 
-// importBatch is how many keys go into one transaction, of which etcd takes 128.
-const importBatch = 100
+// importBytes is after how many bytes of records an import begins another transaction; etcd takes
+// 1.5 MiB.
+const importBytes = 512 << 10
 
 // Import fills an empty log of one voter with a history, record by record as it is, and raises the
 // timeline behind it. Every record and the chain are verified on the way; full segments go to the
@@ -28,7 +28,6 @@ func (s *Store) Import(
 	if s.mirror.Head() != (eventstore.Head{}) {
 		return domain.Errorf(domain.Exists, "the event log is not empty")
 	}
-	heads := map[domain.StreamID]eventstore.StreamHead{}
 	for r, err := range records {
 		if err == nil {
 			err = s.mirror.Extend(eventstore.Entry{
@@ -41,38 +40,28 @@ func (s *Store) Import(
 		if err != nil {
 			return err
 		}
-		heads[r.Stream] = eventstore.StreamHead{Revision: r.Revision, Position: r.Position}
 	}
-	if err := s.store(ctx, heads); err != nil {
+	if err := s.store(ctx); err != nil {
 		return err
 	}
 	return s.mirror.Restore(s.mirror.Head().Position.N(), to)
 }
 
-// store makes durable in the database what of the mirror the archive does not hold, the head of
-// every stream, and last the two ends, without which there is no log.
-func (s *Store) store(
-	ctx context.Context, heads map[domain.StreamID]eventstore.StreamHead,
-) error {
+// store makes durable in the database what of the mirror the archive does not hold, and last the
+// two ends, without which there is no log.
+func (s *Store) store(ctx context.Context) error {
 	var ops []clientv3.Op
-	put := func(key, value string) error {
-		if ops = append(ops, clientv3.OpPut(key, value)); len(ops) < importBatch {
-			return nil
-		}
-		_, err := s.client.Txn(ctx).Then(ops...).Commit()
-		ops = nil
-		return err
-	}
-	var err error
-	for id, h := range heads {
-		err = errors.Join(err, put(s.keys.head(id), encodeHead(h)))
-	}
+	size := 0
 	sealed := s.past.Head()
-	for _, e := range s.mirror.Hot(math.MaxInt) {
-		err = errors.Join(err, put(s.keys.log(e.At), string(e.Record)))
-	}
-	if err != nil {
-		return unavailable(ctx, "quorum.Import", err)
+	for _, v := range valuesOf(s.mirror.Hot(math.MaxInt), s.past.Per()) {
+		ops = append(ops, s.keys.put(v))
+		if size += len(v.bytes); size < importBytes {
+			continue
+		}
+		if _, err := s.client.Txn(ctx).Then(ops...).Commit(); err != nil {
+			return unavailable(ctx, "quorum.Import", err)
+		}
+		ops, size = nil, 0
 	}
 	if sealed.Position > 0 {
 		ops = append(ops, clientv3.OpPut(s.keys.sealed(), encodeTail(sealed)))

@@ -15,10 +15,12 @@ import (
 // given up are told so, and that a log which holds something takes nothing.
 func TestImport(t *testing.T) {
 	from := open(t, t.TempDir())
-	for i := range 3*importBatch + 7 {
+	const events = 307
+	for i := range events {
 		id := domain.StreamID(fmt.Sprintf("s-%d", i%5))
-		_, err := from.Append(t.Context(), id, eventstore.At(domain.Revision(i/5-1)),
-			storetest.Propose(fmt.Sprint(i), 1)...)
+		ev := storetest.Propose(fmt.Sprint(i), 1)
+		ev[0].Data = make([]byte, 3*importBytes/events)
+		_, err := from.Append(t.Context(), id, eventstore.At(domain.Revision(i/5-1)), ev...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -33,7 +35,7 @@ func TestImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := domain.PositionOf(3, head.Position.N()+1)
-	a, err := to.Append(t.Context(), "s-0", eventstore.At(domain.Revision((3*importBatch+7-1)/5)),
+	a, err := to.Append(t.Context(), "s-0", eventstore.At(domain.Revision((events-1)/5)),
 		storetest.Propose("after", 1)...)
 	if err != nil || a.Position != next {
 		t.Fatalf("%+v, want position %s; %v", a, next, err)

@@ -9,10 +9,6 @@ import (
 	"weft/eventstore"
 )
 
-// salvageMax is how many records go into one transaction of a salvage: each may move a stream's
-// head too.
-const salvageMax = (opsMax - 1) / 2
-
 // salvage brings the database up to where the node's own archive ends, at the positions that the
 // records have. An archive holds committed records only; it is ahead of the database where that was
 // lost and put back from an older copy. A nil error means that all of it is durable.
@@ -49,23 +45,18 @@ func (s *Store) salvage(ctx context.Context) error {
 type lifted struct {
 	store    *Store
 	from, to eventstore.Head // the tail before and behind them
-	records  []clientv3.Op
+	records  []eventstore.Entry
 	size     int // bytes
-	heads    map[domain.StreamID]eventstore.StreamHead
 }
 
 func (b *lifted) add(ctx context.Context, r *eventstore.Recorded) error {
 	record := eventstore.AppendRecord(nil, r)
-	if len(b.records) == salvageMax || len(b.records) > 0 && b.size+len(record) > batchBytes {
+	if len(b.records) > 0 && b.size+len(record) > batchBytes {
 		if err := b.put(ctx); err != nil {
 			return err
 		}
 	}
-	if b.heads == nil {
-		b.heads = map[domain.StreamID]eventstore.StreamHead{}
-	}
-	b.records = append(b.records, clientv3.OpPut(b.store.keys.log(r.Position), string(record)))
-	b.heads[r.Stream] = eventstore.StreamHead{Revision: r.Revision, Position: r.Position}
+	b.records = append(b.records, eventstore.Entry{At: r.Position, Record: record})
 	b.size += len(record)
 	b.to = eventstore.Head{Position: r.Position, Hash: r.Hash}
 	return nil
@@ -75,9 +66,10 @@ func (b *lifted) put(ctx context.Context) error {
 	if len(b.records) == 0 {
 		return nil
 	}
-	k, ops := b.store.keys, b.records
-	for id, h := range b.heads {
-		ops = append(ops, clientv3.OpPut(k.head(id), encodeHead(h)))
+	k := b.store.keys
+	var ops []clientv3.Op
+	for _, v := range valuesOf(b.records, b.store.past.Per()) {
+		ops = append(ops, k.put(v))
 	}
 	res, err := b.store.client.Txn(ctx).
 		If(holds(k.tail(), b.from == eventstore.Head{}, encodeTail(b.from))).

@@ -18,7 +18,7 @@ import (
 // Bounds of the sequencer.
 const (
 	queueMax   = 1024     // appends waiting for the sequencer; more wait in Append
-	opsMax     = 128      // etcd's bound on each list of a transaction
+	callsMax   = 256      // appends that are looked at for one batch
 	batchBytes = 64 << 10 // a batch is closed here unless one append alone is larger
 	// gatherTurns is how often the sequencer lets others run before it closes a batch: the callers
 	// that it has just answered come back with their next appends. Without, they find that batch
@@ -35,6 +35,7 @@ type sequencer struct {
 	loader loader
 	mirror *eventstore.Mirror
 	in     *intake
+	per    uint64 // records of a segment of the archive
 	queue  chan *call
 	nudged chan struct{}
 	life   context.Context // ends when Close is called
@@ -81,9 +82,9 @@ type answer struct {
 	err  error
 }
 
-func newSequencer(k keys, kv reader, m *eventstore.Mirror) *sequencer {
+func newSequencer(k keys, kv reader, m *eventstore.Mirror, per uint64) *sequencer {
 	q := &sequencer{
-		keys: k, loader: loader{keys: k, kv: kv}, mirror: m, in: &intake{mirror: m},
+		keys: k, loader: loader{keys: k, kv: kv}, mirror: m, in: &intake{mirror: m}, per: per,
 		queue: make(chan *call, queueMax), nudged: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 	q.life, q.end = context.WithCancel(context.Background())
@@ -174,7 +175,7 @@ func (q *sequencer) run() {
 				runtime.Gosched()
 			}
 		}
-		for more := true; more && len(waiting) < opsMax; {
+		for more := true; more && len(waiting) < callsMax; {
 			select {
 			case c := <-q.queue:
 				waiting = append(waiting, c)
@@ -208,16 +209,13 @@ func (c *call) take() bool {
 
 // fits tells whether a call may join a batch.
 func (c *call) fits(d *eventstore.Draft) bool {
-	records, streams := len(d.Entries()), len(d.Touches())
 	switch {
-	case records == 0:
+	case len(d.Entries()) == 0:
 		return true
 	case d.Closed() || d.Holds(c.events): // its twin is under way: wait for what becomes of it
 		return false
-	case d.Bytes()+c.size > batchBytes:
-		return false
 	}
-	return records+len(c.events)+streams+1+1 <= opsMax
+	return d.Bytes()+c.size <= batchBytes
 }
 
 // batch commits one batch and gives the calls that are still to be done.
@@ -278,10 +276,8 @@ func (q *sequencer) judge(d *eventstore.Draft, c *call) (eventstore.Appended, er
 func (*sequencer) answer(judged []*call, out outcome) (again []*call) {
 	for _, c := range judged {
 		switch {
-		case out.moved || out.damaged != nil && out.damaged[c.stream] == nil:
+		case out.moved:
 			again = append(again, c)
-		case out.damaged != nil:
-			c.reply(eventstore.Appended{}, out.damaged[c.stream])
 		case out.err != nil:
 			c.reply(eventstore.Appended{}, out.err)
 		default:

@@ -90,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.stop()
 		return nil, err
 	}
-	s.seq = newSequencer(s.keys, s.client, s.mirror)
+	s.seq = newSequencer(s.keys, s.client, s.mirror, s.past.Per())
 	s.seq.admit = s.admit
 	s.seq.distrust, s.seq.behind = s.distrust, s.supersede
 	err = nil
@@ -268,11 +268,11 @@ func (s *Store) Head(ctx context.Context) (eventstore.Head, error) {
 }
 
 // Verify reads the whole log from the archive and the database again, not from the mirror, and
-// checks every record, the chain over both, the tail, and the head of every stream. It gives the
-// first damage as a FoundError that names part and position, and takes note of it: what follows is
-// as if a reader had met it. The database is that of this node's member where it votes, and
-// otherwise of a voter. Progress, which may be nil, hears every position that is sound, in order.
-// Appends go on meanwhile; what they add is not looked at.
+// checks every record, the chain over both, and the tail. It gives the first damage as a FoundError
+// that names part and position, and takes note of it: what follows is as if a reader had met it. The
+// database is that of this node's member where it votes, and otherwise of a voter. Progress, which
+// may be nil, hears every position that is sound, in order. Appends go on meanwhile; what they add
+// is not looked at.
 func (s *Store) Verify(ctx context.Context, progress func(domain.Position)) error {
 	w := s.own()
 	l := loader{keys: s.keys, kv: w}

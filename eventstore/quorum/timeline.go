@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -74,14 +75,24 @@ func (l loader) stands(ctx context.Context, at, sealed eventstore.Head) error {
 	if at.Position.N() <= sealed.Position.N() {
 		return nil // a reader of archives proves each file by the one before
 	}
-	res, err := l.kv.Get(ctx, l.keys.log(at.Position))
+	res, err := l.kv.Get(ctx, l.keys.log(at.Position),
+		clientv3.WithRange(l.keys.logEnd()), clientv3.WithLimit(1))
 	if err != nil {
 		return unavailable(ctx, "", err)
 	}
-	if len(res.Kvs) > 0 {
-		r, err := eventstore.DecodeRecord(at.Position, res.Kvs[0].Value)
-		if err != nil || r.Hash == at.Hash {
+	for _, kv := range res.Kvs {
+		end, _ := l.keys.position(string(kv.Key))
+		entries, err := split(end, at.Position, kv.Value)
+		i := slices.IndexFunc(entries, func(e eventstore.Entry) bool { return e.At == at.Position })
+		if err != nil && i < 0 {
 			return nil // damage is told by who reads on
+		}
+		if i < 0 {
+			break
+		}
+		if r, err := eventstore.DecodeRecord(at.Position, entries[i].Record); err != nil ||
+			r.Hash == at.Hash {
+			return nil
 		}
 	}
 	return &eventstore.TimelineError{Cursor: at.Position}

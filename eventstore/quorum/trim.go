@@ -180,7 +180,7 @@ func (s *Store) trimOnce(
 	return res.Succeeded, nil
 }
 
-// Compact drops what the database remembers of itself up to a revision: overwritten heads and
+// Compact drops what the database remembers of itself up to a revision: overwritten
 // tails, and what Trim deleted. No event is lost by it. A revision that was compacted before is no
 // error.
 func (s *Store) Compact(ctx context.Context, revision int64) error {

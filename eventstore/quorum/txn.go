@@ -25,48 +25,37 @@ const (
 type txn struct {
 	compare []clientv3.Cmp
 	then    []clientv3.Op
-	orElse  []clientv3.Op // tail, log/<first>, log/<last>, the streams' heads in order
+	orElse  []clientv3.Op // tail, the first of what stands where it would, its last value
+	last    value
 }
 
 // outcome says what became of a batch. Exactly one of its fields is set.
 type outcome struct {
-	stored  bool
-	moved   bool                      // it can never commit: the tail is another
-	damaged map[domain.StreamID]error // these streams cannot be appended to; the others can
-	err     error                     // the answer to every call
+	stored bool
+	moved  bool  // it can never commit: the tail is another
+	err    error // the answer to every call
 }
 
 // build makes the transaction of a draft (Q2).
 func (q *sequencer) build(d *eventstore.Draft) *txn {
 	k, t := q.keys, &txn{}
-	first, last := d.Entries()[0].At, d.Entries()[len(d.Entries())-1].At
-	t.compare = append(t.compare,
-		holds(k.tail(), d.Base() == eventstore.Head{}, encodeTail(d.Base())),
-		clientv3.Compare(clientv3.Version(k.log(first)), "=", 0))
-	t.orElse = append(t.orElse, clientv3.OpGet(k.tail()), clientv3.OpGet(k.log(first)),
-		clientv3.OpGet(k.log(last)))
-	fenced := d.Fenced()
-	for _, s := range d.Touches() {
-		t.compare = append(t.compare, q.sameHead(s))
-		t.orElse = append(t.orElse, clientv3.OpGet(k.head(s)))
-		fenced = fenced && s != eventstore.CoordinationStream
-	}
-	if fenced { // a token was judged by a stream that the batch does not touch
-		t.compare = append(t.compare, q.sameHead(eventstore.CoordinationStream))
-	}
-	for _, e := range d.Entries() {
-		t.then = append(t.then, clientv3.OpPut(k.log(e.At), string(e.Record)))
-	}
-	for _, s := range d.Touches() {
-		t.then = append(t.then, clientv3.OpPut(k.head(s), encodeHead(d.After(s))))
+	first := k.log(d.Entries()[0].At)
+	for _, v := range valuesOf(d.Entries(), q.per) {
+		t.then = append(t.then, k.put(v))
+		t.last = v
 	}
 	t.then = append(t.then, clientv3.OpPut(k.tail(), encodeTail(d.Head())))
+	t.compare = []clientv3.Cmp{
+		holds(k.tail(), d.Base() == eventstore.Head{}, encodeTail(d.Base())),
+		clientv3.Compare(clientv3.Version(first), "=", 0).WithRange(k.logEnd()),
+	}
+	t.orElse = []clientv3.Op{
+		clientv3.OpGet(k.tail()),
+		clientv3.OpGet(first, clientv3.WithRange(k.logEnd()), clientv3.WithLimit(1),
+			clientv3.WithKeysOnly()),
+		clientv3.OpGet(k.log(t.last.last)),
+	}
 	return t
-}
-
-func (q *sequencer) sameHead(s domain.StreamID) clientv3.Cmp {
-	h := q.mirror.StreamHead(s)
-	return holds(q.keys.head(s), h.Revision < 0, encodeHead(h))
 }
 
 // holds compares a key with a value, or with its absence.
@@ -100,7 +89,7 @@ func (q *sequencer) settle(d *eventstore.Draft) outcome {
 		case err == nil && res.Succeeded:
 			return outcome{stored: true}
 		case err == nil:
-			return q.lost(d, res)
+			return q.lost(d, t, res)
 		case definite(err):
 			return outcome{err: refused(err)}
 		}
@@ -158,7 +147,9 @@ func refused(err error) error {
 
 // lost reads from a failed comparison what became of the batch. Values that do not verify say
 // nothing, so they leave the outcome unknown and the log degraded.
-func (q *sequencer) lost(d *eventstore.Draft, res *clientv3.TxnResponse) outcome {
+func (q *sequencer) lost(
+	d *eventstore.Draft, t *txn, res *clientv3.TxnResponse,
+) outcome {
 	got := make([]*mvccpb.KeyValue, len(res.Responses))
 	for i, r := range res.Responses {
 		if kvs := r.GetResponseRange().GetKvs(); len(kvs) > 0 {
@@ -182,53 +173,21 @@ func (q *sequencer) lost(d *eventstore.Draft, res *clientv3.TxnResponse) outcome
 			}}
 		}
 	}
-	first, last := d.Entries()[0], d.Entries()[len(d.Entries())-1]
 	switch {
 	case tail == d.Head(): // an earlier copy committed
 		return outcome{stored: true}
 	// And others followed it. The last record holds the hash of all before it; the first may stand in
 	// another writer's batch as well, which goes on differently.
-	case got[2] != nil && string(got[2].Value) == string(last.Record):
+	case got[2] != nil && string(got[2].Value) == t.last.bytes:
 		return outcome{stored: true}
-	case tail != d.Base():
+	case tail != d.Base() || got[1] == nil:
 		return outcome{moved: true}
 	}
-	bad := q.damage(d, first.At, got)
-	for _, err := range bad {
-		if q.goesOn(err) {
-			return outcome{moved: true}
-		}
+	// Nothing but broken storage puts a record behind a tail that is as it was.
+	at, _ := q.keys.position(string(got[1].Key))
+	bad := &eventstore.CorruptError{Position: at, What: "stands beyond the tail"}
+	if q.goesOn(bad) {
+		return outcome{moved: true}
 	}
-	return outcome{damaged: bad}
-}
-
-// damage names what differs although the tail is as it was: nothing but broken storage does that.
-func (q *sequencer) damage(
-	d *eventstore.Draft, first domain.Position, got []*mvccpb.KeyValue,
-) map[domain.StreamID]error {
-	bad := map[domain.StreamID]error{}
-	for i, s := range d.Touches() {
-		want := q.mirror.StreamHead(s)
-		kv := got[3+i]
-		if kv == nil && want.Revision < 0 || kv != nil && string(kv.Value) == encodeHead(want) {
-			continue
-		}
-		bad[s] = &eventstore.CorruptError{
-			Position: want.Position, What: "the head of its stream " + string(s) + " does not match",
-		}
-	}
-	for _, s := range d.Touches() {
-		if bad[s] == nil && got[1] != nil {
-			bad[s] = &eventstore.CorruptError{Position: first, What: "stands beyond the tail"}
-		}
-	}
-	if len(bad) == 0 { // only the coordination stream, which the batch compares and does not write
-		for _, s := range d.Touches() {
-			bad[s] = &eventstore.CorruptError{
-				Position: q.mirror.StreamHead(eventstore.CoordinationStream).Position,
-				What:     "the head of the coordination stream does not match",
-			}
-		}
-	}
-	return bad
+	return outcome{err: bad}
 }
