@@ -1643,10 +1643,10 @@ func (c *contractRun) bring(s uint32, b uint64, mark func() int) {
 		return
 	}
 	one := Copy{Kind: src.kind, Version: src.ver, Gen: src.gen}
-	switch {
-	case src.kind == 0:
+	if src.kind == 0 {
 		one.Kind, x.Kind = segment.KindUnmap, segment.KindUnmap
-	case src.kind == segment.KindData:
+	}
+	if src.kind == segment.KindData {
 		one.Data = fill(1, src.n)
 		one.CRC = segment.Checksum(one.Data)
 	}

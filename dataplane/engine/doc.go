@@ -83,7 +83,7 @@
 // accepted and logged with it (replica.go). Until a record is settled it is held, whole, and its
 // blocks live whether a leaf names them or not; the cleaner moves it so (replicamove.go). What is
 // known of a slice beside that is in replicastate.go. A copy that missed writes becomes whole in a
-// join session (replicaera.go), by copies of blocks (replicafill.go), from a member that noted which
+// join session (replicaera.go), by copies of blocks (replicafill.go), from a member that noted what
 // may be missing (replicadirty.go). Ordinary volumes pay a comparison with nil.
 //
 // # Compression

@@ -157,7 +157,7 @@ func (rep *replica) forgetAway(slice uint32) {
 	}
 }
 
-// markHeld marks the records of a slice above a floor; rep.mu and the mutexes of all lanes are held.
+// markHeld marks the records of a slice above a floor; rep.mu and all lanes' mutexes are held.
 func (rep *replica) markHeld(slice uint32, d *dirtyMap, floor domain.Version) {
 	for i := range rep.e.lanes {
 		for k, h := range rep.lanes[i].held {

@@ -76,7 +76,7 @@ func (s *versionSearch) copies() ([]Copy, error) {
 			}
 		case segment.Zero:
 			list[i] = Copy{Kind: segment.KindZero, Version: s.above[i], Gen: s.gens[i]}
-		default:
+		case segment.None, segment.Hole, segment.Lost: // lookup refuses what is lost
 			list[i] = Copy{
 				Kind: segment.KindUnmap, Parent: loc == 0, Version: s.above[i], Gen: s.gens[i],
 			}
@@ -263,9 +263,9 @@ func (nobody) Appended(*Record, error) {}
 // Same says, in the session that began at since, that the source has the same as this member in
 // some of the segment.SameBlocks blocks from block, a multiple of that, on: those whose bits are
 // set. It gives the bits of those that are trusted on return, durably. The others have to be
-// imported: holes and zeros, which are nowhere the same, and blocks of which a record is held, since
-// it may have come after the versions were compared. Errors: Stale for another session, Invalid, OutOfRange,
-// NotFound, Unavailable.
+// imported: holes and zeros, which are nowhere the same, and blocks of which a record is held, for
+// it may have come after the versions were compared. Errors: Stale for another session, Invalid,
+// OutOfRange, NotFound, Unavailable.
 func (p *Replica) Same(since domain.Epoch, block, blocks uint64) (trusted uint64, err error) {
 	if block%segment.SameBlocks != 0 {
 		return 0, domain.Errorf(domain.Invalid, "block %d begins no range of 256 KiB", block)

@@ -86,7 +86,7 @@ func (rep *replica) knownParts(l *lane, slice uint32, floor domain.Version, list
 			kind = segment.KindData
 		case segment.Zero:
 			kind = segment.KindZero
-		default: // a hole
+		case segment.None, segment.Hole, segment.Lost:
 		}
 		if n := len(list); n > first {
 			last := &list[n-1]

@@ -39,7 +39,7 @@ func (rep *replica) maxGen(l *lane, block uint64, count int) uint32 {
 }
 
 // raiseGen notes that a generation is among those that are not known by block any more.
-func (rep *replica) raiseGen(slice uint32, gen uint32) {
+func (rep *replica) raiseGen(slice, gen uint32) {
 	if rep.slice(slice).Gen < gen {
 		rep.change(slice, segment.SliceState{Gen: gen})
 	}

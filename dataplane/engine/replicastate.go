@@ -92,7 +92,7 @@ func (rep *replica) note(no uint32, kind segment.Kind, ver domain.Version) segme
 }
 
 // logNotes writes entries without blocks to a lane's log and waits until they are durable.
-func (e *Engine) logNotes(ctx context.Context, l *lane, ens []segment.Entry) error {
+func (*Engine) logNotes(ctx context.Context, l *lane, ens []segment.Entry) error {
 	if len(ens) == 0 {
 		return nil
 	}

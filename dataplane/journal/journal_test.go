@@ -359,7 +359,8 @@ func TestGoldenRead(t *testing.T) {
 		bad := func(d Damage) { t.Errorf("version %d: %v", v, d) }
 		var sl Slot
 		for no, want := range []Slot{
-			{No: 0, Lane: 1, Sequence: 0x21, Entries: 4, Sealed: true, Salt: salt}, {},
+			{No: 0, Lane: 1, Sequence: 0x21, Entries: 4, Sealed: true, Salt: salt},
+			{},
 			{No: 2, Sequence: 0x22, Entries: 1},
 		} {
 			used := s.Read(no, &sl, bad)

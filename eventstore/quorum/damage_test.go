@@ -69,10 +69,13 @@ func TestDamagedDatabaseAlone(t *testing.T) {
 		at       domain.Position
 		step     int
 	}{
-		{key, 0, first, 3, 1}, {key, first, first + recordStart, 3, 1},
+		{key, 0, first, 3, 1},
+		{key, first, first + recordStart, 3, 1},
 		{key, first + recordStart, second, 3, 13},
-		{key, second, second + recordStart, 4, 1}, {key, second + recordStart, third, 4, 13},
-		{key, third, len(get(t, q, key)), 5, 13}, {q.keys.tail(), 0, tailSize, 5, 7},
+		{key, second, second + recordStart, 4, 1},
+		{key, second + recordStart, third, 4, 13},
+		{key, third, len(get(t, q, key)), 5, 13},
+		{q.keys.tail(), 0, tailSize, 5, 7},
 	} {
 		for bit := 8 * c.from; bit < 8*c.to; bit += c.step {
 			harm(t, q, c.key, flipBit(bit))

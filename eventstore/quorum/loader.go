@@ -296,8 +296,8 @@ func (l loader) pages(
 }
 
 // takePage takes the entries of a page that follow a place, or those of the one value behind it
-// where it has none: that ends far behind, the timeline was raised there, or a record is missing. It
-// gives the place of the last, 0 where there is none.
+// where it has none: that ends far behind, the timeline was raised there, or a record is missing.
+// It gives the place of the last, 0 where there is none.
 func (l loader) takePage(
 	ctx context.Context, p page, at domain.Position, take func(eventstore.Entry) error,
 	then clientv3.OpOption,

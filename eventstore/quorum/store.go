@@ -269,10 +269,10 @@ func (s *Store) Head(ctx context.Context) (eventstore.Head, error) {
 
 // Verify reads the whole log from the archive and the database again, not from the mirror, and
 // checks every record, the chain over both, and the tail. It gives the first damage as a FoundError
-// that names part and position, and takes note of it: what follows is as if a reader had met it. The
-// database is that of this node's member where it votes, and otherwise of a voter. Progress, which
-// may be nil, hears every position that is sound, in order. Appends go on meanwhile; what they add
-// is not looked at.
+// that names part and position, and takes note of it: what follows is as if a reader had met it.
+// The database is that of this node's member where it votes, and otherwise of a voter. Progress,
+// which may be nil, hears every position that is sound, in order. Appends go on meanwhile; what
+// they add is not looked at.
 func (s *Store) Verify(ctx context.Context, progress func(domain.Position)) error {
 	w := s.own()
 	l := loader{keys: s.keys, kv: w}

@@ -223,8 +223,10 @@ func in(unit time.Duration, d ...time.Duration) spread {
 
 // reportFill writes the table and the judged figures, and tells how many were missed.
 func reportFill(w io.Writer, rows []fillRow, runtime time.Duration) (failed int, err error) {
-	lines := [][]string{{"row", "live", "IOPS", "p50 us", "p99 us", "longest ms", "device ms", "WA",
-		"cleaned"}}
+	lines := [][]string{{
+		"row", "live", "IOPS", "p50 us", "p99 us", "longest ms", "device ms", "WA",
+		"cleaned",
+	}}
 	var targets []target
 	for _, r := range rows {
 		lines = append(lines, []string{
