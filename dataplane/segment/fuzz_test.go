@@ -279,6 +279,7 @@ func FuzzRoot(f *testing.F) {
 	holding := goldenRoot()
 	holding.Replicas = goldenReplicas()
 	f.Add(holding.Encode())
+	f.Add(living().Encode())
 	f.Add((&Root{}).Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := DecodeRoot(b)

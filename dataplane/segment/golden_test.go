@@ -354,6 +354,16 @@ func goldenRoot() *Root {
 	}
 }
 
+// living is the root of a pair.
+func living() *Root {
+	r := goldenRoot()
+	r.Lives = []Life{
+		{Segment: 0x21222324, Sequence: 0x3132333435363738, Salt: Salt(uuid(0x41))},
+		{Segment: 0x51525354, Sequence: 0x6162636465666768, Salt: Salt(uuid(0x71))},
+	}
+	return r
+}
+
 func sector(encode func([]byte)) func() []byte {
 	return func() []byte {
 		b := make([]byte, Sector)
@@ -509,6 +519,10 @@ func codecs() []codec {
 		},
 		{
 			"root-replicas", holding, func() []byte { return holding.Encode() },
+			func(b []byte) (any, error) { return DecodeRoot(b) },
+		},
+		{
+			"root-lives", living(), func() []byte { return living().Encode() },
 			func(b []byte) (any, error) { return DecodeRoot(b) },
 		},
 		{"footer", goldenFooter(), encodeFooter, decodeFooter},

@@ -7,7 +7,10 @@ import (
 	"weft/domain"
 )
 
-const rootMagic = 0x544f4f52 // "ROOT"
+const (
+	rootMagic  = 0x544f4f52 // "ROOT"
+	livesMagic = 0x4c4f4f52 // "ROOL": with a table of lives
+)
 
 // BranchState says what a branch is.
 type BranchState uint8
@@ -118,6 +121,49 @@ type LeafRef struct {
 
 const leafRefBytes = 24
 
+// Life is one life of a segment of a pair's disk: what the keys of its encrypted blocks follow
+// from.
+type Life struct {
+	Segment  uint32
+	Sequence uint64 // not 0
+	Salt     Salt
+}
+
+const (
+	livesFixed = 8
+	// LifeBytes is the encoded size of a Life.
+	LifeBytes = 32
+)
+
+// appendLives encodes the table of lives.
+func appendLives(b []byte, list []Life) []byte {
+	b = le.AppendUint64(b, uint64(len(list)))
+	for _, l := range list {
+		b = le.AppendUint64(b, uint64(l.Segment))
+		b = le.AppendUint64(b, l.Sequence)
+		b = append(b, l.Salt[:]...)
+	}
+	return b
+}
+
+// decodeLives reads the table, which is all of b: by segment, each once.
+func decodeLives(b []byte) ([]Life, error) {
+	if len(b) < livesFixed || uint64(len(b)-livesFixed) != le.Uint64(b)*LifeBytes ||
+		le.Uint64(b) > uint64(len(b)) {
+		return nil, fmt.Errorf("root: table of lives of %d B: %w", len(b), ErrBad)
+	}
+	var list []Life
+	for b = b[livesFixed:]; len(b) > 0; b = b[LifeBytes:] {
+		l := Life{Segment: le.Uint32(b), Sequence: le.Uint64(b[8:])}
+		copy(l.Salt[:], b[16:])
+		if n := len(list); l.Sequence == 0 || n > 0 && list[n-1].Segment >= l.Segment {
+			return nil, fmt.Errorf("root: life %d of segment %d: %w", l.Sequence, l.Segment, ErrBad)
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
 // Root is what a checkpoint commits besides the leaves themselves.
 type Root struct {
 	NextBranch uint32
@@ -125,13 +171,19 @@ type Root struct {
 	Leaves     []LeafRef
 	Aliases    []Alias
 	Replicas   ReplicaTable
+	// Lives are those of the segments of a pair's disk that are in use, by segment.
+	Lives []Life
 }
 
 const rootFixed = 24
 
 // Encode gives the root as one stretch of bytes, to be cut into pieces.
 func (r *Root) Encode() []byte {
-	b := le.AppendUint32(nil, rootMagic)
+	magic := uint32(rootMagic)
+	if len(r.Lives) > 0 {
+		magic = livesMagic
+	}
+	b := le.AppendUint32(nil, magic)
 	b = le.AppendUint32(b, r.NextBranch)
 	b = le.AppendUint32(b, uint32(len(r.Branches)))
 	b = le.AppendUint32(b, uint32(len(r.Leaves)))
@@ -149,7 +201,10 @@ func (r *Root) Encode() []byte {
 		b = le.AppendUint32(b, a.ID)
 		b = le.AppendUint32(b, a.Into)
 	}
-	return r.Replicas.Append(b)
+	if b = r.Replicas.Append(b); magic == livesMagic {
+		b = appendLives(b, r.Lives)
+	}
+	return b
 }
 
 func appendPiece(b []byte, p Piece) []byte {
@@ -162,7 +217,7 @@ func piece(b []byte) Piece { return Piece{le.Uint64(b), le.Uint32(b[8:]), le.Uin
 
 // DecodeRoot reads a whole root, whose pieces were verified one by one.
 func DecodeRoot(b []byte) (*Root, error) {
-	if len(b) < rootFixed || le.Uint32(b) != rootMagic {
+	if len(b) < rootFixed || le.Uint32(b) != rootMagic && le.Uint32(b) != livesMagic {
 		return nil, fmt.Errorf("root: no magic: %w", ErrBad)
 	}
 	branches, leaves := uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:]))
@@ -171,7 +226,7 @@ func DecodeRoot(b []byte) (*Root, error) {
 	if uint64(len(b)) < need {
 		return nil, fmt.Errorf("root: cut short: %w", ErrBad)
 	}
-	r := &Root{NextBranch: le.Uint32(b[4:])}
+	r, lives := &Root{NextBranch: le.Uint32(b[4:])}, le.Uint32(b) == livesMagic
 	b = b[rootFixed:]
 	for range branches {
 		br, err := DecodeBranch(b)
@@ -189,7 +244,12 @@ func DecodeRoot(b []byte) (*Root, error) {
 		b = b[aliasBytes:]
 	}
 	var err error
-	r.Replicas, err = DecodeReplicas(b[:replicas])
+	if r.Replicas, err = DecodeReplicas(b[:replicas]); err != nil {
+		return nil, err
+	}
+	if lives {
+		r.Lives, err = decodeLives(b[replicas:])
+	}
 	return r, err
 }
 

@@ -91,6 +91,9 @@ func TestPairLayout(t *testing.T) {
 		{s.Size, IncompatBase | IncompatPair, false},
 		{DataOff - Sector, IncompatBase | IncompatPair, false},
 		{s.Boundary + 512, IncompatBase | IncompatPair, false},
+		{s.Boundary, IncompatBase | IncompatPair | IncompatKeys | IncompatLives, true},
+		{s.Boundary, IncompatBase | IncompatPair | IncompatKeys, false},
+		{0, IncompatBase | IncompatKeys | IncompatLives, false},
 	} {
 		s.Boundary, s.Incompat = c.boundary, c.incompat
 		s.Encode(b)

@@ -40,8 +40,12 @@ const (
 	IncompatReplica = uint64(1) << 3
 	// IncompatPair is set on a pair of flash and disk: see Superblock.Boundary.
 	IncompatPair = uint64(1) << 8
+	// IncompatLives: the root of a pair tells the lives of its disk's segments (Root.Lives). Without it
+	// no volume there is encrypted.
+	IncompatLives = uint64(1) << 9
 	// IncompatAll is all that this version knows.
-	IncompatAll = IncompatBase | IncompatKeys | IncompatPair | IncompatReplica | IncompatPacked
+	IncompatAll = IncompatBase | IncompatKeys | IncompatPair | IncompatReplica | IncompatPacked |
+		IncompatLives
 	ROCompatAll = uint64(0)
 )
 
@@ -167,6 +171,9 @@ func (s *Superblock) check() error {
 	case (s.Boundary > 0) != (s.Incompat&IncompatPair != 0) || s.Boundary%Sector != 0 ||
 		s.Boundary > 0 && (s.Boundary < DataOff || s.Boundary >= s.Size):
 		return fmt.Errorf("superblock: boundary at %d: %w", s.Boundary, ErrBad)
+	case s.Boundary > 0 && s.Incompat&(IncompatKeys|IncompatLives) == IncompatKeys,
+		s.Boundary == 0 && s.Incompat&IncompatLives != 0:
+		return fmt.Errorf("superblock: features %#x: %w", s.Incompat, ErrBad)
 	case s.Lanes == 0 || s.Lanes > LanesMax:
 		return fmt.Errorf("superblock: %d lanes: %w", s.Lanes, ErrBad)
 	case s.LogicalBlock != 512 && s.LogicalBlock != 4096:
