@@ -257,6 +257,9 @@ func (l *lane) saveLeaf(lf *leaf, w *metaWriter) (segment.Piece, error) {
 // writeRoot writes the root in pieces and the list of pieces; the list's own place comes last.
 func (e *Engine) writeRoot(w *metaWriter, table segment.ReplicaTable) ([]segment.Piece, error) {
 	r := segment.Root{Replicas: table}
+	if e.super.Incompat&segment.IncompatLives != 0 {
+		r.Lives = e.space.lives()
+	}
 	r.NextBranch, r.Branches, r.Aliases = e.branchTable()
 	for id, p := range e.maint.directory {
 		r.Leaves = append(r.Leaves, segment.LeafRef{Branch: id.branch, Extent: id.extent, Piece: p})

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -56,8 +57,8 @@ var errRefused = errors.New("the disk refused a write")
 // diskSpace is the part of the space that stands on the disk of a pair.
 type diskSpace struct {
 	capacity int64 // bytes of all its segments
+	data     int64 // segments that may be filled
 	low      int   // cleaned below this many free ones
-	index    int64 // most room that the index may claim of the flash
 
 	fill   atomic.Int32  // of the flash, in parts of tier.FillWhole, when it was last looked at
 	newest atomic.Uint64 // sequence of the segment that is opened next, as of then
@@ -71,6 +72,8 @@ type diskSpace struct {
 		sync.Mutex
 		set map[segment.Loc]bool // blocks that were read again
 	}
+
+	index atomic.Int64 // most room that the index may claim of the flash
 
 	// guarded by space.mu
 	front int64    // bytes of data that the flash can hold and still be cleaned
@@ -89,8 +92,9 @@ func (s *space) addDisk() {
 	}
 	d := &diskSpace{capacity: int64(n) * s.size, low: diskReserve + max(2, n/20)}
 	d.front = s.usable.Load()
-	d.index = d.front / 2
-	d.back = max(0, int64(n-d.low-1)) * s.packed.Load() / 100 * fillMax
+	d.index.Store(d.front / 2)
+	d.data = max(0, int64(n-d.low-1))
+	d.back = d.data * s.packed.Load() / 100 * fillMax
 	s.usable.Add(d.back)
 	s.disk = d
 }
@@ -130,6 +134,34 @@ func (s *space) takeCold() (uint32, *seg) {
 	sg.state, sg.stream, sg.lane, sg.seq = segOpen, segment.StreamCold, 0, s.mu.nextSeq
 	s.mu.nextSeq++
 	return id, sg
+}
+
+// lives lists those of the disk's segments for a checkpoint. Segments there are opened by the
+// maintenance alone, so none that a leaf may name is missing.
+func (s *space) lives() []segment.Life {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []segment.Life
+	for i, sg := range s.mu.segs {
+		if lf := sg.life.Load(); sg.cold && sg.state != segFree && lf != nil {
+			list = append(list, segment.Life{Segment: uint32(i), Sequence: lf.seq, Salt: lf.salt})
+		}
+	}
+	return list
+}
+
+// loadLives takes up what a checkpoint tells of the disk's segments, so that what is encrypted there
+// is opened without a look at their headers.
+func (s *space) loadLives(list []segment.Life) error {
+	for _, l := range list {
+		if int(l.Segment) >= len(s.mu.segs) || !s.mu.segs[l.Segment].cold {
+			return domain.Errorf(domain.Corrupt, "checkpoint tells a life of segment %d", l.Segment)
+		}
+		sg := s.mu.segs[l.Segment]
+		sg.seq, sg.stream = l.Sequence, segment.StreamCold
+		sg.life.Store(&life{base: s.off(l.Segment), seq: l.Sequence, salt: l.Salt})
+	}
+	return nil
 }
 
 // skipLives passes by the sequences that segments of the disk may have got behind the last anchor:
@@ -499,8 +531,9 @@ func notFull(err error) error {
 	return err
 }
 
-// lifeOf gives the sequence of a segment. That of one on the disk is read from there when it is
-// first asked for: 0 when its header does not verify.
+// lifeOf gives the sequence of a segment. That of one on the disk which the checkpoint did not tell,
+// as on a pair of an earlier build, is read from there when it is first asked for: 0 when its header
+// does not verify.
 func (e *Engine) lifeOf(id uint32) (uint64, error) {
 	seq, _, _ := e.space.life(id)
 	if seq != 0 || !e.space.mu.segs[id].cold {
@@ -541,8 +574,9 @@ func (c *cleaner) lay(out *chunk) error {
 		}
 	}
 	out.head.Sequence = o.seq
-	img := out.image(e.super.Salt)
 	off := e.space.off(o.id) + o.used
+	out.close(e, o.life, off+int64(out.head.HeaderBytes()))
+	img := out.image(e.super.Salt)
 	if len(m.bufs) == 0 {
 		m.off = off
 	}
@@ -586,10 +620,13 @@ func (c *cleaner) openCold() (*openSegment, error) {
 		Segment: id, Sequence: sg.seq, Stream: segment.StreamCold, Incarnation: e.incarnation,
 		Device: e.super.Device, Anchor: e.anchorSeq.Load(),
 	}
+	_, _ = rand.Read(h.Salt[:]) // never fails: it ends the process instead
 	b := backends.AlignedBuffer(segment.Sector)
 	h.Encode(b)
 	m.bufs, m.size = append(m.bufs, b), m.size+segment.Sector
-	o := &openSegment{id: id, sg: sg, seq: sg.seq, used: segment.Sector}
+	lf := &life{base: e.space.off(id), seq: sg.seq, salt: h.Salt}
+	sg.life.Store(lf)
+	o := &openSegment{id: id, sg: sg, life: lf, seq: sg.seq, used: segment.Sector}
 	e.maint.out[segment.StreamCold] = o
 	return o, nil
 }

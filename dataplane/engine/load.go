@@ -39,6 +39,9 @@ func (e *Engine) loadRoot(at segment.Piece) error {
 		}
 	}
 	e.maint.table = root.Replicas
+	if err := e.space.loadLives(root.Lives); err != nil {
+		return err
+	}
 	for _, l := range root.Leaves {
 		e.maint.directory[leafID{l.Branch, l.Extent}] = l.Piece
 	}

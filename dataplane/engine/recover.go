@@ -120,9 +120,9 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 	}
 	incompat := segment.IncompatBase | segment.IncompatPacked | segment.IncompatReplica |
 		segment.IncompatKeys
-	if g.Boundary > 0 { // without keys: the salts of the disk's segments are not read at a start
+	if g.Boundary > 0 {
 		count = (g.Size - segment.DataOff) / int64(size)
-		incompat = incompat&^segment.IncompatKeys | segment.IncompatPair
+		incompat |= segment.IncompatPair | segment.IncompatLives
 	}
 	sb := &segment.Superblock{
 		Version: segment.FormatVersion, Incompat: incompat, Cluster: o.Cluster,
@@ -483,7 +483,7 @@ func (e *Engine) settleSpace(a *segment.Anchor) {
 		switch {
 		case sg.state == segReserved:
 		case sg.cold && sg.live.Load() > 0:
-			sg.state, sg.stream = segSealed, segment.StreamCold // its life is read when it is asked for
+			sg.state, sg.stream = segSealed, segment.StreamCold
 		case sg.cold:
 			s.disk.give(uint32(i))
 		case sg.live.Load() > 0 && sg.seq == 0:

@@ -57,7 +57,7 @@ type space struct {
 	admitted atomic.Int64 // bytes of new blocks on their way into the index
 	index    atomic.Int64 // bytes that the images of all leaves take at most
 	dirty    atomic.Int64 // of them, those that the next checkpoint writes
-	tables   atomic.Int64 // bytes of the table of replicas in the root
+	tables   atomic.Int64 // bytes of the tables in the root: of replicas, and of lives at most
 	usable   atomic.Int64 // most bytes admitted, index included; a bad segment lowers it
 	waiting  atomic.Int32 // writers that wait for a free segment
 	served   atomic.Int64 // segments that writers got so far
@@ -101,6 +101,9 @@ func newSpace(sb *segment.Superblock) *space {
 	if sb.Boundary > 0 {
 		s.addDisk()
 	}
+	if sb.Incompat&segment.IncompatLives != 0 {
+		s.tables.Add(s.disk.capacity / s.size * segment.LifeBytes)
+	}
 	return s
 }
 
@@ -112,9 +115,17 @@ func (s *space) conceal() {
 	if s.tags.Swap(segment.TagBytes) > 0 {
 		return
 	}
-	before := s.data * s.packed.Load() / 100 * fillMax
-	s.packed.Store(packed(s.size, segment.TagBytes))
-	s.usable.Add(s.data*s.packed.Load()/100*fillMax - before)
+	was, now := s.packed.Load(), packed(s.size, segment.TagBytes)
+	lost := s.data*was/100*fillMax - s.data*now/100*fillMax
+	s.packed.Store(now)
+	s.usable.Add(-lost)
+	if d := s.disk; d != nil {
+		d.front -= lost
+		d.index.Store(d.front / 2)
+		lost = d.data*was/100*fillMax - d.data*now/100*fillMax
+		d.back -= lost
+		s.usable.Add(-lost)
+	}
 }
 
 // fillMax is the share of live blocks, in percent, up to which new ones are admitted. Cleaning
@@ -188,7 +199,7 @@ func (s *space) admit(n int64) bool {
 	}
 	index := s.charge(s.index.Load() + s.tables.Load())
 	if s.admitted.Add(n)+s.live.Load()+index > s.usable.Load() ||
-		s.disk != nil && index > s.disk.index {
+		s.disk != nil && index > s.disk.index.Load() {
 		s.admitted.Add(-n)
 		return false
 	}

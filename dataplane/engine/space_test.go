@@ -31,7 +31,7 @@ func (f *filler) create() {
 	f.t.Helper()
 	id := domain.VolumeID{UUID: domain.UUID{f.next, 1}}
 	f.next++
-	if _, err := f.e.Create(background, id, 16*domain.MiB, 1); err != nil {
+	if _, err := created(f.e, id, 16*domain.MiB); err != nil {
 		f.t.Fatal(err)
 	}
 	f.live[id] = map[uint64]uint64{}

@@ -106,6 +106,7 @@ func (c *checker) segment(s *Segment, live []seen) {
 		c.problem(at, "%d live blocks stand in a segment whose header does not verify", len(live))
 		c.guess(s)
 	}
+	told := c.told(s, at)
 	found, footer := c.chunks(s)
 	here := make(map[segment.Loc]bool, len(live))
 	for _, b := range live {
@@ -115,6 +116,10 @@ func (c *checker) segment(s *Segment, live []seen) {
 	versions := map[segment.Loc]string{}
 	for _, k := range merged(found, footer) {
 		lives := false
+		if told && k.Sealed && k.Salt != c.lives[s.ID].Salt {
+			c.problem(Problem{Part: "chunk", Off: k.off, Segment: int64(s.ID)},
+				"its salt is not that of its life")
+		}
 		k.each(func(en *segment.Entry, raw []byte) {
 			if en.Kind != segment.KindData {
 				return
@@ -152,6 +157,23 @@ func (c *checker) segment(s *Segment, live []seen) {
 	if c.o.Data {
 		c.data(live, versions)
 	}
+}
+
+// told holds a segment of a pair's disk to the life that the checkpoint tells of it, and tells
+// whether that has any.
+func (c *checker) told(s *Segment, at Problem) bool {
+	if c.Super.Incompat&segment.IncompatLives == 0 || !c.Super.OnDisk(int(s.ID)) {
+		return false
+	}
+	l, ok := c.lives[s.ID]
+	switch {
+	case !ok:
+		c.problem(at, "live blocks stand in a segment of which the checkpoint tells no life")
+	case s.Sequence != l.Sequence:
+		c.problem(at, "it is that of life %d, the checkpoint tells life %d", s.Sequence, l.Sequence)
+		s.Sequence, s.Stream = l.Sequence, streams[segment.StreamCold]
+	}
+	return ok
 }
 
 // guess takes the life of a segment without a header from its first chunk.

@@ -94,6 +94,7 @@ type checker struct {
 
 	marks []segment.LaneMark
 	index index
+	lives map[uint32]segment.Life // of the disk of a pair
 }
 
 func (c *checker) problem(p Problem, format string, args ...any) {
@@ -250,6 +251,22 @@ func (c *checker) root() {
 	}
 }
 
+// tellLives takes up what the root tells of a pair's disk.
+func (c *checker) tellLives() {
+	c.lives = map[uint32]segment.Life{}
+	if c.Root == nil {
+		return
+	}
+	for _, l := range c.Root.Lives {
+		c.lives[l.Segment] = l
+		if int64(l.Segment) >= int64(c.Super.Segments) || !c.Super.OnDisk(int(l.Segment)) {
+			off := int64(c.Anchor.Root.Off)
+			c.problem(Problem{Part: "root", Off: off, Segment: c.segmentOf(off)},
+				"it tells a life of segment %d, which is none of the disk's", l.Segment)
+		}
+	}
+}
+
 // leaves reads every leaf of the checkpoint.
 func (c *checker) leaves() {
 	if c.Root == nil {
@@ -341,6 +358,7 @@ func Check(dev Reader, size int64, o Options) (*Report, error) {
 	}
 	c.headers()
 	c.root()
+	c.tellLives()
 	c.index.load(c.Root)
 	c.leaves()
 	if c.Root != nil || c.Anchor.Root.Bytes == 0 {

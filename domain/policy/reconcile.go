@@ -337,8 +337,6 @@ func (p *planner) place(w *Wish) {
 			reject(leaving)
 		case home.IsZero() && d.Class != w.Set.Intent.Placement.Capacity:
 			reject("media is " + d.Class + ", not " + w.Set.Intent.Placement.Capacity)
-		case home.IsZero() && d.Class == "hybrid" && w.Set.Intent.Security.Encryption == "on":
-			reject("a disk behind flash holds no encrypted volumes yet")
 		case p.promised[d.Device]+w.Size > limit:
 			reject("promised more than " + fmt.Sprint(Overcommit) + " times its size")
 		default:
