@@ -153,6 +153,14 @@ func pairMetrics() []metric {
 			func(s engine.Stats) int64 { return s.PromotedBytes },
 		},
 		{
+			"weft_device_copied_bytes_total", "Bytes of the disk that were copied to free flash.", true,
+			func(s engine.Stats) int64 { return s.CopiedBytes },
+		},
+		{
+			"weft_device_copy_reads_total", "Reads that copies on the flash served.", true,
+			func(s engine.Stats) int64 { return s.CopyReads },
+		},
+		{
 			"weft_device_flash_delayed_total", "Chunks kept back, the flash being full.", true,
 			func(s engine.Stats) int64 { return s.FlashDelayed },
 		},

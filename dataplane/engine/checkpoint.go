@@ -96,7 +96,7 @@ func (e *Engine) maintain() error {
 		before, served := e.space.freeCount(), e.space.served.Load()
 		diskBefore := e.space.diskFree()
 		short, moved := e.space.owed() > 0, false
-		if short && !e.maint.quiet.Load() {
+		if (short || e.space.owedToCopies() > 0) && !e.maint.quiet.Load() {
 			var err error
 			if moved, err = e.clean(); err != nil {
 				return err
@@ -137,7 +137,7 @@ func (e *Engine) maintain() error {
 // writer waits, and be it for no more than the room that the next checkpoint lays claim to.
 func (e *Engine) due() bool {
 	return e.maint.logged.Load() >= e.maint.limit || e.space.waiting.Load() > 0 || e.space.low() ||
-		e.maint.cold.parched
+		e.maint.cold.parched || e.space.eaten()
 }
 
 // Checkpoint takes one now. One that fails takes the engine out of service: what it wrote is not

@@ -30,7 +30,7 @@ type victim struct {
 // segments that died by themselves: as long as those are enough nothing is moved.
 func (e *Engine) clean() (bool, error) {
 	defer e.thinMeta()
-	owed := e.space.owed()
+	owed := max(e.space.owed(), e.space.owedToCopies())
 	if owed <= 0 {
 		return false, nil
 	}

@@ -60,6 +60,7 @@ type diskSpace struct {
 	data     int64 // segments that may be filled
 	low      int   // cleaned below this many free ones
 
+	share  atomic.Int32  // segments of the flash that copies want; 0 until they lack room
 	fill   atomic.Int32  // of the flash, in parts of tier.FillWhole, when it was last looked at
 	newest atomic.Uint64 // sequence of the segment that is opened next, as of then
 
@@ -80,6 +81,8 @@ type diskSpace struct {
 	back  int64    // and the disk
 	free  []uint32 // segments, ascending
 	next  uint32   // behind the one that was taken last
+	// kept are the flash's free segments that hold copies, the oldest first: the last of the free ones.
+	kept []*copySegment
 }
 
 // addDisk finds out what the disk holds. The bounds of the space are those of the flash until then.
@@ -180,6 +183,7 @@ type gauge struct {
 	room        int64 // bytes that the disk can still hold
 	free, dead  int   // segments of the disk
 	fill        int   // of the flash, in parts of tier.FillWhole
+	share       int   // of it that copies want, in the same
 }
 
 // look is gauge and notes the fill.
@@ -208,6 +212,8 @@ func (s *space) gauge() gauge {
 	used := g.flash + s.charge(s.index.Load())
 	g.over, g.room = used-s.disk.front, s.disk.back-g.disk
 	g.fill = int(used * tier.FillWhole / max(s.disk.front, 1))
+	share := int64(s.disk.share.Load()) * s.packed.Load() / 100 * fillMax
+	g.share = int(share * tier.FillWhole / max(s.disk.front, 1))
 	return g
 }
 
@@ -307,11 +313,13 @@ func (rd *reader) warm(e *Engine) {
 	}
 }
 
-// promote notes that a block, which stands on the device, was read again of late. One on the disk
-// comes back to the flash, as long as that has room.
-func (e *Engine) promote(loc segment.Loc) {
+// promote notes that a block, which stands on the device as given, was read again of late. One on
+// the disk is copied to the flash, where that has free segments to spare; else it comes back there
+// for good, as long as the flash has room.
+func (e *Engine) promote(loc segment.Loc, stored []byte, turn uint64) {
 	d := e.space.disk
-	if d == nil || !e.space.at(loc.Off()).cold || d.fill.Load() > tier.FlashFull {
+	if d == nil || !e.space.at(loc.Off()).cold || e.gather(loc, stored, turn) ||
+		d.fill.Load() > tier.FlashFull {
 		return
 	}
 	d.wanted.Lock()
@@ -351,13 +359,15 @@ func (e *Engine) cool() (bool, error) {
 	if m.parched = false; e.space.disk == nil || e.maint.quiet.Load() {
 		return false, nil
 	}
+	e.keepCopies()
 	moved, err := e.bringBack()
 	if err != nil {
 		return moved, err
 	}
 	g, served := e.space.look(), e.space.served.Load()
-	m.debt = min(m.debt+tier.Cool(g.fill, (served-m.came)*e.space.packed.Load()), g.flash)
-	if m.came = served; g.fill <= tier.FlashCool {
+	fill := g.fill + g.share
+	m.debt = min(m.debt+tier.Cool(fill, (served-m.came)*e.space.packed.Load()), g.flash)
+	if m.came = served; fill <= tier.FlashCool {
 		m.debt = 0
 	}
 	want := max(m.debt, g.over)
@@ -624,6 +634,7 @@ func (c *cleaner) openCold() (*openSegment, error) {
 	b := backends.AlignedBuffer(segment.Sector)
 	h.Encode(b)
 	m.bufs, m.size = append(m.bufs, b), m.size+segment.Sector
+	e.copies.turn.Add(1)
 	lf := &life{base: e.space.off(id), seq: sg.seq, salt: h.Salt}
 	sg.life.Store(lf)
 	o := &openSegment{id: id, sg: sg, life: lf, seq: sg.seq, used: segment.Sector}

@@ -273,25 +273,31 @@ func TestPairCrash(t *testing.T) {
 		if st.CooledBytes == 0 || st.Checkpoints < 3 || !used {
 			t.Fatalf("the disk was not used: %+v", st)
 		}
-		touched, n := s.touched(), 0
-		for cut := 0; cut < len(j.cuts) && !t.Failed(); cut += max(1, len(j.cuts)*2/budget) {
-			chance := mem.RandomGarbage(seed<<32 + uint64(cut))
-			for i, choose := range [][2]mem.Chooser{
-				{chance, chance}, {mem.All, mem.None}, {mem.None, mem.All},
-			} {
-				if i > 0 && cut%4 != 0 {
-					continue
-				}
-				n++
-				one, other := j.image(cut, 0, choose[0]), j.image(cut, 1, choose[1])
-				if err := s.judgePair(one, other, cut, touched); err != nil {
-					t.Fatalf("cut %d of %d, choice %d: %v", cut, len(j.cuts), i, err)
-				}
-			}
-		}
+		n := s.enumeratePair(j, seed, budget)
 		t.Logf("%d images of %d cuts, %d KiB went to the disk, %d segments cleaned there, %d pairs", n,
 			len(j.cuts), st.CooledBytes>>10, st.DiskCleaned, p.count())
 	}
+}
+
+// enumeratePair opens what cuts of both members of a pair may leave, and gives how many images.
+func (s *script) enumeratePair(j *joint, seed uint64, budget int) int {
+	touched, n := s.touched(), 0
+	for cut := 0; cut < len(j.cuts) && !s.t.Failed(); cut += max(1, len(j.cuts)*2/budget) {
+		chance := mem.RandomGarbage(seed<<32 + uint64(cut))
+		for i, choose := range [][2]mem.Chooser{
+			{chance, chance}, {mem.All, mem.None}, {mem.None, mem.All},
+		} {
+			if i > 0 && cut%4 != 0 {
+				continue
+			}
+			n++
+			one, other := j.image(cut, 0, choose[0]), j.image(cut, 1, choose[1])
+			if err := s.judgePair(one, other, cut, touched); err != nil {
+				s.t.Fatalf("cut %d of %d, choice %d: %v", cut, len(j.cuts), i, err)
+			}
+		}
+	}
+	return n
 }
 
 // judgePair is judge for a pair.
@@ -321,9 +327,11 @@ func (s *script) judgePair(a, b *mem.Device, cut int, touched map[uint64]bool) e
 
 // TestPairFull is E9 on a pair: it is filled until it says NoSpace, which is not before both parts
 // are, and goes on at the brink; what is given back can be written again, over restarts. What is
-// encrypted takes more room for its entries, on both parts.
+// encrypted takes more room for its entries, on both parts; copies take none.
 func TestPairFull(t *testing.T) {
-	for _, tune := range []func(*Config){awake, func(c *Config) { awake(c); keyed(c) }} {
+	for _, tune := range []func(*Config){
+		awake, func(c *Config) { awake(c); keyed(c) }, func(c *Config) { awake(c); caching(mib)(c) },
+	} {
 		fillPair(t, tune)
 	}
 }
@@ -553,12 +561,13 @@ func TestColdGoesFirst(t *testing.T) {
 }
 
 // TestComesBack proves that a block on the disk which is read a second time comes back to the
-// flash, it alone, and reads the same before and after a restart; and that it stays where the flash
+// flash, where that has no free segments for copies, it alone, and reads the same before and after a restart; and that it stays where the flash
 // is full.
 func TestComesBack(t *testing.T) {
 	dev := newPair(t, 60, 40, 64<<10, 1)
 	e := open(t, dev, awake, quiet, func(c *Config) { c.Reads = cache.New(1 << 20) })
 	e.maint.quiet.Store(true)
+	e.copies.none = true
 	v := create(t, e, 16*domain.MiB)
 	for b := range uint64(300) {
 		if err := put(v, data(b, 1, b+1)); err != nil {

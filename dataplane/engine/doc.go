@@ -104,7 +104,8 @@
 //
 // On a pair of flash and disk (backends/hybrid) the log goes on over both: the disk's segments are
 // those of the cleaner's cold stream and of nothing else. What is cold goes there as the cleaner
-// moves blocks, driven by the fill of the flash, and what is read again comes back (disk.go).
+// moves blocks, driven by the fill of the flash (disk.go). What is read again there is copied to
+// free segments of the flash, which nothing but the read knows of (copies.go), or comes back.
 //
 //	E19 No random write reaches the disk: each goes on where the one before ended, or begins a
 //	    segment.
@@ -112,8 +113,8 @@
 // # Locks
 //
 // Engine.control before lane.seal before lane.mu, those by number and all of them for a change of
-// the tree, before Engine.mu; nvram.mu behind lane.mu; space.mu, replica.mu and requests are leaf
-// locks. A batch is destaged under nvram.turn, before all of them. The cleaner and the destager may
+// the tree, before Engine.mu; nvram.mu behind lane.mu; space.mu, copies.mu, replica.mu and requests
+// are leaf locks. A batch is destaged under nvram.turn, before all of them. The cleaner and the destager may
 // rest for hosts (qos.Scheduler.Begin) under maintenance.ckpt and nvram.turn, not under a lane's
 // mutex. No call into the device is made with lane.mu or space.mu held. Appended callbacks run
 // without any lock.

@@ -95,6 +95,7 @@ type Engine struct {
 	nv       *nvram // nil without a journal
 	cached   uint32 // the device's number in the cache of reads
 	aheads   aheads
+	copies   copies
 	sched    *qos.Scheduler
 	keys     keyring
 	requests requests // what replicas hold, by request
@@ -133,6 +134,7 @@ type counters struct {
 	checkpoints, cleaned, corrupt, stalls  atomic.Int64
 	destaged, destages, delayed, full      atomic.Int64
 	cooled, promoted, diskCleaned, held    atomic.Int64
+	copied, copyReads                      atomic.Int64
 	packed, packedBytes                    atomic.Int64
 }
 
@@ -159,10 +161,13 @@ type Stats struct {
 
 	// Of a pair: DiskBytes is the capacity of the disk and DiskLiveBytes what lives there, both
 	// counted above, too; 0 where there is none. FlashFill is how full the flash is, in parts of a
-	// thousand. CooledBytes were destaged to the disk, PromotedBytes went back, DiskCleaned counts
-	// the disk's segments that were cleaned, FlashDelayed the chunks of hosts that were kept back.
+	// thousand. CooledBytes were destaged to the disk, PromotedBytes went back, CopiedBytes were copied
+	// to free segments of the flash, CopyReads counts the reads that were served from there,
+	// DiskCleaned the disk's segments that were cleaned, FlashDelayed the chunks of hosts that were
+	// kept back.
 	DiskBytes, DiskLiveBytes, FlashFill int64
 	CooledBytes, PromotedBytes          int64
+	CopiedBytes, CopyReads              int64
 	DiskCleaned, FlashDelayed           int64
 }
 
@@ -179,6 +184,7 @@ func (e *Engine) Stats() Stats {
 	}
 	e.space.read(&s)
 	s.CooledBytes, s.PromotedBytes = e.stats.cooled.Load(), e.stats.promoted.Load()
+	s.CopiedBytes, s.CopyReads = e.stats.copied.Load(), e.stats.copyReads.Load()
 	s.DiskCleaned, s.FlashDelayed = e.stats.diskCleaned.Load(), e.stats.held.Load()
 	s.PackedBlocks, s.PackedBytes = e.stats.packed.Load(), e.stats.packedBytes.Load()
 	s.SavedBytes = e.space.saved.Load()

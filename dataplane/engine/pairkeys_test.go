@@ -37,12 +37,7 @@ func secretPair(t testing.TB, blocks uint64, tune ...func(*Config)) (
 			t.Fatal(err)
 		}
 	}
-	cooled(t, e)
-	for b := range blocks {
-		if !onDisk(t, v, b) {
-			t.Fatalf("block %d is not on the disk", b)
-		}
-	}
+	allDown(t, e, v, blocks)
 	return flash, disk, dev, e, v
 }
 
@@ -62,7 +57,7 @@ func TestPairEncrypted(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		cooled(t, e)
+		allDown(t, e, v, blocks)
 		whole := func() {
 			t.Helper()
 			for b := range uint64(blocks) {
@@ -101,6 +96,7 @@ func TestPairEncrypted(t *testing.T) {
 				t.Fatalf("%+v", list)
 			}
 		}
+		e.copies.none = true
 		for range 2 {
 			check(t, v, 5, 6)
 		}

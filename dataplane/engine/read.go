@@ -85,6 +85,9 @@ type reader struct {
 	from   []origin // of encrypted blocks: what opens them; empty for a plain volume
 	pad    *pad
 
+	where []int64 // copies of its blocks on the flash of a pair, 0 for none; empty: none at all
+	turn  uint64  // of copies, when the places were looked up
+
 	pieces []backends.Read // what is to be read from the device, each in one go
 	first  []int           // block with which each begins
 	whole  int             // pieces of plain blocks; those behind are of compressed ones
@@ -120,6 +123,7 @@ func (rd *reader) lookup(v *Volume, block uint64, count int, dst []byte) error {
 	lf := br.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].find(br)
 	lf.resolve(int(block%segment.LeafBlocks), rd.loc[:count])
 	rd.block, rd.from, rd.gen = block, rd.from[:0], 0
+	rd.turn = v.e.copies.turn.Load()
 	if rep := br.fam.replica; rep != nil {
 		rd.gen = rep.maxGen(l, block, count)
 	}
@@ -157,7 +161,7 @@ func (rd *reader) run(v *Volume, block uint64, dst []byte) error {
 	}
 	for i := range rd.pieces {
 		if err := rd.fetch(v.e, rd.pieces[i].Off, rd.pieces[i].P); err != nil {
-			return v.e.device(err, "engine.Read")
+			return rd.refused(v.e, err)
 		}
 	}
 	return rd.check(v)
@@ -169,6 +173,7 @@ func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 	rd.pieces, rd.first, rd.dst = rd.pieces[:0], rd.first[:0], dst
 	packed := false
 	rd.recall(e, dst)
+	rd.lookCopies(e)
 	for i := 0; i < rd.count; {
 		n := 1
 		switch kind := rd.loc[i].Kind(); { // anything else is lost
@@ -182,7 +187,7 @@ func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 		case kind == segment.Flash:
 			n = rd.together(i)
 			rd.pieces = append(rd.pieces, backends.Read{
-				P: dst[i*segment.BlockSize : (i+n)*segment.BlockSize], Off: rd.loc[i].Off(), To: rd,
+				P: dst[i*segment.BlockSize : (i+n)*segment.BlockSize], Off: rd.off(i), To: rd,
 			})
 			rd.first = append(rd.first, i)
 		case kind == segment.None, kind == segment.Zero:
@@ -203,8 +208,7 @@ func (rd *reader) plan(e *Engine, dst []byte) (lost int) {
 func (rd *reader) together(i int) int {
 	n := 1
 	for i+n < rd.count && rd.loc[i+n].Kind() == segment.Flash && !rd.loc[i+n].Packed() &&
-		rd.had>>(i+n)&1 == 0 &&
-		rd.loc[i+n].Addr() == rd.loc[i].Addr()+uint64(n)*segment.BlockUnits {
+		rd.had>>(i+n)&1 == 0 && rd.off(i+n) == rd.off(i)+int64(n)*segment.BlockSize {
 		n++
 	}
 	return n
@@ -241,7 +245,7 @@ func (rd *reader) remember(e *Engine) {
 			continue
 		}
 		if again := e.cfg.Reads.Put(e.placeOf(loc), rd.dst[i*segment.BlockSize:]); again {
-			e.promote(loc)
+			e.promote(loc, rd.dst[i*segment.BlockSize:][:loc.Stored()], rd.turn)
 		}
 	}
 }
@@ -254,16 +258,19 @@ func (e *Engine) placeOf(loc segment.Loc) cache.Key {
 // check gives the error of a device, or errStale with the first block that does not match.
 func (rd *reader) check(v *Volume) error {
 	if err := rd.fail.Swap(nil); err != nil {
-		return v.e.device(*err, "engine.Read")
+		return rd.refused(v.e, *err)
 	}
 	for k := range rd.pieces[:rd.whole] {
 		p, i := rd.pieces[k].P, rd.first[k]
 		if bad := rd.verify(p, i, len(p)/segment.BlockSize); bad >= 0 {
-			return rd.stale(bad)
+			return rd.stale(v.e, bad)
 		}
 	}
 	if bad := rd.scatter(v.e); bad >= 0 {
-		return rd.stale(bad)
+		return rd.stale(v.e, bad)
+	}
+	if len(rd.where) > 0 {
+		v.e.stats.copyReads.Add(1)
 	}
 	rd.remember(v.e)
 	if v.e.space.disk != nil {
@@ -277,8 +284,20 @@ func (rd *reader) check(v *Volume) error {
 	return rd.unpack(v.e)
 }
 
-// stale notes a block that does not match.
-func (rd *reader) stale(bad int) error {
+// refused gives the error of a device, or errStale where the disk of a pair has what was asked of a
+// copy.
+func (rd *reader) refused(e *Engine, err error) error {
+	if rd.forget(e) {
+		return errStale
+	}
+	return e.device(err, "engine.Read")
+}
+
+// stale notes a block that does not match. Where there were copies the next try does without.
+func (rd *reader) stale(e *Engine, bad int) error {
+	if rd.forget(e) {
+		return errStale
+	}
 	rd.bad, rd.badLoc, rd.again = bad, rd.loc[bad], true
 	return errStale
 }
@@ -288,7 +307,7 @@ func (rd *reader) release() {
 	clear(rd.pieces)
 	clear(rd.from)
 	rd.pieces, rd.owner, rd.dst, rd.from = rd.pieces[:0], nil, nil, rd.from[:0]
-	rd.whole = 0
+	rd.whole, rd.where = 0, rd.where[:0]
 	readers.Put(rd)
 }
 

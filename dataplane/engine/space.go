@@ -315,13 +315,16 @@ func (s *space) take(stream segment.Stream, lane uint8) (uint32, *seg) {
 	if stream == segment.StreamLog {
 		s.served.Add(1)
 	}
-	id := s.mu.free[0]
-	s.mu.free = s.mu.free[1:]
+	id := s.takeFree()
 	sg := s.mu.segs[id]
 	sg.state, sg.stream, sg.lane, sg.seq = segOpen, stream, lane, s.mu.nextSeq
 	s.mu.nextSeq++
 	warm := s.disk != nil && s.flashFill() > tier.FlashCool
-	if warm || len(s.mu.free) < s.lowWater+s.needed() {
+	least := s.lowWater + s.needed()
+	if s.disk != nil {
+		least += int(s.disk.share.Load())
+	}
+	if warm || len(s.mu.free) < least {
 		s.hurry()
 	}
 	return id, sg
@@ -351,7 +354,7 @@ func (s *space) release(ids []uint32) {
 			s.disk.give(id)
 			continue
 		}
-		s.mu.free = append(s.mu.free, id)
+		s.give(id)
 	}
 	s.mu.Unlock()
 	s.freed.Broadcast()

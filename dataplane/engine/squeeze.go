@@ -243,11 +243,11 @@ func (rd *reader) compressed(e *Engine, i int) bool {
 func (rd *reader) planPacked(e *Engine) {
 	meets := func(from, end int64) bool { return from <= end && from >= end-segment.Sector }
 	size, end := 0, int64(-2*segment.Sector)
-	for i, loc := range rd.loc[:rd.count] {
+	for i := range rd.count {
 		if !rd.compressed(e, i) || rd.had>>i&1 != 0 {
 			continue
 		}
-		from, to := loc.Span()
+		from, to := rd.span(i)
 		if meets(from, end) {
 			from = end
 		}
@@ -258,11 +258,11 @@ func (rd *reader) planPacked(e *Engine) {
 	}
 	free := rd.packed
 	end = -2 * segment.Sector
-	for i, loc := range rd.loc[:rd.count] {
+	for i := range rd.count {
 		if !rd.compressed(e, i) || rd.had>>i&1 != 0 {
 			continue
 		}
-		from, to := loc.Span()
+		from, to := rd.span(i)
 		if !meets(from, end) {
 			rd.pieces = append(rd.pieces, backends.Read{P: free[:0], Off: from, To: rd})
 			rd.first = append(rd.first, i)
@@ -286,7 +286,7 @@ func (rd *reader) scatter(e *Engine) int {
 			k++
 		}
 		b := rd.dst[i*segment.BlockSize:][:rd.loc[i].Stored()]
-		copy(b, rd.pieces[k].P[rd.loc[i].Off()-rd.pieces[k].Off:])
+		copy(b, rd.pieces[k].P[rd.off(i)-rd.pieces[k].Off:])
 		if !rd.loc[i].Matches(b) {
 			return i
 		}
@@ -306,7 +306,7 @@ func (rd *reader) unpack(e *Engine) error {
 		b := rd.dst[i*segment.BlockSize:][:segment.BlockSize]
 		n := copy(rd.spare, b[:rd.loc[i].Stored()])
 		if compress.Unpack(b, rd.spare[:n]) != nil {
-			return rd.stale(i)
+			return rd.stale(e, i)
 		}
 	}
 	return nil
