@@ -19,6 +19,7 @@ type family struct {
 	root     *branch // guarded like a branch's place in the tree
 	branches int
 	mixed    bool // its branches write under more than one key
+	moves    moves
 	// leaves names, by lane, a leaf of every extent that some branch wrote; its tree has the others.
 	// Each map is guarded by its lane's mutex.
 	leaves [segment.LanesMax]map[uint32]*leaf
@@ -59,10 +60,19 @@ type branch struct {
 	saved  atomic.Int64 // bytes by which those take less room than their size
 
 	squeeze squeeze
+	fresh   atomic.Pointer[fresh] // what of it a migration has not copied yet; nil is none
 }
 
-// named tells whether somebody can read the branch by name.
+// named tells whether somebody can read the branch by name, or it is pinned.
 func (b *branch) named() bool { return b.handle != nil }
+
+// unname takes a branch's name away. Of a family that is being copied it is pinned instead: what it
+// holds stays as it is.
+func (b *branch) unname() {
+	if b.handle = nil; b.fam.moves.pinned {
+		b.handle = pin
+	}
+}
 
 // dead tells whether nobody sees the branch any more.
 func (b *branch) dead() bool { return !b.named() && len(b.kids) == 0 }
@@ -160,6 +170,7 @@ func (e *Engine) setBranch(br *segment.Branch) {
 			return
 		}
 	}
+	e.moved(b.fam, br)
 	if b.into != nil {
 		return
 	}
@@ -178,7 +189,7 @@ func (e *Engine) setBranch(br *segment.Branch) {
 			}
 		}
 		b.take(v)
-		e.mu.bySnapshot[br.Snapshot] = v
+		e.show(v)
 	case segment.BranchBuried:
 		e.bury(b)
 	}
@@ -210,6 +221,9 @@ func (e *Engine) plant(br *segment.Branch) *branch {
 		b.saved.Store(p.saved.Load())
 		b.squeeze.mode.Store(p.squeeze.mode.Load())
 	}
+	if b.fam.moves.pinned {
+		b.fresh.Store(newFresh())
+	}
 	b.fam.branches++
 	b.fam.number()
 	e.mu.branches[br.ID] = b
@@ -219,9 +233,14 @@ func (e *Engine) plant(br *segment.Branch) *branch {
 // head makes a branch the head of its volume, whose handle moves from the one before.
 func (e *Engine) head(b *branch, br *segment.Branch) {
 	v := e.mu.byVolume[br.Volume]
+	if b.fam.moves.hidden() {
+		if v = b.handle; v != nil && (v.volume != br.Volume || !v.snapshot.IsZero()) {
+			v = nil
+		}
+	}
 	if v == nil {
 		v = &Volume{e: e, fam: b.fam, volume: br.Volume}
-		e.mu.byVolume[br.Volume] = v
+		e.show(v)
 	}
 	v.resize(br.Size)
 	if b.handle != v {
@@ -232,7 +251,7 @@ func (e *Engine) head(b *branch, br *segment.Branch) {
 // take gives a branch its name, which the branch that had it loses.
 func (b *branch) take(v *Volume) {
 	if was := v.br.Load(); was != nil && was.handle == v {
-		was.handle = nil
+		was.unname()
 	}
 	v.br.Store(b)
 	b.handle = v
@@ -241,19 +260,17 @@ func (b *branch) take(v *Volume) {
 // bury takes a branch's name away.
 func (e *Engine) bury(b *branch) {
 	v := b.handle
-	if v == nil {
+	if v == nil || v == pin {
 		return
 	}
-	b.handle = nil
+	b.unname()
 	v.gone.Store(true)
+	e.hide(v)
 	if v.snapshot.IsZero() {
-		delete(e.mu.byVolume, v.volume)
 		if b.fam.replica != nil {
 			e.dig(v.volume)
 			b.fam.replica.end()
 		}
-	} else {
-		delete(e.mu.bySnapshot, v.snapshot)
 	}
 }
 
@@ -293,7 +310,7 @@ func (e *Engine) volumeOf(b *branch) domain.VolumeID {
 	if b.handle == nil {
 		return domain.VolumeID{}
 	}
-	return b.handle.volume
+	return b.handle.volume // of a pinned branch none
 }
 
 // resize enters a size.
@@ -306,7 +323,7 @@ func (v *Volume) resize(size uint64) {
 func (b *branch) line() segment.Branch {
 	br := segment.Branch{
 		ID: b.id, Family: b.fam.id, State: segment.BranchBuried, Gen: b.gen, Epoch: b.epoch,
-		Replica: b.fam.replica != nil,
+		Replica: b.fam.replica != nil, Move: b.fam.moves.state, Token: b.fam.moves.token,
 	}
 	if b.parent != nil {
 		br.Parent = b.parent.id
@@ -314,7 +331,7 @@ func (b *branch) line() segment.Branch {
 	if b.key != nil {
 		br.Key = b.key.id
 	}
-	if v := b.handle; v != nil {
+	if v := b.handle; v != nil && v != pin {
 		br.State, br.Volume, br.Snapshot = segment.BranchLive, v.volume, v.snapshot
 		br.Size = uint64(v.size.Load())
 		if !v.snapshot.IsZero() {

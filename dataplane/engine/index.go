@@ -16,6 +16,7 @@ func (l *lane) setData(p *pending, base uint64, crcs []uint32) {
 		l.point(lf, first+i, p.loc(base, i, crc))
 	}
 	l.touch(lf)
+	p.freshen()
 }
 
 // loc gives the location of block i of a record whose chunk's payload is at base.
@@ -37,6 +38,7 @@ func (l *lane) setRange(p *pending, loc segment.Loc) {
 		l.point(lf, first+i, loc)
 	}
 	l.touch(lf)
+	p.freshen()
 }
 
 // point replaces what a leaf's branch says of one block. A hole is noted only where something older

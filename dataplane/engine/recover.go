@@ -119,7 +119,7 @@ func layout(g backends.Geometry, o FormatOptions) (*segment.Superblock, error) {
 			g.Path, diskLeast+1, domain.Bytes(size))
 	}
 	incompat := segment.IncompatBase | segment.IncompatPacked | segment.IncompatReplica |
-		segment.IncompatKeys
+		segment.IncompatKeys | segment.IncompatMoves
 	if g.Boundary > 0 {
 		count = (g.Size - segment.DataOff) / int64(size)
 		incompat |= segment.IncompatPair | segment.IncompatLives
@@ -259,13 +259,14 @@ func (e *Engine) noBranches() {
 	e.mu.nextBranch = 1
 }
 
-// markPacked says on a device of an earlier version that its images may name compressed blocks from
-// now on: who does not know them must not open it.
+// markPacked says on a device of an earlier version that its images may name compressed blocks, and
+// its branches families that are not shown, from now on: who does not know them must not open it.
 func (e *Engine) markPacked() error {
-	if e.super.Incompat&segment.IncompatPacked != 0 {
+	const marks = segment.IncompatPacked | segment.IncompatMoves
+	if e.super.Incompat&marks == marks {
 		return nil
 	}
-	e.super.Incompat |= segment.IncompatPacked
+	e.super.Incompat |= marks
 	e.super.Generation++
 	b := backends.AlignedBuffer(segment.Sector)
 	e.super.Encode(b)

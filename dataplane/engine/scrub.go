@@ -564,7 +564,7 @@ func (l *lane) names(b scrubBlock) *branch {
 func (e *Engine) nameOf(b *branch) (domain.VolumeID, domain.SnapshotID) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	for b.handle == nil && len(b.kids) > 0 {
+	for (b.handle == nil || b.handle == pin) && len(b.kids) > 0 {
 		b = b.kids[0]
 	}
 	if b.handle == nil {

@@ -276,13 +276,13 @@ func (e *Engine) DeleteSnapshot(ctx context.Context, id domain.SnapshotID) error
 }
 
 // Kept gives the data that lives on the device and belongs to no volume or snapshot by name: what
-// the clones of a deleted snapshot share.
+// the clones of a deleted snapshot share, and families that are not shown.
 func (e *Engine) Kept() domain.Bytes {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	n := int64(0)
 	for _, b := range e.mu.branches {
-		if !b.gone && !b.named() {
+		if !b.gone && (!b.named() || b.handle == pin || b.fam.moves.hidden()) {
 			n += b.own.Load()
 		}
 	}

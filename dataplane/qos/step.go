@@ -273,6 +273,7 @@ const (
 	Destage Class = iota // from the journal to the log
 	Clean                // moving what lives
 	Scrub                // reading what lives
+	Migrate              // copying a family to another device, on both
 	classes
 )
 
@@ -285,6 +286,8 @@ func (c Class) String() string {
 		return "clean"
 	case Scrub:
 		return "scrub"
+	case Migrate:
+		return "migrate"
 	case classes:
 	}
 	return "unknown"
@@ -301,7 +304,7 @@ type room struct {
 }
 
 func rooms(c Class) room {
-	return [classes]room{Destage: {16, 1}, Clean: {8, 3}, Scrub: {2, 15}}[c]
+	return [classes]room{Destage: {16, 1}, Clean: {8, 3}, Scrub: {2, 15}, Migrate: {4, 3}}[c]
 }
 
 // duty is what a scheduler knows of one class.

@@ -41,10 +41,27 @@ type Branch struct {
 	Key uint32
 	// Replica says that the volume takes records with versions that others have given.
 	Replica bool
+	// Move says how the family stands to a migration to or from another device, and Token which one
+	// that is, the same on both: 0 where the family never took part in one. All lines of a family say
+	// the same, and the newest one counts.
+	Move  MoveState
+	Token uint32
 }
+
+// MoveState is the place of a family on its way between two devices.
+type MoveState uint8
+
+// The states of a family.
+const (
+	MoveNone   MoveState = 0 // it stands here and nowhere else; with a token: it came here by that
+	MoveComing MoveState = 1 // a copy that is being made: nobody is shown it
+	MoveLeft   MoveState = 2 // it stands on another device now, and this is what is left of it
+)
 
 const (
 	branchReplica = 1 // in a branch's flags
+	branchMove    = 1 // bits by which a MoveState is shifted there
+	branchMoves   = 3 << branchMove
 
 	// BranchBytes is the encoded size of a Branch.
 	BranchBytes = 80
@@ -64,13 +81,15 @@ func (r *Branch) Append(dst []byte) []byte {
 	if r.Replica {
 		flags = branchReplica
 	}
+	flags |= byte(r.Move) << branchMove
 	dst = append(dst, byte(r.State), flags, 0, 0)
 	dst = le.AppendUint64(dst, uint64(r.Gen))
 	dst = le.AppendUint64(dst, uint64(r.Epoch))
 	dst = le.AppendUint64(dst, r.Size)
 	dst = append(dst, r.Volume.UUID[:]...)
 	dst = append(dst, r.Snapshot.UUID[:]...)
-	return le.AppendUint64(dst, uint64(r.Key))
+	dst = le.AppendUint32(dst, r.Key)
+	return le.AppendUint32(dst, r.Token)
 }
 
 // DecodeBranch reads a branch from the start of b.
@@ -82,12 +101,13 @@ func DecodeBranch(b []byte) (Branch, error) {
 		ID: le.Uint32(b), Parent: le.Uint32(b[4:]), Family: le.Uint32(b[8:]),
 		State: BranchState(b[12]), Gen: le.Uint32(b[16:]), Epoch: domain.Epoch(le.Uint64(b[24:])),
 		Size: le.Uint64(b[32:]), Key: le.Uint32(b[72:]), Replica: b[13]&branchReplica != 0,
+		Move: MoveState(b[13] & branchMoves >> branchMove), Token: le.Uint32(b[76:]),
 	}
 	copy(r.Volume.UUID[:], b[40:])
 	copy(r.Snapshot.UUID[:], b[56:])
 	// A branch stands on an older one, so ids fall on the way to the root and the way has an end.
 	if r.State < BranchLive || r.State > BranchFrozen || r.ID == 0 || r.Size > math.MaxInt64 ||
-		r.Parent >= r.ID || r.Family == 0 || r.Family > r.ID {
+		r.Parent >= r.ID || r.Family == 0 || r.Family > r.ID || r.Move > MoveLeft {
 		return Branch{}, fmt.Errorf("branch %d: state %d: %w", r.ID, r.State, ErrBad)
 	}
 	return r, nil

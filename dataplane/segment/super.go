@@ -38,6 +38,9 @@ const (
 	// IncompatReplica: volumes may be replicas: entries have outcomes that decide what they change,
 	// and the root has a table of replicas.
 	IncompatReplica = uint64(1) << 3
+	// IncompatMoves: lines of branches may say that a family is not to be shown. Set by whoever opens
+	// the device.
+	IncompatMoves = uint64(1) << 4
 	// IncompatPair is set on a pair of flash and disk: see Superblock.Boundary.
 	IncompatPair = uint64(1) << 8
 	// IncompatLives: the root of a pair tells the lives of its disk's segments (Root.Lives). Without it
@@ -45,7 +48,7 @@ const (
 	IncompatLives = uint64(1) << 9
 	// IncompatAll is all that this version knows.
 	IncompatAll = IncompatBase | IncompatKeys | IncompatPair | IncompatReplica | IncompatPacked |
-		IncompatLives
+		IncompatMoves | IncompatLives
 	ROCompatAll = uint64(0)
 )
 

@@ -1,0 +1,888 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"weft/backends"
+	"weft/dataplane/qos"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// A family goes to another device while its volumes are in use. All branches are copied, each with
+// what it wrote itself, so the copy shares what the family shares:
+//
+//	source              target
+//	pinned, watched     coming: made, filled branch by branch     hosts use the source
+//	  |                   |  again what hosts wrote meanwhile, until that is little
+//	no host is let in     |  the last of it, names, flush
+//	left  <------- the switch: one line in the source's log
+//	  |                 shown, flushed                            hosts use the target
+//	taken away
+//
+// M1  Until the line is durable the source holds all that was acknowledged and the copy is shown to
+//     nobody; from then on the copy does, and the source is shown to nobody.
+// M2  No host is let in between the last copy and the target's being shown, so what a crash leaves
+//     in between is the same on both.
+// M3  A copy whose source was not left is thrown away by the next start, what is left of a source
+//     whose copy is shown, too (SettleMigrations).
+//
+// While a family is copied, its branches without a name are pinned: nothing of them is dropped or
+// absorbed, or the copy of one that stands on them would be of another tree than theirs.
+
+// moves is how a family stands to migrations. It changes like a branch's name does.
+type moves struct {
+	state  segment.MoveState
+	token  uint32
+	pinned bool // branches that lose their name keep what they hold
+}
+
+// hidden tells whether nobody is shown the family.
+func (m *moves) hidden() bool { return m.state != segment.MoveNone }
+
+// pin is the name of pinned branches.
+var pin = &Volume{}
+
+// show lets a volume or snapshot be found by its id; the locks of setBranches are held.
+func (e *Engine) show(v *Volume) {
+	switch {
+	case v.fam.moves.hidden():
+	case v.snapshot.IsZero():
+		e.mu.byVolume[v.volume] = v
+	default:
+		e.mu.bySnapshot[v.snapshot] = v
+	}
+}
+
+// hide takes that back.
+func (e *Engine) hide(v *Volume) {
+	switch {
+	case v.snapshot.IsZero() && e.mu.byVolume[v.volume] == v:
+		delete(e.mu.byVolume, v.volume)
+	case e.mu.bySnapshot[v.snapshot] == v:
+		delete(e.mu.bySnapshot, v.snapshot)
+	}
+}
+
+// moved enters what a line says of its family's migration; the locks of setBranches are held.
+func (e *Engine) moved(f *family, br *segment.Branch) {
+	was := f.moves.hidden()
+	f.moves.state, f.moves.token = br.Move, br.Token
+	if f.moves.hidden() == was {
+		return
+	}
+	for _, b := range e.mu.branches {
+		if b.fam != f || b.gone || b.handle == nil || b.handle == pin {
+			continue
+		}
+		if was {
+			e.show(b.handle)
+		} else {
+			e.hide(b.handle)
+		}
+	}
+}
+
+// grainBlocks is the unit in which is noted what hosts write while a family is copied: 64 KiB.
+const grainBlocks = segment.LeafBlocks / 64
+
+// fresh notes where a branch was written to since it was copied there: by extent, a bit for each
+// grain. A grain is noted after its change is in the index, and taken off before it is copied.
+type fresh struct {
+	mu     sync.Mutex
+	grains map[uint32]uint64
+}
+
+func newFresh() *fresh { return &fresh{grains: map[uint32]uint64{}} }
+
+// freshen notes what a record has changed.
+func (p *pending) freshen() {
+	f := p.br.fresh.Load()
+	if f == nil || p.count == 0 {
+		return
+	}
+	first := p.block % segment.LeafBlocks / grainBlocks
+	last := (p.block%segment.LeafBlocks + uint64(p.count) - 1) / grainBlocks
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.grains[uint32(p.block/segment.LeafBlocks)] |= ^uint64(0) << first & (^uint64(0) >> (63 - last))
+}
+
+// take gives an extent that was written to, and forgets it; false when there is none.
+func (f *fresh) take() (ext uint32, grains uint64, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for ext, grains = range f.grains {
+		delete(f.grains, ext)
+		return ext, grains, true
+	}
+	return 0, 0, false
+}
+
+// extents counts those that were written to.
+func (f *fresh) extents() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.grains)
+}
+
+// Family is a volume with all its snapshots and clones, as migrations see it.
+type Family struct {
+	ID        uint32
+	Volumes   []domain.VolumeID
+	Snapshots []domain.SnapshotID
+	Bytes     domain.Bytes // that its data takes where nothing is compressed
+	Encrypted bool         // some of it
+	Replica   bool         // other nodes hold copies of it
+}
+
+// Families lists the families on the device that are shown, by id.
+func (e *Engine) Families() []Family {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.census(func(f *family) bool { return !f.moves.hidden() })
+}
+
+// census lists those that a function picks; e.mu is held.
+func (e *Engine) census(pick func(f *family) bool) []Family {
+	by := map[uint32]*Family{}
+	for _, b := range e.mu.branches {
+		if b.gone || !pick(b.fam) {
+			continue
+		}
+		f := by[b.fam.id]
+		if f == nil {
+			f = &Family{ID: b.fam.id, Replica: b.fam.replica != nil}
+			by[b.fam.id] = f
+		}
+		f.Bytes += domain.Bytes(b.own.Load())
+		f.Encrypted = f.Encrypted || b.key != nil
+		switch v := b.handle; {
+		case v == nil || v == pin:
+		case v.snapshot.IsZero():
+			f.Volumes, f.Bytes = append(f.Volumes, v.volume), f.Bytes+domain.Bytes(b.saved.Load())
+		default:
+			f.Snapshots = append(f.Snapshots, v.snapshot)
+		}
+	}
+	var list []Family
+	for _, f := range by {
+		slices.SortFunc(f.Volumes, func(a, b domain.VolumeID) int {
+			return slices.Compare(a.UUID[:], b.UUID[:])
+		})
+		slices.SortFunc(f.Snapshots, func(a, b domain.SnapshotID) int {
+			return slices.Compare(a.UUID[:], b.UUID[:])
+		})
+		list = append(list, *f)
+	}
+	slices.SortFunc(list, func(a, b Family) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+// Hidden counts the families that stand on the device and are not shown: copies under way, and what
+// is left of families that are on another device now.
+func (e *Engine) Hidden() int {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return len(e.census(func(f *family) bool { return f.moves.hidden() }))
+}
+
+// Room gives how much more data of hosts the device takes.
+func (e *Engine) Room() domain.Bytes {
+	s := e.space
+	index := s.charge(s.index.Load() + s.tables.Load())
+	return domain.Bytes(max(0, s.usable.Load()-s.live.Load()-s.admitted.Load()-index))
+}
+
+// Keys tells whether the device takes encrypted volumes.
+func (e *Engine) Keys() bool { return e.hasKeys() && e.keys.wrap != nil }
+
+// Migration copies a family to another device. Its methods are called by one goroutine, but for
+// Progress.
+type Migration struct {
+	from, to *Engine
+	fam      *family
+	pace     func(ctx context.Context, bytes int64) error
+	token    uint32
+	twins    map[*branch]*twin
+	keys     map[uint32]uint32 // of the target, by those of the source
+	root     *branch           // of the copy
+	left     bool              // the switch was made
+	done     atomic.Int64
+	total    atomic.Int64
+	urgent   bool // hosts wait for it
+	buf      []byte
+}
+
+// twin is a branch of the source and its copy.
+type twin struct {
+	src, dst *branch
+	line     segment.Branch // of the copy, as logged last
+	walked   bool           // all that it had wrote once is copied
+	settled  bool           // nothing of it changes any more, and it is whole
+}
+
+// Migrate begins to copy a family to another device; pace, which may be nil, is called after each
+// piece with its size and may wait. The engines serve on as before. One family goes at a time from
+// and to a device. End it with Clean or Abort. Errors: NotFound; Unsupported for a replica;
+// Conflict where the target holds something of the family, Unavailable where a key is missing.
+func (e *Engine) Migrate(id uint32, to *Engine,
+	pace func(ctx context.Context, bytes int64) error,
+) (*Migration, error) {
+	e.control.Lock()
+	defer e.control.Unlock()
+	m := &Migration{
+		from: e, to: to, pace: pace, twins: map[*branch]*twin{}, keys: map[uint32]uint32{},
+		buf: backends.AlignedBuffer(min(e.RecordBlocks(), to.RecordBlocks()) * segment.BlockSize),
+	}
+	for m.token == 0 {
+		m.token = rand.Uint32() //nolint:gosec // it tells migrations apart, and guards nothing
+	}
+	e.mu.RLock()
+	list := e.census(func(f *family) bool { return f.id == id && !f.moves.hidden() })
+	for _, b := range e.mu.branches {
+		if b.fam.id == id && !b.gone {
+			m.fam = b.fam
+		}
+	}
+	e.mu.RUnlock()
+	switch {
+	case len(list) == 0:
+		return nil, domain.Errorf(domain.NotFound, "family %d is not there", id)
+	case list[0].Replica:
+		return nil, domain.Errorf(domain.Unsupported, "a replica does not go to another device alone")
+	case m.fam.moves.pinned:
+		return nil, domain.Errorf(domain.Conflict, "family %d is being copied", id)
+	}
+	if err := to.strange(list[0]); err != nil {
+		return nil, err
+	}
+	m.total.Store(int64(list[0].Bytes))
+	e.pin(m.fam)
+	return m, nil
+}
+
+// strange refuses a family of which the device holds something, shown or not.
+func (e *Engine) strange(f Family) error {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, b := range e.mu.branches {
+		if v := b.handle; !b.gone && v != nil && v != pin && (v.snapshot.IsZero() &&
+			slices.Contains(f.Volumes, v.volume) || slices.Contains(f.Snapshots, v.snapshot)) {
+			return domain.Errorf(domain.Conflict, "the device holds %s already", v.name())
+		}
+	}
+	return nil
+}
+
+// name is what messages call a volume or snapshot.
+func (v *Volume) name() string {
+	if v.snapshot.IsZero() {
+		return "volume/" + v.volume.String()
+	}
+	return "snapshot/" + v.snapshot.String()
+}
+
+// pin keeps what the branches of a family hold, and notes from now on what changes. No sweep is
+// half done meanwhile. The caller holds control.
+func (e *Engine) pin(f *family) {
+	e.maint.ckpt.Lock()
+	defer e.maint.ckpt.Unlock()
+	e.each(f, func(b *branch) {
+		b.fresh.Store(newFresh())
+		if b.handle == nil {
+			b.handle = pin
+		}
+	}, true)
+}
+
+// unpin takes that back, and gives the branches that have to be swept then, the youngest first.
+func (e *Engine) unpin(f *family) (list []*branch) {
+	e.each(f, func(b *branch) {
+		b.fresh.Store(nil)
+		if b.handle == pin {
+			b.handle = nil
+		}
+		if b.handle == nil {
+			list = append(list, b)
+		}
+	}, false)
+	slices.SortFunc(list, func(a, b *branch) int { return cmp.Compare(b.id, a.id) })
+	return list
+}
+
+// each calls fn with every branch of a family, under all locks, and sets whether it is pinned.
+func (e *Engine) each(f *family, fn func(b *branch), pinned bool) {
+	for _, l := range e.lanes {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f.moves.pinned = pinned
+	for _, b := range e.mu.branches {
+		if b.fam == f && !b.gone {
+			fn(b)
+		}
+	}
+}
+
+// Progress gives the bytes that were copied and about how many there are in all. What hosts write
+// meanwhile is copied again and counts in both.
+func (m *Migration) Progress() (done, total domain.Bytes) {
+	return domain.Bytes(m.done.Load()), domain.Bytes(max(m.done.Load(), m.total.Load()))
+}
+
+// Volumes names the volumes of the family as it is now.
+func (m *Migration) Volumes() []domain.VolumeID {
+	m.from.mu.RLock()
+	defer m.from.mu.RUnlock()
+	for _, f := range m.from.census(func(f *family) bool { return f == m.fam }) {
+		return f.Volumes
+	}
+	return nil
+}
+
+const (
+	// migrateRest is how many extents may be left to be copied while hosts wait.
+	migrateRest = 4
+	// migratePasses bounds how often what hosts write is copied before they wait for what is left.
+	migratePasses = 24
+)
+
+// Copy copies until little is left: what hosts wrote during the last pass. Errors: Aborted when ctx
+// ends; NoSpace, Unavailable, Corrupt and others of the two devices.
+func (m *Migration) Copy(ctx context.Context) error {
+	for range migratePasses {
+		if err := m.pass(ctx); err != nil {
+			return err
+		}
+		if m.rest() <= migrateRest {
+			return nil
+		}
+	}
+	return nil
+}
+
+// rest counts the extents that are to be copied again.
+func (m *Migration) rest() int {
+	n := 0
+	for b, t := range m.twins {
+		if f := b.fresh.Load(); f != nil && !t.settled {
+			n += f.extents()
+		}
+	}
+	return n
+}
+
+// pass copies what is not copied, parents first: a branch stands on older ones only.
+func (m *Migration) pass(ctx context.Context) error {
+	var list []*branch
+	m.from.mu.RLock()
+	for _, b := range m.from.mu.branches {
+		if b.fam == m.fam && !b.gone {
+			list = append(list, b)
+		}
+	}
+	m.from.mu.RUnlock()
+	slices.SortFunc(list, func(a, b *branch) int { return cmp.Compare(a.id, b.id) })
+	for _, b := range list {
+		if m.twins[b] == nil && m.from.waste(b) {
+			continue
+		}
+		if err := m.branch(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// branch copies one branch. One that takes no writes any more is whole afterwards; of a head there
+// may be more.
+func (m *Migration) branch(ctx context.Context, b *branch) error {
+	t := m.twins[b]
+	if t == nil {
+		var err error
+		if t, err = m.plant(b); err != nil {
+			return err
+		}
+		m.twins[b] = t
+	}
+	if t.settled {
+		return nil
+	}
+	frozen := m.from.frozen(b)
+	if frozen || m.urgent {
+		if err := m.from.reach(); err != nil { // what was appended before it froze
+			return err
+		}
+	}
+	if !t.walked {
+		for _, l := range m.from.lanes {
+			for _, ext := range l.written(b) {
+				if err := m.extent(ctx, t, ext, ^uint64(0), false); err != nil {
+					return err
+				}
+			}
+		}
+		t.walked = true
+	}
+	f := b.fresh.Load()
+	for n := f.extents(); n > 0 || frozen || m.urgent; n-- {
+		ext, grains, ok := f.take()
+		if !ok {
+			break
+		}
+		if err := m.extent(ctx, t, ext, grains, true); err != nil {
+			return err
+		}
+	}
+	t.settled = frozen
+	return nil
+}
+
+// waste tells whether a pinned branch is one that nobody sees.
+func (e *Engine) waste(b *branch) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return b.handle == pin && len(b.kids) == 0
+}
+
+// frozen tells whether a branch takes no more writes.
+func (e *Engine) frozen(b *branch) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return b.handle == nil || b.handle == pin || !b.handle.snapshot.IsZero()
+}
+
+// reach waits until all that was appended before is in the index.
+func (e *Engine) reach() error {
+	for _, l := range e.lanes {
+		if e.nv != nil {
+			break // it is
+		}
+		l.mu.Lock()
+		lsn := l.mu.lsn
+		l.mu.Unlock()
+		if err := l.reach(lsn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// written lists the extents of a lane in which a branch has a leaf.
+func (l *lane) written(b *branch) (list []uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b.parent == nil {
+		for ext, lf := range b.fam.leaves[l.no] {
+			if lf.of(b) != nil {
+				list = append(list, ext)
+			}
+		}
+	} else {
+		for ext := range b.wrote[l.no] {
+			list = append(list, ext)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// plant makes the copy of a branch, empty, under a name of chance.
+func (m *Migration) plant(b *branch) (*twin, error) {
+	m.to.control.Lock()
+	defer m.to.control.Unlock()
+	line := segment.Branch{
+		ID: m.to.newBranch(), State: segment.BranchLive, Gen: b.gen, Epoch: b.epoch,
+		Size: uint64(domain.VolumeMax), Move: segment.MoveComing, Token: m.token,
+	}
+	line.Family, line.Volume = line.ID, provisional(m.token, line.ID)
+	if m.root != nil {
+		p := m.twins[m.parent(b)]
+		line.Parent, line.Family = p.dst.id, m.root.fam.id
+	}
+	if b.key != nil {
+		if b.key.secret == nil {
+			return nil, (&Volume{volume: m.from.volumeOf(b)}).locked(b.key)
+		}
+		if m.keys[b.key.id] == 0 {
+			if err := m.to.newKey(line.ID); err != nil {
+				return nil, err
+			}
+			m.keys[b.key.id] = line.ID
+		}
+		line.Key = m.keys[b.key.id]
+	}
+	if err := m.to.logBranches(context.Background(), line); err != nil {
+		return nil, err
+	}
+	t := &twin{src: b, line: line, dst: m.to.branch(line.ID)}
+	t.dst.squeeze.mode.Store(b.squeeze.mode.Load())
+	if m.root == nil {
+		m.root = t.dst
+	}
+	return t, nil
+}
+
+// parent gives the branch that another one stands on.
+func (m *Migration) parent(b *branch) *branch {
+	m.from.mu.RLock()
+	defer m.from.mu.RUnlock()
+	return b.parent
+}
+
+// provisional names a copy of a branch that is not whole.
+func provisional(token, id uint32) (v domain.VolumeID) {
+	copy(v.UUID[:], "\xff\xffmoving")
+	binary.LittleEndian.PutUint32(v.UUID[8:], token)
+	binary.LittleEndian.PutUint32(v.UUID[12:], id)
+	return v
+}
+
+// extent copies what a branch itself says of some grains of an extent. Of one that was copied
+// before, again says so, what it says nothing of any more and sees as a hole becomes one.
+func (m *Migration) extent(ctx context.Context, t *twin, ext uint32, grains uint64, again bool,
+) error {
+	if err := ctx.Err(); err != nil {
+		return &domain.Error{Op: "engine.Migrate", Kind: domain.Aborted, Err: err}
+	}
+	var own, sees [segment.LeafBlocks]segment.Loc
+	l := m.from.laneOf(m.fam, ext)
+	l.mu.Lock()
+	if lf := m.fam.leaves[l.no][ext]; lf != nil {
+		if of := lf.of(t.src); of != nil {
+			of.own.over(own[:], 0)
+		}
+		lf.find(t.src).resolve(0, sees[:])
+	}
+	l.mu.Unlock()
+	kind := func(i int) segment.Kind {
+		switch {
+		case grains>>(i/grainBlocks)&1 == 0:
+		case own[i] == segment.HoleLoc, own[i] == 0 && again && sees[i] == 0:
+			return segment.KindUnmap
+		case own[i].Kind() == segment.Zero:
+			return segment.KindZero
+		case own[i] != 0:
+			return segment.KindData
+		}
+		return 0
+	}
+	most := len(m.buf) / segment.BlockSize
+	for i := 0; i < segment.LeafBlocks; {
+		k, n := kind(i), 1
+		for i+n < segment.LeafBlocks && kind(i+n) == k && (k != segment.KindData || n < most) {
+			n++
+		}
+		if k != 0 {
+			if err := m.piece(ctx, t, k, uint64(ext)*segment.LeafBlocks+uint64(i), n); err != nil {
+				return err
+			}
+		}
+		i += n
+	}
+	return nil
+}
+
+// piece copies some blocks that follow each other.
+func (m *Migration) piece(ctx context.Context, t *twin, k segment.Kind, block uint64, n int) error {
+	hurry := func() bool { return m.urgent }
+	m.from.sched.Begin(qos.Migrate, hurry)
+	m.to.sched.Begin(qos.Migrate, hurry)
+	r, w := &Record{Kind: k, Block: block, Count: n, Now: true}, make(branchWait, 1)
+	r.To = w
+	var err error
+	if k == segment.KindData {
+		r.Data = m.buf[:n*segment.BlockSize]
+		v := &Volume{e: m.from, fam: m.fam, volume: m.from.volumeOf(t.src)}
+		v.resize(uint64(domain.VolumeMax))
+		v.br.Store(t.src)
+		err = v.Read(block, n, r.Data)
+	}
+	if err == nil {
+		t.dst.handle.Append(r)
+		err = <-w
+	}
+	m.to.sched.End(qos.Migrate)
+	m.from.sched.End(qos.Migrate)
+	if err != nil || k != segment.KindData {
+		return err
+	}
+	m.done.Add(int64(n) * segment.BlockSize)
+	if m.pace != nil && !m.urgent {
+		return m.pace(ctx, int64(n)*segment.BlockSize)
+	}
+	return nil
+}
+
+// Finish copies the rest and makes the switch, while no host is let in to any volume of the family
+// and none of their requests is under way: afterwards the family is shown by the target, and by
+// the source no more, durably. An error leaves the family where it was, but for one of the devices
+// itself, which is out of service then: what holds the family is decided by SettleMigrations.
+func (m *Migration) Finish(ctx context.Context) error {
+	m.urgent = true
+	if err := m.pass(ctx); err != nil {
+		return err
+	}
+	m.from.control.Lock()
+	defer m.from.control.Unlock()
+	if err := m.pass(ctx); err != nil { // what was asked of the family's branches meanwhile
+		return err
+	}
+	m.to.control.Lock()
+	defer m.to.control.Unlock()
+	ctx = context.WithoutCancel(ctx)
+	if err := m.baptize(ctx); err != nil {
+		return err
+	}
+	if err := m.to.settleAll(ctx); err != nil {
+		return err
+	}
+	if err := m.from.mark(ctx, m.fam, segment.MoveLeft, m.token); err != nil {
+		return err
+	}
+	m.left = true
+	return m.to.mark(ctx, m.root.fam, segment.MoveNone, m.token)
+}
+
+// Left tells whether the switch was made: the source does not show the family any more.
+func (m *Migration) Left() bool { return m.left }
+
+// baptize gives all copies of branches the names of theirs, and takes provisional ones away where
+// there is none. Both controls are held.
+func (m *Migration) baptize(ctx context.Context) error {
+	var lines []segment.Branch
+	for b, t := range m.twins {
+		m.from.mu.RLock()
+		is := b.line()
+		m.from.mu.RUnlock()
+		want := t.line
+		want.State, want.Size = is.State, is.Size
+		want.Volume, want.Snapshot = is.Volume, is.Snapshot
+		if want == t.line {
+			continue
+		}
+		t.line = want
+		lines = append(lines, want)
+	}
+	for list := range slices.Chunk(lines, segment.BranchesMax) {
+		if err := m.to.logBranches(ctx, list...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleAll makes everything that was acknowledged durable, also where that is not promised.
+func (e *Engine) settleAll(ctx context.Context) error {
+	if err := e.Flush(ctx); err != nil {
+		return err
+	}
+	return e.flushDevice()
+}
+
+// mark says what became of a family, durably. The caller holds control. An error takes the engine
+// out of service: nobody knows what its log says.
+func (e *Engine) mark(ctx context.Context, f *family, s segment.MoveState, token uint32) error {
+	e.mu.RLock()
+	line := f.root.line()
+	e.mu.RUnlock()
+	line.Move, line.Token = s, token
+	err := e.logBranches(ctx, line)
+	if err == nil {
+		err = e.flushDevice()
+	}
+	if err != nil {
+		e.fail(err)
+	}
+	return err
+}
+
+// Clean takes away what is left on the source after the switch.
+func (m *Migration) Clean(ctx context.Context) error {
+	m.from.unpin(m.fam)
+	for _, b := range m.to.nameless(m.root.fam) {
+		m.to.sweep(b)
+	}
+	return m.from.discard(ctx, m.fam)
+}
+
+// Abort ends a migration before the switch: the source is as it was, and the copy is thrown away.
+// Where that fails the next start does it.
+func (m *Migration) Abort(ctx context.Context) error {
+	for _, b := range m.from.unpin(m.fam) {
+		m.from.sweep(b)
+	}
+	m.from.control.Lock()
+	err := m.from.dropKeys()
+	m.from.control.Unlock()
+	if m.root == nil || err != nil {
+		return err
+	}
+	return m.to.discard(ctx, m.root.fam)
+}
+
+// nameless lists the branches of a family without a name, the youngest first.
+func (e *Engine) nameless(f *family) (list []*branch) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, b := range e.mu.branches {
+		if b.fam == f && !b.gone && !b.named() {
+			list = append(list, b)
+		}
+	}
+	slices.SortFunc(list, func(a, b *branch) int { return cmp.Compare(b.id, a.id) })
+	return list
+}
+
+// discard takes all names of a family away, and what they saw.
+func (e *Engine) discard(ctx context.Context, f *family) error {
+	e.control.Lock()
+	var lines []segment.Branch
+	e.mu.RLock()
+	for _, b := range e.mu.branches {
+		if b.fam == f && !b.gone && b.named() {
+			line := b.line()
+			line.State = segment.BranchBuried
+			lines = append(lines, line)
+		}
+	}
+	e.mu.RUnlock()
+	var err error
+	for list := range slices.Chunk(lines, segment.BranchesMax) {
+		if err = e.logBranches(context.WithoutCancel(ctx), list...); err != nil {
+			break
+		}
+	}
+	e.control.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, b := range e.nameless(f) {
+		e.sweep(b)
+	}
+	e.control.Lock()
+	defer e.control.Unlock()
+	return e.dropKeys()
+}
+
+// remnant is a family that is not shown.
+type remnant struct {
+	e     *Engine
+	f     *family
+	names []*Volume
+	whole bool // no branch waits for its name
+}
+
+// remnants lists the families of a device that are not shown, by token.
+func (e *Engine) remnants() map[uint32]*remnant {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	out := map[uint32]*remnant{}
+	for _, b := range e.mu.branches {
+		if b.gone || !b.fam.moves.hidden() {
+			continue
+		}
+		r := out[b.fam.moves.token]
+		if r == nil {
+			r = &remnant{e: e, f: b.fam, whole: true}
+			out[b.fam.moves.token] = r
+		}
+		if v := b.handle; v != nil && v != pin {
+			r.names = append(r.names, v)
+			r.whole = r.whole && v.volume != provisional(b.fam.moves.token, b.id)
+		}
+	}
+	return out
+}
+
+// SettleMigrations ends what a crash cut short, among the devices of a node: before anything of
+// them is served. What cannot be told without a device that is not there stays as it is, shown to
+// nobody.
+func SettleMigrations(ctx context.Context, engines []*Engine) error {
+	for _, e := range engines {
+		for token, r := range e.remnants() {
+			if err := r.settle(ctx, token, engines); err != nil {
+				id, _ := e.Info()
+				return domain.Wrap(err, "engine.SettleMigrations", "device/"+id.String())
+			}
+		}
+	}
+	return nil
+}
+
+// settle ends the migration of which this is one end.
+func (r *remnant) settle(ctx context.Context, token uint32, engines []*Engine) error {
+	left := r.f.moves.state == segment.MoveLeft
+	for _, o := range engines {
+		other := o.remnants()[token]
+		switch {
+		case o == r.e:
+		case left && other != nil:
+			return r.promote(ctx, other, token)
+		case left && o.came(token):
+			return r.e.discard(ctx, r.f)
+		case !left && other != nil:
+			return other.promote(ctx, r, token)
+		case !left && (!r.whole || o.shows(r.names)):
+			return r.e.discard(ctx, r.f)
+		}
+	}
+	if !left && !r.whole {
+		return r.e.discard(ctx, r.f)
+	}
+	return nil
+}
+
+// promote shows the copy of what was left, and takes that away.
+func (r *remnant) promote(ctx context.Context, to *remnant, token uint32) error {
+	if !to.whole || r.f.moves.state != segment.MoveLeft {
+		return domain.Errorf(domain.Corrupt, "migration %08x: the source was left, the copy is in parts",
+			token)
+	}
+	to.e.control.Lock()
+	err := to.e.mark(ctx, to.f, segment.MoveNone, token)
+	to.e.control.Unlock()
+	if err != nil {
+		return err
+	}
+	return r.e.discard(ctx, r.f)
+}
+
+// came tells whether a family is shown that a migration brought here.
+func (e *Engine) came(token uint32) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, b := range e.mu.branches {
+		if !b.gone && !b.fam.moves.hidden() && b.fam.moves.token == token {
+			return true
+		}
+	}
+	return false
+}
+
+// shows tells whether the device shows something of a name.
+func (e *Engine) shows(names []*Volume) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, v := range names {
+		if v.snapshot.IsZero() && e.mu.byVolume[v.volume] != nil || e.mu.bySnapshot[v.snapshot] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// String describes a family in messages.
+func (f Family) String() string {
+	return fmt.Sprintf("%d volumes and %d snapshots, %s", len(f.Volumes), len(f.Snapshots), f.Bytes)
+}

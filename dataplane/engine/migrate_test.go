@@ -1,0 +1,465 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+
+	"weft/backends/mem"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// shuttle takes the families of a model from one device to another and back.
+type shuttle struct {
+	*families
+	to    *Engine
+	toDev *mem.Device
+	toNV  *mem.Memory
+}
+
+func newShuttle(t *testing.T, seed uint64, journal bool, tune ...func(*Config)) *shuttle {
+	device := func() (*mem.Device, *mem.Memory) {
+		dev := newMem(t, segment.DataOff+90*(128<<10)+segment.Guard+segment.Sector, 128<<10,
+			1+int(seed%2)*2)
+		if journal {
+			return dev, newMemory(t, dev, 14)
+		}
+		return dev, nil
+	}
+	dev, nv := device()
+	s := &shuttle{families: newFamiliesOn(t, dev, nv, seed, tune...)}
+	s.toDev, s.toNV = device()
+	there := &families{t: t, dev: s.toDev, nv: s.toNV, tune: tune}
+	s.to = there.open()
+	return s
+}
+
+// swap lets the model go on with the other device.
+func (s *shuttle) swap() {
+	s.e, s.to = s.to, s.e
+	s.dev, s.toDev = s.toDev, s.dev
+	s.nv, s.toNV = s.toNV, s.nv
+}
+
+// busy is a step of the model that needs no restart: what hosts and operators do meanwhile.
+func (s *shuttle) busy() {
+	switch d := s.rnd.IntN(100); {
+	case d < 70:
+		s.write()
+	case d < 78:
+		s.snapshot()
+	case d < 84:
+		s.deleteSnapshot()
+	case d < 87:
+		s.clone()
+	case d < 89:
+		s.deleteVolume()
+	case d < 92:
+		s.rollback()
+	case d < 94:
+		s.grow()
+	case d < 95:
+		s.shrink()
+	case d < 97:
+		s.compare()
+	default:
+		s.must(s.e.Checkpoint())
+	}
+}
+
+// move takes all families over, with up to steps of the model between the pieces.
+func (s *shuttle) move(steps int) {
+	s.t.Helper()
+	for _, f := range s.e.Families() {
+		m, err := s.e.Migrate(f.ID, s.to, func(context.Context, int64) error {
+			if steps > 0 && s.rnd.IntN(4) == 0 {
+				steps--
+				s.busy()
+			}
+			return nil
+		})
+		if domain.IsKind(err, domain.NotFound) {
+			continue // all of it was deleted meanwhile
+		}
+		s.must(err)
+		s.must(m.Copy(background))
+		s.must(m.Finish(background))
+		s.must(m.Clean(background))
+	}
+	left := s.e.Families()
+	if len(left) > 0 || s.e.Hidden()+s.to.Hidden() > 0 {
+		s.t.Fatalf("left: %v, hidden: %d and %d", left, s.e.Hidden(), s.to.Hidden())
+	}
+	s.swap()
+}
+
+// TestMigrate takes families of volumes, snapshots and clones from device to device, while they are
+// written to, cut, cloned, deleted, rolled back and resized; now and then a copy is given up. Every
+// byte of every one of them, what is allocated and what differs are as before, all counters are
+// those of a recount, the device that was left is empty, and the copies share what was shared (M1).
+func TestMigrate(t *testing.T) {
+	for seed := range uint64(6) {
+		journal := seed%3 == 2
+		s := newShuttle(t, 400+seed, journal)
+		s.most = 6
+		s.create()
+		if seed%2 == 0 { // then nothing is asked of them meanwhile: some are here and some are there
+			s.create()
+		}
+		rounds, steps := 12, 150
+		if raceOn || testing.Short() {
+			rounds, steps = 4, 60
+		}
+		for round := range rounds {
+			for range steps {
+				s.busy()
+			}
+			s.audit()
+			if round%3 == 1 {
+				s.giveUp()
+				s.audit()
+			}
+			before := s.e.Stats()
+			s.move(steps * (round % 2) * int(seed%2))
+			s.audit()
+			if after := s.e.Stats(); round%2 == 0 &&
+				after.LiveBytes+after.SavedBytes != before.LiveBytes+before.SavedBytes {
+				t.Fatalf("seed %d: %d bytes became %d", seed, before.LiveBytes, after.LiveBytes)
+			}
+			if st := s.to.Stats(); st.LiveBytes != 0 || len(s.to.mu.byVolume) > 0 {
+				t.Fatalf("seed %d: left behind: %+v", seed, st)
+			}
+			s.restart(round%2 == 0)
+			s.audit()
+		}
+		s.empty()
+		s.must(s.to.Close())
+	}
+}
+
+// giveUp copies a part and throws it away.
+func (s *shuttle) giveUp() {
+	live := s.to.Stats().LiveBytes
+	enough, n := errors.New("enough"), 3+s.rnd.IntN(200)
+	f := s.e.Families()[0]
+	m, err := s.e.Migrate(f.ID, s.to, func(context.Context, int64) error {
+		s.busy()
+		if n--; n == 0 {
+			return enough
+		}
+		return nil
+	})
+	s.must(err)
+	if err := m.Copy(background); err != nil && !errors.Is(err, enough) {
+		s.t.Fatal(err)
+	}
+	on := still(s.to)
+	if k := s.to.Kept(); int64(k) != s.to.Stats().LiveBytes || k == 0 {
+		s.t.Fatalf("%d live, kept %d", s.to.Stats().LiveBytes, k)
+	}
+	on()
+	s.must(m.Abort(background))
+	if st := s.to.Stats(); st.LiveBytes != live || s.to.Hidden() > 0 {
+		s.t.Fatalf("the copy is there: %+v", st)
+	}
+}
+
+// TestMigrateEncrypted does the same with encrypted volumes: the copies are closed under keys of
+// the target's own, and none of the source's is left.
+func TestMigrateEncrypted(t *testing.T) {
+	key := func(c *Config) { c.ClusterKey = fill(1, 3)[:32] }
+	s := newShuttle(t, 500, false, key)
+	s.create()
+	for range 150 {
+		s.busy()
+	}
+	s.move(60)
+	s.audit()
+	for _, v := range s.e.Volumes() {
+		if !v.Encrypted() || v.Keyless() != nil {
+			t.Errorf("%s is not encrypted, or without its key", v.ID())
+		}
+	}
+	for i := range s.to.keys.pages {
+		if n := len(s.to.keys.pages[i].Keys); n > 0 {
+			t.Errorf("%d keys are left", n)
+		}
+	}
+	s.restart(false)
+	s.audit()
+	s.empty()
+	s.must(s.to.Close())
+}
+
+// timeline is the one order of what happens to two devices.
+type timeline struct {
+	mu     sync.Mutex // held while one of them is written to
+	a, b   *mem.Device
+	points []cutBoth
+}
+
+// cutBoth is a point of a timeline at which the power may be cut.
+type cutBoth struct {
+	point             // of the one device, and of the other
+	under *mem.Device // the one at work; the other has nothing in flight
+}
+
+func (l *timeline) now() point { return point{l.a.Ops(), l.b.Ops()} }
+
+// images makes what a cut leaves behind.
+func (l *timeline) images(at cutBoth, choose mem.Chooser) (a, b *mem.Device) {
+	image := func(dev *mem.Device, ops int) *mem.Device {
+		return dev.CrashImage(ops, func(i int, p mem.Pending) mem.Fate {
+			if fate := choose(i, p); !p.InFlight || at.under == dev {
+				return fate
+			}
+			return mem.Fate{} // it came later
+		})
+	}
+	return image(l.a, at.dev), image(l.b, at.nv)
+}
+
+// timed is a device on a timeline.
+type timed struct {
+	*mem.Device
+	line *timeline
+}
+
+func (d timed) WriteAt(p []byte, off int64, fua bool) error {
+	return d.do(func() error { return d.Device.WriteAt(p, off, fua) })
+}
+
+func (d timed) WriteVAt(bufs [][]byte, off int64, fua bool) error {
+	return d.do(func() error { return d.Device.WriteVAt(bufs, off, fua) })
+}
+
+func (d timed) Flush(ctx context.Context) error {
+	return d.do(func() error { return d.Device.Flush(ctx) })
+}
+
+func (d timed) do(op func() error) error {
+	d.line.mu.Lock()
+	defer d.line.mu.Unlock()
+	d.line.points = append(d.line.points, cutBoth{d.line.now(), d.Device})
+	return op()
+}
+
+// TestCrashMigration cuts the power of both devices at every write and flush of a migration with
+// records between its pieces and behind it: after SettleMigrations one device holds all of what was
+// there before or after the record under way, to the byte and to the name, the other nothing, and
+// all space is counted exactly, in whatever order the devices are looked at (M1, M2, M3).
+func TestCrashMigration(t *testing.T) {
+	n := 0
+	for seed := range uint64(4) {
+		lanes := 1 + int(seed%2)
+		a, b := crashDevice(t, 60, lanes), crashDevice(t, 60, lanes)
+		s := newSagaOn(t, a, nil, 80+seed)
+		s.run(60)
+		for len(s.f.vols) > 1 { // one family
+			s.f.deleteVolume()
+		}
+		s.f.clone()
+		s.f.must(s.f.e.Close())
+		b.StartHistory()
+		line := &timeline{a: a, b: b}
+		s.f.e = open(t, timed{a, line}, often)
+		to := open(t, timed{b, line}, often)
+		s.migrate(line, to)
+		s.f.e.Abandon()
+		n += s.enumerateBoth(line)
+	}
+	t.Logf("%d pairs of images", n)
+}
+
+// migrate takes the families over, with records meanwhile and afterwards.
+func (s *saga) migrate(line *timeline, to *Engine) {
+	f := s.f
+	s.moments, line.points = nil, nil
+	step := func(do func()) {
+		begun := line.now()
+		do()
+		m := s.moment(begun)
+		m.ended = line.now()
+		s.moments = append(s.moments, m)
+	}
+	step(func() {})
+	for _, fam := range f.e.Families() {
+		n := 0
+		m, err := f.e.Migrate(fam.ID, to, func(context.Context, int64) error {
+			if n++; n%3 == 0 && n < 60 {
+				step(s.one)
+			}
+			if n == 7 {
+				step(f.snapshot)
+			}
+			return nil
+		})
+		f.must(err)
+		f.must(m.Copy(background))
+		step(s.one)
+		f.must(m.Finish(background))
+		defer f.e.Abandon()
+		defer func() { f.must(m.Clean(background)) }()
+	}
+	f.e = to
+	for range 8 {
+		step(s.one)
+	}
+}
+
+// enumerateBoth judges pairs of images.
+func (s *saga) enumerateBoth(line *timeline) int {
+	n, seed := 0, uint64(1)
+	stride := max(1, 8*len(line.points)/images())
+	for i := 0; i < len(line.points); i += stride {
+		at := line.points[i]
+		for _, choose := range []mem.Chooser{mem.None, mem.All, mem.RandomGarbage(seed)} {
+			n++
+			seed++
+			ia, ib := line.images(at, choose)
+			if err := s.judgeBoth(ia, ib, at.point, seed%2 == 0); err != nil {
+				s.f.t.Fatalf("seed %d, cut %d of %d, %+v: %v", seed, i, len(line.points), at.point, err)
+			}
+		}
+	}
+	return n
+}
+
+func (s *saga) judgeBoth(a, b *mem.Device, cut point, back bool) error {
+	var engines []*Engine
+	for _, img := range []*mem.Device{a, b} {
+		e, err := Open(background, Config{
+			Device: img, Cluster: testCluster, Node: 1,
+			Report: func(x Fact) { s.f.t.Errorf("cut %+v: reported %+v", cut, x) },
+		})
+		if err != nil {
+			return fmt.Errorf("open: %w", err)
+		}
+		defer e.Abandon()
+		engines = append(engines, e)
+	}
+	if back {
+		slices.Reverse(engines)
+	}
+	if err := SettleMigrations(background, engines); err != nil {
+		return err
+	}
+	for i, e := range engines {
+		recount(s.f.t, e)
+		if e.Hidden() > 0 {
+			return errors.New("something is still hidden")
+		}
+		o := engines[1-i]
+		if len(e.Volumes()) == 0 || len(o.Volumes())+len(o.AllSnapshots()) > 0 {
+			continue
+		}
+		why := ""
+		for j, m := range s.moments {
+			begun := m.begun.dev <= cut.dev && m.begun.nv <= cut.nv
+			replaced := j+1 < len(s.moments) && s.moments[j+1].ended.before(cut)
+			if !begun || replaced {
+				continue
+			}
+			w := m.differs(e)
+			if w == "" {
+				return nil
+			}
+			why += fmt.Sprintf("\nmoment %d: %s", j, w)
+		}
+		return fmt.Errorf("neither before nor after:%s", why)
+	}
+	return fmt.Errorf("%d and %d volumes, %d and %d snapshots", len(engines[0].Volumes()),
+		len(engines[1].Volumes()), len(engines[0].AllSnapshots()), len(engines[1].AllSnapshots()))
+}
+
+// TestMigrateRefused proves what is refused: a family that is not there, one that is being copied,
+// a target that holds something of it, and a device without room; and that the source goes on.
+func TestMigrateRefused(t *testing.T) {
+	s := newShuttle(t, 600, false)
+	s.create()
+	for range 30 {
+		s.write()
+	}
+	_, err := s.e.Migrate(99, s.to, nil)
+	kindOf(t, err, domain.NotFound)
+	id := s.e.Families()[0].ID
+	m, err := s.e.Migrate(id, s.to, nil)
+	s.must(err)
+	_, err = s.e.Migrate(id, s.to, nil)
+	kindOf(t, err, domain.Conflict)
+	s.must(m.Abort(background))
+	v := slices.Collect(maps.Keys(s.vols))[0]
+	_, err = created(s.to, v, 4*domain.MiB)
+	s.must(err)
+	_, err = s.e.Migrate(id, s.to, nil)
+	kindOf(t, err, domain.Conflict)
+	s.must(s.to.Delete(background, v))
+	other, err := created(s.to, testVolume, 64*domain.MiB)
+	s.must(err)
+	for b := uint64(0); ; b++ {
+		if err := put(other, data(b, 1, b+1)); err != nil {
+			kindOf(t, err, domain.NoSpace)
+			break
+		}
+	}
+	if s.to.Room() > 64<<10 {
+		t.Errorf("%s are free", s.to.Room())
+	}
+	m, err = s.e.Migrate(id, s.to, nil)
+	s.must(err)
+	kindOf(t, m.Copy(background), domain.NoSpace)
+	s.must(m.Abort(background))
+	s.audit()
+	s.must(s.e.Close())
+	s.must(s.to.Close())
+}
+
+// TestMigrateBesideSweep proves that a branch which waits to be swept when the copy begins is left
+// as it is until that ends: else a hole that the head has over it would go, and the copy of what
+// it hides would show through.
+func TestMigrateBesideSweep(t *testing.T) {
+	s := newShuttle(t, 700, false)
+	s.create()
+	id := slices.Collect(maps.Keys(s.vols))[0]
+	v, _ := s.e.Volume(id)
+	s.must(put(v, data(0, 4, 50)))
+	s.must(s.e.Snapshot(background, Cut{Volume: id, Snapshot: snapID(1)}))
+	s.must(put(v, &Record{Kind: segment.KindUnmap, Block: 1, Count: 1}))
+	s.e.maint.ckpt.Lock() // the maintenance does not run
+	deleted := make(chan error, 1)
+	go func() { deleted <- s.e.DeleteSnapshot(background, snapID(1)) }()
+	var waits []*sweepJob
+	for len(waits) == 0 {
+		s.e.maint.sweeps.mu.Lock()
+		waits, s.e.maint.sweeps.list = s.e.maint.sweeps.list, nil
+		s.e.maint.sweeps.mu.Unlock()
+		runtime.Gosched()
+	}
+	s.e.maint.ckpt.Unlock()
+	m, err := s.e.Migrate(s.e.Families()[0].ID, s.to, func(context.Context, int64) error {
+		for _, j := range waits {
+			s.e.sweep(j.br)
+			close(j.done)
+		}
+		waits = nil
+		return nil
+	})
+	s.must(err)
+	s.must(m.Copy(background))
+	s.must(<-deleted)
+	s.must(m.Finish(background))
+	s.must(m.Clean(background))
+	s.swap()
+	im := s.vols[id]
+	im.apply(segment.KindData, 0, 4, 50)
+	im.apply(segment.KindUnmap, 1, 1, 0)
+	s.audit()
+	s.empty()
+	s.must(s.to.Close())
+}
