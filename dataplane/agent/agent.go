@@ -129,8 +129,9 @@ func (a *Agent) Detach(id domain.DeviceID) error {
 	if err != nil {
 		return err
 	}
-	if v, s := len(e.Volumes()), len(e.AllSnapshots()); v+s > 0 {
-		return domain.Errorf(domain.Conflict, "%d volumes and %d snapshots stand on it", v, s)
+	if v, s, h := len(e.Volumes()), len(e.AllSnapshots()), e.Hidden(); v+s+h > 0 {
+		return domain.Errorf(domain.Conflict, "%d volumes and %d snapshots stand on it, and %d families "+
+			"on their way", v, s, h)
 	}
 	a.fleet.Lock()
 	defer a.fleet.Unlock()
@@ -161,7 +162,7 @@ func (a *Agent) obey(ctx context.Context, o command.Order, out *command.Outcome)
 	if o.Kind == command.CutSnapshots {
 		return a.cut(ctx, o, out)
 	}
-	e, err := a.engine(o.Device)
+	e, err := a.home(o)
 	if err != nil {
 		return err
 	}
@@ -217,10 +218,9 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 	if !ok || !sameDisk(s.Export, o.Export) {
 		_, geo := e.Info()
 		d, err := vdisk.New(vdisk.Config{
-			Volume: v, Pool: a.cfg.Pool, Name: o.Export.Name, LogicalBlock: o.Export.LogicalBlock,
-			ReadOnly: o.Export.ReadOnly, Rotational: geo.Rotational, Volatile: e.Volatile(),
-			Flush: e.Flush, Gateway: a.cfg.Number, Incarnation: a.cfg.Incarnation,
-			Scheduler: e.Scheduler(),
+			Target: target(e, v), Pool: a.cfg.Pool, Name: o.Export.Name,
+			LogicalBlock: o.Export.LogicalBlock, ReadOnly: o.Export.ReadOnly,
+			Rotational: geo.Rotational, Gateway: a.cfg.Number, Incarnation: a.cfg.Incarnation,
 		})
 		if err != nil {
 			return err
@@ -241,6 +241,13 @@ func (a *Agent) export(e *engine.Engine, o command.Order) error {
 		return err
 	}
 	return nil
+}
+
+// target is what a disk needs of the place of its volume.
+func target(e *engine.Engine, v *engine.Volume) vdisk.Target {
+	return vdisk.Target{
+		Volume: v, Volatile: e.Volatile(), Flush: e.Flush, Scheduler: e.Scheduler(),
+	}
 }
 
 func limits(x command.Export) qos.Limits {

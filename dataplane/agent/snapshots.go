@@ -20,11 +20,17 @@ func (a *Agent) cut(ctx context.Context, o command.Order, out *command.Outcome) 
 	by := map[domain.DeviceID][]engine.Cut{}
 	on := map[domain.DeviceID]*engine.Engine{}
 	var devices []domain.DeviceID
-	for _, c := range o.Cuts {
-		e, err := a.engine(c.Device)
+	o.Cuts = slices.Clone(o.Cuts)
+	for i := range o.Cuts {
+		c := &o.Cuts[i]
+		e, err := a.locate(c.Device, func(e *engine.Engine) bool {
+			_, ok := e.Volume(c.Volume)
+			return ok
+		})
 		if err != nil {
 			return err
 		}
+		c.Device, _ = e.Info()
 		on[c.Device] = e
 		if by[c.Device] == nil {
 			devices = append(devices, c.Device)

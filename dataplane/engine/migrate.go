@@ -214,7 +214,8 @@ type Migration struct {
 	twins    map[*branch]*twin
 	keys     map[uint32]uint32 // of the target, by those of the source
 	root     *branch           // of the copy
-	left     bool              // the switch was made
+	unsure   bool              // the switch was begun: whether it was made, the source's log says
+	left     bool              // it was made
 	done     atomic.Int64
 	total    atomic.Int64
 	urgent   bool // hosts wait for it
@@ -647,6 +648,7 @@ func (m *Migration) Finish(ctx context.Context) error {
 	if err := m.to.settleAll(ctx); err != nil {
 		return err
 	}
+	m.unsure = true
 	if err := m.from.mark(ctx, m.fam, segment.MoveLeft, m.token); err != nil {
 		return err
 	}
@@ -656,6 +658,22 @@ func (m *Migration) Finish(ctx context.Context) error {
 
 // Left tells whether the switch was made: the source does not show the family any more.
 func (m *Migration) Left() bool { return m.left }
+
+// Copied gives the copy of a volume, which is shown once Finish has succeeded.
+func (m *Migration) Copied(id domain.VolumeID) (*Volume, bool) {
+	if m.root == nil {
+		return nil, false
+	}
+	m.to.mu.RLock()
+	defer m.to.mu.RUnlock()
+	for _, b := range m.to.mu.branches {
+		if v := b.handle; b.fam == m.root.fam && !b.gone && v != nil && v.volume == id &&
+			v.snapshot.IsZero() {
+			return v, true
+		}
+	}
+	return nil, false
+}
 
 // baptize gives all copies of branches the names of theirs, and takes provisional ones away where
 // there is none. Both controls are held.
@@ -717,8 +735,11 @@ func (m *Migration) Clean(ctx context.Context) error {
 }
 
 // Abort ends a migration before the switch: the source is as it was, and the copy is thrown away.
-// Where that fails the next start does it.
+// Where that fails the next start does it. Once the switch was begun nothing is thrown away.
 func (m *Migration) Abort(ctx context.Context) error {
+	if m.unsure {
+		return nil
+	}
 	for _, b := range m.from.unpin(m.fam) {
 		m.from.sweep(b)
 	}

@@ -44,6 +44,7 @@ type Gate struct {
 	clock  Clock
 	run    func(*domain.IO)
 	active atomic.Bool // there is a limit, or somebody waits
+	in     *atomic.Int64
 
 	mu struct {
 		sync.Mutex
@@ -70,6 +71,10 @@ const unitBytes = 1 << 20
 // New makes a gate without limits. run takes the requests that waited; it is called on the timer's
 // goroutine, one after the other, and may block.
 func New(clock Clock, run func(*domain.IO)) *Gate { return &Gate{clock: clock, run: run} }
+
+// CountIn lets the gate add to a count for each request that it gives to run, before a Pause that
+// comes then returns. It is called before the gate is used.
+func (g *Gate) CountIn(n *atomic.Int64) { g.in = n }
 
 // SetLimits replaces the limits. Requests that wait are judged by the new ones.
 func (g *Gate) SetLimits(l Limits) {
@@ -235,6 +240,9 @@ func (g *Gate) release() {
 		}
 		io := g.mu.queue.pop()
 		g.charge(io, now)
+		if g.in != nil {
+			g.in.Add(1)
+		}
 		g.mu.Unlock()
 		g.run(io)
 		g.mu.Lock()

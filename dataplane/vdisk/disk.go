@@ -35,21 +35,26 @@ type Volume interface {
 	RecordBlocks() int
 }
 
+// Target is where a disk's volume stands.
+type Target struct {
+	Volume   Volume
+	Volatile bool
+	// Flush makes acknowledged writes durable where Volatile is set.
+	Flush func(context.Context) error
+	// Scheduler shares the volume's device with other volumes; nil: the disk has it for itself.
+	Scheduler *qos.Scheduler
+}
+
 // Config describes a disk. Pool and Volume are required.
 type Config struct {
-	Volume       Volume
+	Target
 	Pool         *Pool
 	Name         string
 	LogicalBlock int // 512 or 4096; 0: 512
 	ReadOnly     bool
 	Rotational   bool
-	Volatile     bool
-	// Flush makes acknowledged writes durable where Volatile is set.
-	Flush func(context.Context) error
 	// Clock is what limits go by; the zero value is the system's.
 	Clock qos.Clock
-	// Scheduler shares the volume's device with other volumes; nil: the disk has it for itself.
-	Scheduler *qos.Scheduler
 	// Gateway and Incarnation name this process in request ids.
 	Gateway     domain.NodeNumber
 	Incarnation uint64
@@ -59,15 +64,15 @@ type Config struct {
 type Disk struct {
 	cfg     Config
 	info    domain.DiskInfo
-	record  int64 // most bytes of one record
+	at      atomic.Pointer[place]
+	flight  atomic.Int64 // requests that the gate has let in and that have not ended
+	drain   atomic.Pointer[chan struct{}]
 	counter atomic.Uint64
 	reading atomic.Int32
 	writing atomic.Int32 // writes of whole blocks
 	ops     sync.Pool
 	reads   sync.Pool
-	starter starter // nil: the volume's reads hold a goroutine each
 	gate    *qos.Gate
-	flow    *qos.Flow // nil: no other volume is on the device
 	stats   [domain.OpCompareWrite + 1]opStats
 }
 
@@ -90,7 +95,7 @@ func New(cfg Config) (*Disk, error) {
 	if cfg.Volatile && cfg.Flush == nil {
 		return nil, domain.Errorf(domain.Internal, "a volatile disk needs a flush")
 	}
-	d := &Disk{cfg: cfg, record: int64(cfg.Volume.RecordBlocks()) * segment.BlockSize}
+	d := &Disk{cfg: cfg}
 	d.info = domain.DiskInfo{
 		ID: cfg.Volume.ID(), Name: cfg.Name, LogicalBlock: cfg.LogicalBlock,
 		PhysicalBlock: segment.BlockSize, ReadOnly: cfg.ReadOnly, Rotational: cfg.Rotational,
@@ -98,21 +103,20 @@ func New(cfg Config) (*Disk, error) {
 	}
 	d.ops.New = func() any { return &op{disk: d} }
 	d.reads.New = func() any { return &readOp{disk: d} }
-	d.starter, _ = cfg.Volume.(starter)
 	if cfg.Clock.Now == nil {
 		cfg.Clock = qos.System()
 	}
 	d.gate = qos.New(cfg.Clock, d.pass)
-	if cfg.Scheduler != nil {
-		d.flow = cfg.Scheduler.Flow(d.run)
-	}
+	d.gate.CountIn(&d.flight)
+	d.at.Store(d.place(cfg.Target))
+	d.cfg.Target = Target{} // it changes: see Retarget
 	return d, nil
 }
 
 // Info describes the disk; its size may have grown since the last call.
 func (d *Disk) Info() domain.DiskInfo {
 	i := d.info
-	i.Size = d.cfg.Volume.Size()
+	i.Size = d.at.Load().Volume.Size()
 	return i
 }
 
@@ -132,17 +136,18 @@ func (d *Disk) SetLimits(l qos.Limits) { d.gate.SetLimits(l) }
 // SetShare says what the volume is owed of its device from now on, while that is short. Without a
 // scheduler it does nothing.
 func (d *Disk) SetShare(s qos.Share) {
-	if d.flow != nil {
-		d.flow.SetShare(s)
+	if f := d.at.Load().flow; f != nil {
+		f.SetShare(s)
 	}
 }
 
 // Share gives what the volume is owed now.
 func (d *Disk) Share() qos.Share {
-	if d.flow == nil {
+	f := d.at.Load().flow
+	if f == nil {
 		return qos.Share{}
 	}
-	return d.flow.Share()
+	return f.Share()
 }
 
 // Pause keeps every request but flushes back until Resume. Pauses add up. Those that were let in
@@ -160,10 +165,11 @@ func (d *Disk) Delayed() int64 { return d.gate.Delayed() }
 
 // Queued counts the requests that waited for their turn on a device that was short.
 func (d *Disk) Queued() int64 {
-	if d.flow == nil {
+	f := d.at.Load().flow
+	if f == nil {
 		return 0
 	}
-	return d.flow.Delayed()
+	return f.Delayed()
 }
 
 // Submit starts a request; io.To.Complete runs once, perhaps before Submit returns. It may wait
@@ -175,14 +181,21 @@ func (d *Disk) Submit(io *domain.IO) {
 		d.end(io, err)
 		return
 	}
+	if io.Op == domain.OpFlush { // no gate keeps it, and nobody waits for it in Drain
+		d.pass(io)
+		return
+	}
+	d.flight.Add(1) // before the gate is asked: see Drain
 	if d.gate.Admit(io) {
 		d.pass(io)
+	} else {
+		d.leave()
 	}
 }
 
 // pass takes a request that its volume's limits allow to the device's queue.
 func (d *Disk) pass(io *domain.IO) {
-	if d.flow == nil || d.flow.Admit(io) {
+	if f := d.at.Load().flow; f == nil || f.Admit(io) {
 		d.run(io)
 	}
 }
@@ -193,13 +206,13 @@ func (d *Disk) run(io *domain.IO) {
 	case domain.OpRead:
 		d.read(io)
 	case domain.OpWrite:
-		if aligned(io.Off) && aligned(io.Len) && !(io.FUA && d.cfg.Volatile) {
+		if aligned(io.Off) && aligned(io.Len) && !(io.FUA && d.at.Load().Volatile) {
 			d.write(io)
 			return
 		}
 		d.later(io)
 	case domain.OpFlush:
-		if d.cfg.Volatile {
+		if d.at.Load().Volatile {
 			d.later(io)
 			return
 		}
@@ -226,7 +239,7 @@ func aligned(n int64) bool { return n%segment.BlockSize == 0 }
 
 // check refuses what a front end should not have let through, and what the size forbids.
 func (d *Disk) check(io *domain.IO) error {
-	lb, size := int64(d.info.LogicalBlock), int64(d.cfg.Volume.Size())
+	lb, size := int64(d.info.LogicalBlock), int64(d.at.Load().Volume.Size())
 	data := io.Op == domain.OpRead || io.Op == domain.OpWrite || io.Op == domain.OpCompareWrite
 	switch {
 	case io.Op < domain.OpRead || io.Op > domain.OpCompareWrite:
@@ -249,8 +262,11 @@ func (d *Disk) check(io *domain.IO) error {
 
 // complete ends a request that was run.
 func (d *Disk) complete(io *domain.IO, err error) {
-	if d.flow != nil {
-		d.flow.Done(io)
+	if f := d.at.Load().flow; f != nil {
+		f.Done(io)
+	}
+	if io.Op != domain.OpFlush {
+		d.leave()
 	}
 	d.end(io, err)
 }
@@ -285,7 +301,7 @@ func (d *Disk) serve(io *domain.IO) {
 	case domain.OpUnmap:
 		d.complete(io, d.fua(io, d.ranged(io, segment.KindUnmap)))
 	case domain.OpFlush:
-		d.complete(io, d.cfg.Flush(context.Background()))
+		d.complete(io, d.at.Load().Flush(context.Background()))
 	case domain.OpCompareWrite:
 		d.complete(io, d.fua(io, d.compareWrite(io)))
 	}
@@ -293,10 +309,10 @@ func (d *Disk) serve(io *domain.IO) {
 
 // fua makes a finished write durable where the host asks and the disk does not promise it.
 func (d *Disk) fua(io *domain.IO, err error) error {
-	if err != nil || !io.FUA || !d.cfg.Volatile {
+	if err != nil || !io.FUA || !d.at.Load().Volatile {
 		return err
 	}
-	return d.cfg.Flush(context.Background())
+	return d.at.Load().Flush(context.Background())
 }
 
 // read runs in the caller when it is the only read, without a goroutine where the volume can, else
@@ -322,7 +338,7 @@ func (d *Disk) fetch(off int64, p []byte) error {
 		block, skip := off/segment.BlockSize, off%segment.BlockSize
 		if skip != 0 || len(p) < segment.BlockSize {
 			b := bounce.Get().(*[segment.BlockSize]byte) //nolint:errcheck,forcetypeassert // its own
-			err := d.cfg.Volume.Read(uint64(block), 1, b[:])
+			err := d.at.Load().Volume.Read(uint64(block), 1, b[:])
 			n := copy(p, b[skip:])
 			bounce.Put(b)
 			if err != nil {
@@ -332,7 +348,7 @@ func (d *Disk) fetch(off int64, p []byte) error {
 			continue
 		}
 		n := cut(off, int64(len(p))/segment.BlockSize*segment.BlockSize, int64(domain.ExtentSize))
-		if err := d.cfg.Volume.Read(uint64(block), int(n/segment.BlockSize), p[:n]); err != nil {
+		if err := d.at.Load().Volume.Read(uint64(block), int(n/segment.BlockSize), p[:n]); err != nil {
 			return err
 		}
 		p, off = p[n:], off+n
@@ -369,7 +385,7 @@ func (d *Disk) write(io *domain.IO) {
 	alone := d.writing.Add(1) == 1 && !io.More && io.Len <= inlineMax
 	off, p := io.Off, io.Buf[:io.Len]
 	for {
-		n := cut(off, int64(len(p)), d.record)
+		n := cut(off, int64(len(p)), d.at.Load().record)
 		r := &o.rec
 		if last := int(n) == len(p); !last {
 			r = &engine.Record{}
@@ -379,7 +395,7 @@ func (d *Disk) write(io *domain.IO) {
 		r.To, r.Lent, r.Now = o, io.Lent, alone && r == &o.rec
 		p, off = p[n:], off+n
 		done := len(p) == 0
-		d.cfg.Volume.Append(r)
+		d.at.Load().Volume.Append(r)
 		if done {
 			return
 		}

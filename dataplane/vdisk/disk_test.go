@@ -127,7 +127,7 @@ func TestAnyRange(t *testing.T) {
 // pieces.
 func TestSmallRecords(t *testing.T) {
 	d := build(t)
-	d.record = 16 << 10
+	d.at.Load().record = 16 << 10
 	for _, off := range []int64{0, 512, 4<<20 - 20<<10} {
 		p := pattern(100<<10, byte(off>>9))
 		write(t, d, off, p)
@@ -283,7 +283,7 @@ func TestExtents(t *testing.T) {
 func TestVolatileFlush(t *testing.T) {
 	flushes := 0
 	d := build(t, func(_ *Config, e *engine.Config) { e.Mode = engine.Process })
-	d.cfg.Flush = func(context.Context) error { flushes++; return nil }
+	d.at.Load().Flush = func(context.Context) error { flushes++; return nil }
 	if !d.Info().Volatile {
 		t.Error("a process-durable disk claims to be safe")
 	}
@@ -349,7 +349,7 @@ func TestWriteAllocatesNothing(t *testing.T) {
 // every request gives its place back.
 func TestBusyDevice(t *testing.T) {
 	d := build(t)
-	s := d.cfg.Scheduler
+	s := d.at.Load().Scheduler
 	others, held := s.Flow(nil), &domain.IO{Op: domain.OpRead, Len: 4096}
 	window := s.Reading().Window
 	for range window {
@@ -409,7 +409,7 @@ func BenchmarkScheduled(b *testing.B) {
 		b.Run(fmt.Sprintf("scheduler=%t", with), func(b *testing.B) {
 			d := build(b)
 			if !with {
-				d.flow = nil
+				d.at.Load().flow = nil
 			}
 			io := &domain.IO{Op: domain.OpWrite, Len: 4096, Buf: backends.AlignedBuffer(4096)}
 			copy(io.Buf, pattern(4096, 3))

@@ -19,7 +19,7 @@ func (c outcome) Appended(_ *engine.Record, err error) { c <- err }
 func (d *Disk) merge(off, n int64, p []byte) error {
 	for n > 0 {
 		start := off / segment.BlockSize * segment.BlockSize
-		piece := cut(off, n, d.record-(off-start))
+		piece := cut(off, n, d.at.Load().record-(off-start))
 		if err := d.mergePiece(off, p[:piece]); err != nil {
 			return err
 		}
@@ -31,7 +31,7 @@ func (d *Disk) merge(off, n int64, p []byte) error {
 func (d *Disk) mergePiece(off int64, p []byte) error {
 	first := off / segment.BlockSize
 	count := int((off+int64(len(p))+segment.BlockSize-1)/segment.BlockSize - first)
-	h, err := d.cfg.Volume.Hold(uint64(first), count)
+	h, err := d.at.Load().Volume.Hold(uint64(first), count)
 	if err != nil {
 		return err
 	}
@@ -48,14 +48,14 @@ func (d *Disk) mergePiece(off int64, p []byte) error {
 // ends reads the first and the last block where the range covers them in part.
 func (d *Disk) ends(first uint64, count int, off int64, n int, buf []byte) error {
 	if off%segment.BlockSize != 0 {
-		if err := d.cfg.Volume.Read(first, 1, buf[:segment.BlockSize]); err != nil {
+		if err := d.at.Load().Volume.Read(first, 1, buf[:segment.BlockSize]); err != nil {
 			return err
 		}
 	}
 	end := off + int64(n)
 	if end%segment.BlockSize != 0 && (count > 1 || off%segment.BlockSize == 0) {
 		last := buf[(count-1)*segment.BlockSize:]
-		return d.cfg.Volume.Read(first+uint64(count)-1, 1, last)
+		return d.at.Load().Volume.Read(first+uint64(count)-1, 1, last)
 	}
 	return nil
 }
@@ -80,15 +80,15 @@ func (d *Disk) compareWrite(io *domain.IO) error {
 		return nil
 	}
 	oneExtent := first/segment.LeafBlocks == (end-1)/int64(domain.ExtentSize)
-	if int64(count)*segment.BlockSize > d.record || !oneExtent {
+	if int64(count)*segment.BlockSize > d.at.Load().record || !oneExtent {
 		return domain.Errorf(domain.TooLarge, "compare and write of %d bytes", io.Len)
 	}
-	h, err := d.cfg.Volume.Hold(uint64(first), count)
+	h, err := d.at.Load().Volume.Hold(uint64(first), count)
 	if err != nil {
 		return err
 	}
 	buf := backends.AlignedBuffer(count * segment.BlockSize)
-	if err := d.cfg.Volume.Read(uint64(first), count, buf); err != nil {
+	if err := d.at.Load().Volume.Read(uint64(first), count, buf); err != nil {
 		h.Release()
 		return err
 	}
@@ -125,7 +125,7 @@ func (d *Disk) ranged(io *domain.IO, kind segment.Kind) error {
 		done := make(outcome, 1)
 		r := &engine.Record{To: done}
 		d.fill(r, kind, at, n, nil)
-		d.cfg.Volume.Append(r)
+		d.at.Load().Volume.Append(r)
 		waits = append(waits, done)
 		at += n
 	}
@@ -149,7 +149,7 @@ func (d *Disk) zeros(from, to int64) error {
 // Extents appends how n bytes from off on are allocated. Both are cut to whole blocks outwards; it
 // answers from memory.
 func (d *Disk) Extents(off, n int64, dst []domain.Extent) ([]domain.Extent, error) {
-	size := int64(d.cfg.Volume.Size())
+	size := int64(d.at.Load().Volume.Size())
 	if off < 0 || n < 0 || off > size || n > size-off {
 		return dst, domain.Errorf(domain.OutOfRange, "extents of %d bytes at %d", n, off)
 	}
@@ -158,7 +158,7 @@ func (d *Disk) Extents(off, n int64, dst []domain.Extent) ([]domain.Extent, erro
 		count := cut(at, (end-at+segment.BlockSize-1)/segment.BlockSize*segment.BlockSize,
 			int64(domain.ExtentSize)) / segment.BlockSize
 		var err error
-		dst, err = d.cfg.Volume.Extents(uint64(at/segment.BlockSize), int(count), dst)
+		dst, err = d.at.Load().Volume.Extents(uint64(at/segment.BlockSize), int(count), dst)
 		if err != nil {
 			return dst, err
 		}

@@ -30,7 +30,7 @@ type readOp struct {
 
 // start starts a read of whole blocks of one extent; false when it has to be done otherwise.
 func (d *Disk) start(io *domain.IO) bool {
-	if d.starter == nil || io.Len == 0 || !aligned(io.Off) || !aligned(io.Len) ||
+	if d.at.Load().starter == nil || io.Len == 0 || !aligned(io.Off) || !aligned(io.Len) ||
 		io.Off/int64(domain.ExtentSize) != (io.Off+io.Len-1)/int64(domain.ExtentSize) {
 		return false
 	}
@@ -38,7 +38,7 @@ func (d *Disk) start(io *domain.IO) bool {
 	o.io = io
 	o.r.Block, o.r.Count = uint64(io.Off/segment.BlockSize), int(io.Len/segment.BlockSize)
 	o.r.Dst, o.r.To = io.Buf[:io.Len], o
-	if d.starter.Start(&o.r, io.Gather) {
+	if d.at.Load().starter.Start(&o.r, io.Gather) {
 		return true
 	}
 	o.put()
@@ -47,8 +47,8 @@ func (d *Disk) start(io *domain.IO) bool {
 
 // Kick starts the reads that were kept back.
 func (d *Disk) Kick() {
-	if d.starter != nil {
-		d.starter.Kick()
+	if d.at.Load().starter != nil {
+		d.at.Load().starter.Kick()
 	}
 }
 

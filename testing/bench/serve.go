@@ -168,9 +168,10 @@ func (s *server) openDisk(ctx context.Context, f serveFlags) error {
 	s.hello.Device, s.hello.Durability = geo.Path, geo.Durability.String()
 	s.pool = vdisk.NewPool(vdisk.PoolSize)
 	s.disk, err = vdisk.New(vdisk.Config{
-		Volume: vol, Pool: s.pool, Name: exportName, Rotational: geo.Rotational,
-		Volatile: s.eng.Volatile(), Flush: s.eng.Flush, Gateway: 1, Incarnation: 1,
-		Scheduler: s.eng.Scheduler(),
+		Target: vdisk.Target{
+			Volume: vol, Volatile: s.eng.Volatile(), Flush: s.eng.Flush, Scheduler: s.eng.Scheduler(),
+		},
+		Pool: s.pool, Name: exportName, Rotational: geo.Rotational, Gateway: 1, Incarnation: 1,
 	})
 	return err
 }
