@@ -222,8 +222,17 @@ func deviceKind() kind {
 		col[T]{name: "ACKNOWLEDGED", cell: func(x T) string { return first(x.Mode, "-") }},
 		col[T]{name: "CORRUPT", cell: func(x T) string { return itoa(x.Corruptions) }, wide: true},
 		col[T]{name: "DAMAGED", cell: func(x T) string { return itoa(x.Damaged) }, wide: true},
+		col[T]{name: "LEFT", cell: left, wide: true},
 		col[T]{name: "REASON", cell: func(x T) string { return first(x.Reason, "-") }, wide: true},
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }, wide: true})
+}
+
+// left tells how much is to be copied off a device that leaves, and how much was.
+func left(x client.Device) string {
+	if x.State != "leaving" {
+		return "-"
+	}
+	return rounded(x.Left) + " of " + rounded(x.Moved+x.Left)
 }
 
 func planKind() kind {

@@ -50,6 +50,7 @@ type ServeOptions struct {
 	VoterGrace      time.Duration // before a silent voter's seat goes to another node
 	ScrubEvery      time.Duration // between two scrubs of a device; 0: only when asked for
 	ScrubRate       domain.Bytes  // a second; 0: no limit
+	MigrateRate     domain.Bytes  // a second; 0: no limit
 	ReadCache       domain.Bytes  // of blocks that are read again and again; 0: none
 	LogTiming       string        // "fast", "calm"
 	LogLevel        string        // "debug", "info", "warn", "error"
@@ -92,6 +93,7 @@ type serveFlags struct {
 	form       *choice
 	rate       sizeFlag
 	cache      sizeFlag
+	migrate    sizeFlag
 }
 
 func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
@@ -147,6 +149,8 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 	s.rate = scrubRate
 	f.Var(&s.rate, "scrub-rate",
 		"most bytes a second that a scrub reads, a quarter of it beside hosts; 0: no limit")
+	f.Var(&s.migrate, "migrate-rate",
+		"most bytes a second that volumes are copied off a device that leaves; 0: no limit")
 	s.cache = readCache
 	f.Var(&s.cache, "read-cache",
 		"memory for blocks that hosts read again and again, taken as they come; 0: none")
@@ -178,7 +182,7 @@ func (s *serveFlags) options(t *tool, cmd *cobra.Command) ServeOptions {
 	o.DataDir = first(t.dataDir, def)
 	o.Current = client.CurrentFile(def)
 	o.DeviceSize, o.ScrubRate = domain.Bytes(s.size), domain.Bytes(s.rate)
-	o.ReadCache = domain.Bytes(s.cache)
+	o.ReadCache, o.MigrateRate = domain.Bytes(s.cache), domain.Bytes(s.migrate)
 	o.Media, o.Durability, o.APITLS = s.media.value, s.dur.value, s.tls.value
 	o.LogTiming = s.timing.value
 	o.LogLevel, o.LogFormat, o.JSON = s.level.value, s.log.value, s.form.value == "json"

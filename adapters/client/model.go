@@ -325,6 +325,9 @@ type Device struct {
 	Segments    int64        `json:"segments"`
 	Free        int64        `json:"free_segments"`
 	Corruptions int64        `json:"corruptions"`
+	Moved       domain.Bytes `json:"moved,omitempty"`     // copied off it while it leaves
+	Left        domain.Bytes `json:"left,omitempty"`      // to be copied yet, about
+	MovingTo    string       `json:"moving_to,omitempty"` // where to
 	Durability  string       `json:"durability"`
 	Mode        string       `json:"mode"`
 }

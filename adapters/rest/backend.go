@@ -63,6 +63,11 @@ type LiveDevice struct {
 	FreeSegments, Segments int64
 	Corruptions            int64
 	Mode                   string
+	// Of a device that leaves: where its volumes go to, how much went, how much is left, and what is
+	// in the way.
+	Moving      string
+	Moved, Left domain.Bytes
+	Trouble     string
 }
 
 // Verdict is the answer of a verification of the log.

@@ -60,6 +60,9 @@ type Device struct {
 	Segments    int64        `json:"segments"`
 	Free        int64        `json:"free_segments"`
 	Corruptions int64        `json:"corruptions" doc:"found since the start"`
+	Moved       domain.Bytes `json:"moved,omitempty" doc:"copied off it since it began to leave"`
+	Left        domain.Bytes `json:"left,omitempty" doc:"to be copied before it leaves"`
+	MovingTo    string       `json:"moving_to,omitempty" doc:"where volumes go to now"`
 	Durability  string       `json:"durability" doc:"of a completed write on the device"`
 	Mode        string       `json:"mode" doc:"durable or process; NVRAM: power-safe or volatile"`
 }
@@ -165,6 +168,10 @@ func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error
 		if l, ok := s.b.LiveDevice(x.Device); ok && !past {
 			d.Used, d.Usable, d.Segments, d.Free = l.Used, l.Usable, l.Segments, l.FreeSegments
 			d.Corruptions, d.Mode = l.Corruptions, l.Mode
+			if d.State == "leaving" {
+				d.Moved, d.Left, d.MovingTo = l.Moved, l.Left, l.Moving
+				d.Reason = first(l.Trouble, d.Reason)
+			}
 		}
 		out.Body.Items = append(out.Body.Items, d)
 	}
@@ -190,7 +197,7 @@ func deviceDoc(v Views, x topology.Device) Device {
 			on = append(on[:namesMax], fmt.Sprintf("%d more", n))
 		}
 		if len(on) > 0 {
-			d.Reason = "until these are deleted: " + strings.Join(on, ", ")
+			d.Reason = "until these are on other devices: " + strings.Join(on, ", ")
 		}
 	case x.Suspended != "":
 		d.State, d.Reason = "suspect", x.Suspended+": "+x.Why

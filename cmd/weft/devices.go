@@ -87,6 +87,7 @@ type devices struct {
 	nvram   backends.ByteDevice
 	region  *journal.Region
 	noNVRAM bool // it was given up at this start
+	moves   emptyings
 	// troubles are facts on their way to the cluster's log.
 	troubles chan domain.Command
 }
@@ -147,6 +148,9 @@ func openDevices(ctx context.Context, o Options, d *dataDir, p *peerPort, log *s
 	if o.DropNVRAM {
 		ds.dropped(log)
 	}
+	if err := engine.SettleMigrations(ctx, ds.engines()); err != nil {
+		log.Error("what a migration left is not settled, and shown to nobody", "err", err)
+	}
 	return ds, func() { ds.close(log) }, nil
 }
 
@@ -155,6 +159,16 @@ func (ds *devices) all() []*unit {
 	ds.mu.RLock()
 	defer ds.mu.RUnlock()
 	return ds.mu.units
+}
+
+// engines gives those of the devices.
+func (ds *devices) engines() (out []*engine.Engine) {
+	for _, u := range ds.all() {
+		if u.engine != nil {
+			out = append(out, u.engine)
+		}
+	}
+	return out
 }
 
 func (ds *devices) ids() []domain.DeviceID {

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"weft/dataplane/agent"
+	"weft/dataplane/engine"
 	"weft/domain"
 	"weft/domain/cluster"
 	"weft/eventstore"
@@ -98,6 +99,7 @@ type equipping struct {
 	bg     *background
 	log    *slog.Logger
 	work   sync.WaitGroup
+	poked  chan struct{} // of capacity 1: a device may have become empty
 }
 
 // startEquipping looks at the wishes until the node closes. What was cut short is finished at the
@@ -107,7 +109,8 @@ func startEquipping(
 	r *projections.Runner, v *views, d *dataDir, bg *background, log *slog.Logger,
 ) (*equipping, func()) {
 	e := &equipping{
-		o: o, dir: d, ds: ds, agent: a, scrubs: s, exec: x, run: r, v: v, bg: bg, log: log,
+		poked: make(chan struct{}, 1),
+		o:     o, dir: d, ds: ds, agent: a, scrubs: s, exec: x, run: r, v: v, bg: bg, log: log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	e.work.Go(func() {
@@ -125,9 +128,11 @@ func startEquipping(
 			select {
 			case <-ctx.Done():
 			case <-changed:
+			case <-e.poked:
 			}
 		}
 	})
+	e.work.Go(func() { e.migrate(ctx) })
 	return e, func() {
 		cancel()
 		e.work.Wait()
@@ -212,6 +217,9 @@ func (e *equipping) open(ctx context.Context, spec string) (*unit, error) {
 	}
 	err = e.ds.begin(ctx, e.o, e.dir, u, e.log)
 	if err == nil {
+		err = engine.SettleMigrations(ctx, append(e.ds.engines(), u.engine), u.engine)
+	}
+	if err == nil {
 		err = e.ds.keep(e.dir, e.ds.kept.with(spec, u.id, true))
 	}
 	if err != nil {
@@ -234,7 +242,7 @@ func (e *equipping) remove(ctx context.Context, id domain.DeviceID) error {
 	case u != nil:
 		err := e.agent.Detach(id)
 		if domain.IsKind(err, domain.Conflict) {
-			return nil // the event that makes it empty brings us back
+			return nil // the event that makes it empty brings us back, or who moves its volumes
 		}
 		if err != nil {
 			return err

@@ -61,6 +61,7 @@ type Options struct {
 	Location                   string        // failure domains; empty: as the log has it
 	ScrubEvery                 time.Duration // between two scrubs of a device; 0: only when asked for
 	ScrubRate                  int64         // bytes a second; 0: no limit
+	MigrateRate                int64         // bytes a second; 0: no limit
 	ReadCache                  int64         // bytes; 0: none
 	Calm                       bool          // pace of the event log: for loaded hosts, or far apart
 	// Wrap lets a test harm a device below everything that watches it; nil: nothing stands between.

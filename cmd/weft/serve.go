@@ -84,7 +84,7 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 		AdvertiseISCSI: o.AdvertiseISCSI, Peer: o.Peer, AdvertisePeer: o.AdvertisePeer, Name: o.Name,
 		Events: o.Events, EventsJSON: o.EventsJSON,
 		Join: o.Join, Init: o.Init, VoterGrace: o.VoterGrace, Location: o.Location,
-		ScrubEvery: o.ScrubEvery, ScrubRate: int64(o.ScrubRate),
+		ScrubEvery: o.ScrubEvery, ScrubRate: int64(o.ScrubRate), MigrateRate: int64(o.MigrateRate),
 		ReadCache: int64(o.ReadCache), Calm: o.LogTiming == "calm", Logger: log,
 		Progress: func(s string) { _, _ = fmt.Fprintln(o.Err, s) },
 	})

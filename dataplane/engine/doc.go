@@ -110,12 +110,19 @@
 //	E19 No random write reaches the disk: each goes on where the one before ended, or begins a
 //	    segment.
 //
+// # Migration
+//
+// A family goes to another engine while it is in use (migrate.go): its tree is copied branch by
+// branch, what hosts write meanwhile once more, and a line in the log is the switch. Ordinary
+// volumes pay a comparison with nil.
+//
 // # Locks
 //
-// Engine.control before lane.seal before lane.mu, those by number and all of them for a change of
-// the tree, before Engine.mu; nvram.mu behind lane.mu; space.mu, copies.mu, replica.mu and requests
-// are leaf locks. A batch is destaged under nvram.turn, before all of them. The cleaner and the destager may
-// rest for hosts (qos.Scheduler.Begin) under maintenance.ckpt and nvram.turn, not under a lane's
+// Engine.control, of a migration the source's before the target's, before maintenance.ckpt and
+// lane.seal before lane.mu, those by number and all of them for a change of the tree, before
+// Engine.mu; nvram.mu behind lane.mu; space.mu, copies.mu, replica.mu, fresh.mu and requests are
+// leaf locks. A batch is destaged under nvram.turn, before all of them. The cleaner and the destager
+// may rest for hosts (qos.Scheduler.Begin) under maintenance.ckpt and nvram.turn, not under a lane's
 // mutex. No call into the device is made with lane.mu or space.mu held. Appended callbacks run
 // without any lock.
 package engine

@@ -553,9 +553,6 @@ func provisional(token, id uint32) (v domain.VolumeID) {
 // before, again says so, what it says nothing of any more and sees as a hole becomes one.
 func (m *Migration) extent(ctx context.Context, t *twin, ext uint32, grains uint64, again bool,
 ) error {
-	if err := ctx.Err(); err != nil {
-		return &domain.Error{Op: "engine.Migrate", Kind: domain.Aborted, Err: err}
-	}
 	var own, sees [segment.LeafBlocks]segment.Loc
 	l := m.from.laneOf(m.fam, ext)
 	l.mu.Lock()
@@ -594,8 +591,19 @@ func (m *Migration) extent(ctx context.Context, t *twin, ext uint32, grains uint
 	return nil
 }
 
+// ended gives the error of a migration that was ended.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return &domain.Error{Op: "engine.Migrate", Kind: domain.Aborted, Err: err}
+	}
+	return nil
+}
+
 // piece copies some blocks that follow each other.
 func (m *Migration) piece(ctx context.Context, t *twin, k segment.Kind, block uint64, n int) error {
+	if err := ended(ctx); err != nil {
+		return err
+	}
 	hurry := func() bool { return m.urgent }
 	m.from.sched.Begin(qos.Migrate, hurry)
 	m.to.sched.Begin(qos.Migrate, hurry)
@@ -637,6 +645,9 @@ func (m *Migration) Finish(ctx context.Context) error {
 	m.from.control.Lock()
 	defer m.from.control.Unlock()
 	if err := m.pass(ctx); err != nil { // what was asked of the family's branches meanwhile
+		return err
+	}
+	if err := ended(ctx); err != nil {
 		return err
 	}
 	m.to.control.Lock()
@@ -828,9 +839,12 @@ func (e *Engine) remnants() map[uint32]*remnant {
 
 // SettleMigrations ends what a crash cut short, among the devices of a node: before anything of
 // them is served. What cannot be told without a device that is not there stays as it is, shown to
-// nobody.
-func SettleMigrations(ctx context.Context, engines []*Engine) error {
-	for _, e := range engines {
+// nobody. Where some of them are in use already, of names the one whose families it is about.
+func SettleMigrations(ctx context.Context, engines []*Engine, of ...*Engine) error {
+	if len(of) == 0 {
+		of = engines
+	}
+	for _, e := range of {
 		for token, r := range e.remnants() {
 			if err := r.settle(ctx, token, engines); err != nil {
 				id, _ := e.Info()

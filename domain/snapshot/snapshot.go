@@ -43,7 +43,7 @@ type SnapshotRequested struct {
 	Members []Member               `msgpack:"members,omitempty"`
 }
 
-// Cut is what one member is, once cut. It never changes.
+// Cut is what one member is, once cut. Nothing of it changes but the device: SnapshotMoved.
 type Cut struct {
 	Snapshot   domain.SnapshotID `msgpack:"snapshot,omitempty"`
 	Device     domain.DeviceID   `msgpack:"device,omitempty"`
@@ -56,6 +56,12 @@ type SnapshotCut struct {
 	Node domain.NodeID `msgpack:"node,omitempty"`
 	At   time.Time     `msgpack:"at,omitempty"` // by the node's clock
 	Cuts []Cut         `msgpack:"cuts,omitempty"`
+}
+
+// SnapshotMoved says that members stand on another device of their node, unchanged.
+type SnapshotMoved struct {
+	Snapshots []domain.SnapshotID `msgpack:"snapshots,omitempty"`
+	To        domain.DeviceID     `msgpack:"to,omitempty"`
 }
 
 // SnapshotFailed says that the group will never be cut.
@@ -82,6 +88,9 @@ func (SnapshotRequested) EventType() string { return "SnapshotRequested" }
 func (SnapshotCut) EventType() string { return "SnapshotCut" }
 
 // EventType implements domain.Event.
+func (SnapshotMoved) EventType() string { return "SnapshotMoved" }
+
+// EventType implements domain.Event.
 func (SnapshotFailed) EventType() string { return "SnapshotFailed" }
 
 // EventType implements domain.Event.
@@ -106,8 +115,8 @@ type Delete struct {
 	Snapshots []domain.SnapshotID
 }
 
-// Record notes a fact about a group: SnapshotCut, SnapshotFailed or SnapshotDeleted. What is known
-// already notes nothing.
+// Record notes a fact about a group: SnapshotCut, SnapshotMoved, SnapshotFailed or SnapshotDeleted.
+// What is known already notes nothing.
 type Record struct {
 	Group domain.SnapshotGroupID
 	Fact  domain.Event
@@ -213,6 +222,8 @@ func Evolve(s State, ev domain.Event) State {
 		s.Exists, s.SnapshotRequested = true, *ev
 	case *SnapshotCut:
 		s.Cut = ev
+	case *SnapshotMoved:
+		s.Cut = s.moved(ev)
 	case *SnapshotFailed:
 		s.Failed = ev
 	case *SnapshotDeleteRequested:
@@ -221,6 +232,21 @@ func Evolve(s State, ev domain.Event) State {
 		s.Deleted = append(slices.Clip(s.Deleted), ev.Snapshot)
 	}
 	return s
+}
+
+// moved gives the cut with members on another device.
+func (s State) moved(ev *SnapshotMoved) *SnapshotCut {
+	if s.Cut == nil {
+		return nil
+	}
+	cut := *s.Cut
+	cut.Cuts = slices.Clone(cut.Cuts)
+	for i := range cut.Cuts {
+		if slices.Contains(ev.Snapshots, cut.Cuts[i].Snapshot) {
+			cut.Cuts[i].Device = ev.To
+		}
+	}
+	return &cut
 }
 
 func decide(s State, r domain.Request) ([]domain.Event, error) {
@@ -285,6 +311,11 @@ func (s State) record(fact domain.Event) ([]domain.Event, error) {
 		if s.Failed != nil {
 			return nil, domain.Errorf(domain.Conflict, "snapshot %s failed before", s.FullName())
 		}
+	case *SnapshotMoved:
+		known = !slices.ContainsFunc(f.Snapshots, func(id domain.SnapshotID) bool {
+			c, ok := s.CutOf(id)
+			return ok && c.Device != f.To
+		})
 	case *SnapshotFailed:
 		known = s.Failed != nil || s.Cut != nil
 	case *SnapshotDeleted:

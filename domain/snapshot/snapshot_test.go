@@ -209,3 +209,30 @@ func TestEvery(t *testing.T) {
 		t.Error(c.Name())
 	}
 }
+
+// TestMoved proves that members which went to another device are known to be there, the others not,
+// that this is told once, and that an earlier state of the group is not changed by it.
+func TestMoved(t *testing.T) {
+	at := func(n byte) domain.DeviceID { return domain.DeviceID{UUID: domain.UUID{n}} }
+	var s State
+	id := asked(2).Group
+	moved := Record{id, &SnapshotMoved{Snapshots: []domain.SnapshotID{snap(1)}, To: at(9)}}
+	if n := run(t, &s, asked(2), moved); n != 1 {
+		t.Errorf("%d events: what is not cut was moved", n)
+	}
+	run(t, &s, Record{id, &SnapshotCut{Cuts: []Cut{
+		{Snapshot: snap(0), Device: at(1)}, {Snapshot: snap(1), Device: at(1), Generation: 4},
+	}}})
+	before := s
+	if n := run(t, &s, moved, moved); n != 1 {
+		t.Errorf("%d events of one move", n)
+	}
+	for i, want := range []domain.DeviceID{at(1), at(9)} {
+		if c, _ := s.CutOf(snap(byte(i))); c.Device != want {
+			t.Errorf("member %d is on %s", i, c.Device)
+		}
+	}
+	if c, _ := before.CutOf(snap(1)); c.Device != at(1) || c.Generation != 4 {
+		t.Errorf("an earlier state has %+v", c)
+	}
+}

@@ -78,6 +78,15 @@ type VolumeOfflined struct {
 	Why  string        `msgpack:"why,omitempty"`
 }
 
+// VolumeMoved says that the volume stands on another device of its node, with all it holds: data
+// that it shares with snapshots and clones included, which go with it.
+type VolumeMoved struct {
+	Node  domain.NodeID   `msgpack:"node,omitempty"`
+	From  domain.DeviceID `msgpack:"from,omitempty"`
+	To    domain.DeviceID `msgpack:"to,omitempty"`
+	Bytes domain.Bytes    `msgpack:"bytes,omitempty"` // that it holds there
+}
+
 // VolumeDeleted says that the volume and its data are gone.
 type VolumeDeleted struct {
 	Volume domain.VolumeID `msgpack:"volume,omitempty"`
@@ -94,6 +103,9 @@ func (VolumeOnlined) EventType() string { return "VolumeOnlined" }
 
 // EventType implements domain.Event.
 func (VolumeOfflined) EventType() string { return "VolumeOfflined" }
+
+// EventType implements domain.Event.
+func (VolumeMoved) EventType() string { return "VolumeMoved" }
 
 // EventType implements domain.Event.
 func (VolumeDeleted) EventType() string { return "VolumeDeleted" }
@@ -146,6 +158,8 @@ func Evolve(s State, ev domain.Event) State {
 		s.Exists, s.VolumeCreated = true, *ev
 	case *VolumeResized:
 		s.Size = ev.To
+	case *VolumeMoved:
+		s.Device = ev.To
 	case *VolumeOnlined:
 		s.Online = *ev
 	case *VolumeOfflined:
@@ -206,6 +220,8 @@ func (s State) knows(fact domain.Event) bool {
 		return s.Exists
 	case *VolumeResized:
 		return s.Size == f.To
+	case *VolumeMoved:
+		return s.Device == f.To
 	case *VolumeOnlined:
 		return s.Online.Node == f.Node && s.Online.Incarnation == f.Incarnation &&
 			string(s.Online.Export) == string(f.Export)

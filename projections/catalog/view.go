@@ -80,7 +80,7 @@ func New() *View {
 func (*View) Name() string { return "catalog" }
 
 // Version implements projections.View.
-func (*View) Version() uint16 { return 2 }
+func (*View) Version() uint16 { return 3 }
 
 // Apply implements projections.View.
 func (v *View) Apply(r domain.Record) error {

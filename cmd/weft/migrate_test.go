@@ -1,0 +1,197 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"weft/backends/direct"
+)
+
+// TestDeviceLeaves proves, with a real verifying load over NBD, that a device leaves with a volume,
+// its snapshot and its clone while hosts write to both: no request fails, no byte is wrong, the log
+// has where they went, and the device that stays has them after a restart of neither.
+func TestDeviceLeaves(t *testing.T) {
+	if _, err := exec.LookPath("fio"); err != nil {
+		t.Skip("fio is not installed: a device that leaves is NOT tested with a real load")
+	}
+	c, n, disks := twoDisks(t)
+	leaves, stays := disks["v1"], disks["v2"]
+	if ok, out := fio(t, leaves.uri); !ok {
+		t.Fatal(out)
+	}
+	c.must("POST", "/v1/apps/shop/snapshots", `{"name":"before","volumes":["v1"]}`)
+	var stop atomic.Bool
+	type result struct {
+		ok  bool
+		out string
+	}
+	loads := make(chan result, 2)
+	first := make(chan struct{})
+	go func() {
+		for i := 0; ; i++ {
+			ok, out := fio(t, leaves.uri)
+			if i == 0 {
+				close(first)
+			}
+			if !ok || stop.Load() {
+				loads <- result{ok, out}
+				return
+			}
+		}
+	}()
+	<-first
+	c.must("DELETE", "/v1/nodes/"+n.dir.id.Name+"/devices/"+leaves.id, "")
+	gone := func(a answer) bool {
+		for _, d := range items(a) {
+			if d["id"] == leaves.id {
+				return false
+			}
+		}
+		return true
+	}
+	c.until("/v1/devices", gone)
+	stop.Store(true)
+	if r := <-loads; !r.ok || wrongBytes(r.out) {
+		t.Fatal(r.out)
+	}
+	for _, v := range items(c.must("GET", "/v1/volumes", "")) {
+		if v["device"] != stays.id {
+			t.Errorf("%v is on %v", v["name"], v["device"])
+		}
+	}
+	if ok, out := fio(t, leaves.uri, "--verify_only"); !ok || strings.Contains(out, "verify:") {
+		t.Error(out)
+	}
+	moved := c.must("GET", "/v1/events?types=VolumeMoved,SnapshotMoved,DeviceRetired", "")
+	if len(items(moved)) != 3 {
+		t.Errorf("%v", moved)
+	}
+}
+
+// slowNode is a node with two devices that is stopped and started again.
+type slowNode struct {
+	dir   string
+	paths []string
+	token string
+	c     *tester
+	n     *Node
+	down  func()
+}
+
+// start brings it up; rate bounds how fast volumes leave a device, 0 does not.
+func (s *slowNode) start(t *testing.T, rate int64) {
+	t.Helper()
+	var err error
+	s.n, s.down, err = Start(t.Context(), Options{
+		DataDir: filepath.Join(s.dir, "data"), Devices: s.paths, API: "127.0.0.1:0",
+		NBD: "127.0.0.1:0", ISCSI: "off", Peer: "127.0.0.1:0", VoterGrace: time.Minute,
+		MigrateRate: rate, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.c = &tester{t, "http://" + s.n.api.addr, s.token, &http.Client{Transport: &http.Transport{}}}
+	if s.token == "" {
+		s.token = s.n.dir.fresh
+		s.c.token = s.token
+	}
+}
+
+func (s *slowNode) stop() {
+	s.c.http.CloseIdleConnections()
+	s.down()
+}
+
+// poll asks until an answer fits: for what is no event, and so wakes nobody.
+func (c *tester) poll(path string, ok func(answer) bool) {
+	for !ok(c.do("GET", path, "")) {
+		runtime.Gosched()
+	}
+}
+
+// device gives what the API says of a device.
+func device(a answer, id any) map[string]any {
+	for _, d := range items(a) {
+		if d["id"] == id {
+			return d
+		}
+	}
+	return nil
+}
+
+// TestDeviceLeavesSlowly proves that how far a device is is shown; that the copy goes when the wish
+// is taken back, and the volume stays; and that a migration which a restart cut short is begun
+// again, ends, and costs no byte.
+func TestDeviceLeavesSlowly(t *testing.T) {
+	if _, err := exec.LookPath("fio"); err != nil {
+		t.Skip("fio is not installed: migrations that are cut short are NOT tested on real data")
+	}
+	s := &slowNode{dir: t.TempDir()}
+	for _, name := range []string{"a.img", "b.img"} {
+		s.paths = append(s.paths, filepath.Join(s.dir, name))
+		dev, err := direct.Create(s.paths[len(s.paths)-1], 128<<20, direct.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.start(t, 1) // a piece takes days
+	c := s.c
+	c.must("POST", "/v1/templates", `{"name":"gold","intent":{"availability":{"replicas":1}}}`)
+	c.must("POST", "/v1/apps", `{"name":"shop","template":"gold","volumes":[`+
+		`{"name":"v1","size":33554432}]}`)
+	c.waitOnline("/v1/volumes")
+	v := items(c.must("GET", "/v1/volumes", ""))[0]
+	uri, _ := v["nbd"].(string)
+	if ok, out := fio(t, uri); !ok {
+		t.Fatal(out)
+	}
+	id, _ := v["device"].(string)
+	path := "/v1/nodes/" + s.n.dir.id.Name + "/devices/" + id
+	underway := func(a answer) bool {
+		d := device(a, id)
+		n, _ := d["moved"].(float64)
+		return d["state"] == "leaving" && d["moving_to"] != nil && n > 0 && d["left"] != nil
+	}
+	hidden := func() (n int) {
+		for _, e := range s.n.backend.devices.engines() {
+			n += e.Hidden()
+		}
+		return n
+	}
+	c.must("DELETE", path, "")
+	c.poll("/v1/devices", underway)
+	if hidden() != 1 {
+		t.Errorf("%d copies are under way", hidden())
+	}
+	c.must("POST", path+"/keep", "")
+	c.poll("/v1/devices", func(a answer) bool {
+		return device(a, id)["state"] == "ok" && hidden() == 0
+	})
+	if now := items(c.must("GET", "/v1/volumes", ""))[0]; now["device"] != id {
+		t.Errorf("the volume went to %v", now["device"])
+	}
+	c.must("DELETE", path, "")
+	c.poll("/v1/devices", underway)
+	s.stop()
+
+	s.start(t, 0)
+	defer s.stop()
+	s.c.until("/v1/devices", func(a answer) bool { return device(a, id) == nil })
+	s.c.waitOnline("/v1/volumes")
+	now := items(s.c.must("GET", "/v1/volumes", ""))[0]
+	uri, _ = now["nbd"].(string)
+	if ok, out := fio(t, uri, "--verify_only"); !ok || now["device"] == id || hidden() > 0 {
+		t.Errorf("on %v, %d hidden: %s", now["device"], hidden(), out)
+	}
+}
