@@ -90,8 +90,8 @@ func (t *tool) deviceRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "remove NODE DEVICE", Short: "Move all off a device and put it out of use",
 		Args: cobra.ExactArgs(2),
-		Long: `Let a device, named by its path or id, take no new volumes, move its volumes and snapshots to
-other devices of the node while hosts use them, and put it out of use once it is empty. The
+		Long: `Let a device, named by its path or id, take no new volumes, move its volumes and snapshots
+to other devices of the node while hosts use them, and put it out of use once it is empty. The
 wish stays when the waiting ends before that: weft get devices -o wide tells how much is left
 and what is in the way. The only device of a node is not removed. To use it for something else
 afterwards, wipe it.`,

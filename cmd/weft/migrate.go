@@ -10,10 +10,8 @@ import (
 
 	"weft/dataplane/engine"
 	"weft/domain"
-	"weft/domain/cluster"
 	"weft/domain/snapshot"
 	"weft/domain/volume"
-	"weft/projections/topology"
 )
 
 const (
@@ -213,72 +211,84 @@ func classRank(class string) int {
 	return slices.Index([]string{"hdd", "hybrid", "flash"}, class)
 }
 
-// target chooses where a family goes: of the devices that may take it the one of the same medium
-// with the most room, else of the next faster one. NoSpace says how much is missing.
+// place is a device as one that a family may go to.
+type place struct {
+	spec, class    string
+	room           domain.Bytes
+	unfit          bool // it leaves, failed or is suspect
+	keys, volatile bool // it takes encrypted volumes; a power cut may lose a write
+}
+
+// target chooses where a family goes.
 func (e *equipping) target(from *unit, f engine.Family) (*unit, error) {
-	was, _ := e.v.topology.Device(from.id)
-	need := f.Bytes + f.Bytes/migrateSpare + domain.MiB
-	var fit []*unit
-	for _, u := range e.ds.all() {
+	look := func(u *unit) place {
 		d, ok := e.v.topology.Device(u.id)
-		if u != from && ok && e.takes(u, d, from, was, f) {
-			fit = append(fit, u)
+		return place{
+			spec: u.spec, class: d.Class, room: u.engine.Room(), keys: u.engine.Keys(),
+			unfit:    !ok || d.Leaving || d.Failed || d.Suspended != "",
+			volatile: u.engine.Volatile(),
 		}
 	}
-	if len(fit) == 0 {
-		what := "no other device of the node takes its volumes"
-		if f.Encrypted {
-			what = "no other device of the node takes its encrypted volumes"
-		}
-		return nil, &domain.Error{
-			Kind: domain.NoSpace, Ref: from.spec, Msg: what,
-			Remedy: "add one of the same medium or a faster one: weft node device add",
+	var units []*unit
+	var list []place
+	for _, u := range e.ds.all() {
+		if u != from {
+			units, list = append(units, u), append(list, look(u))
 		}
 	}
-	room := map[*unit]domain.Bytes{}
-	for _, u := range fit {
-		room[u] = u.engine.Room()
+	i, err := choosePlace(look(from), list, f)
+	if err != nil {
+		return nil, err
 	}
-	slices.SortFunc(fit, func(a, b *unit) int {
-		x, _ := e.v.topology.Device(a.id)
-		y, _ := e.v.topology.Device(b.id)
-		return cmp.Or(compareBool(room[b] >= need, room[a] >= need),
-			cmp.Compare(classRank(x.Class), classRank(y.Class)), cmp.Compare(room[b], room[a]))
-	})
-	if best := fit[0]; room[best] >= need {
-		return best, nil
-	}
-	best := slices.MaxFunc(fit, func(a, b *unit) int { return cmp.Compare(room[a], room[b]) })
-	return nil, &domain.Error{
-		Kind: domain.NoSpace, Ref: from.spec,
-		Msg: fmt.Sprintf("no room for %d volumes and %d snapshots of %s: %s has the most, %s, and %s "+
-			"are missing", len(f.Volumes), len(f.Snapshots), mebi(f.Bytes), best.spec,
-			mebi(room[best]), mebi(need-room[best])),
-		Remedy: "add a device, or delete what is not needed; the device goes on leaving then",
-	}
+	return units[i], nil
 }
 
-// mebi gives whole MiB, and one at least.
-func mebi(n domain.Bytes) domain.Bytes { return (n + domain.MiB - 1) / domain.MiB * domain.MiB }
-
-func compareBool(a, b bool) int {
+// choosePlace gives the place for a family: of those that may take it the one of the same medium
+// with the most room, else of the next faster one. NoSpace where there is none says how much is
+// missing.
+func choosePlace(from place, list []place, f engine.Family) (int, error) {
+	need := f.Bytes + f.Bytes/migrateSpare + domain.MiB
+	best, roomiest := -1, -1
+	better := func(p, than place) bool {
+		return cmp.Or(cmp.Compare(classRank(than.class), classRank(p.class)),
+			cmp.Compare(p.room, than.room)) > 0
+	}
+	for i, p := range list {
+		if p.unfit || classRank(p.class) < classRank(from.class) || f.Encrypted && !p.keys ||
+			p.volatile && !from.volatile {
+			continue
+		}
+		if roomiest < 0 || p.room > list[roomiest].room {
+			roomiest = i
+		}
+		if p.room >= need && (best < 0 || better(p, list[best])) {
+			best = i
+		}
+	}
 	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
+	case best >= 0:
+		return best, nil
+	case roomiest >= 0:
+		return -1, &domain.Error{
+			Kind: domain.NoSpace, Ref: from.spec,
+			Msg: fmt.Sprintf("no room for %d volumes and %d snapshots of %s: %s has the most, %s, and %s "+
+				"are missing", len(f.Volumes), len(f.Snapshots), mebi(f.Bytes), list[roomiest].spec,
+				mebi(list[roomiest].room), mebi(need-list[roomiest].room)),
+			Remedy: "add a device, or delete what is not needed; the device goes on leaving then",
+		}
 	}
-	return -1
+	what := "volumes"
+	if f.Encrypted {
+		what = "encrypted volumes"
+	}
+	return -1, &domain.Error{
+		Kind: domain.NoSpace, Ref: from.spec, Msg: "no other device of the node takes its " + what,
+		Remedy: "add one of the same medium or a faster one: weft node device add",
+	}
 }
 
-// takes tells whether a device may take a family of another one, its room left out of account.
-func (e *equipping) takes(
-	u *unit, d topology.Device, from *unit, was topology.Device, f engine.Family,
-) bool {
-	return !d.Leaving && !d.Failed && d.Suspended == "" && d.Class != cluster.ClassNVRAM &&
-		classRank(d.Class) >= classRank(was.Class) && (!f.Encrypted || u.engine.Keys()) &&
-		(!u.engine.Volatile() || from.engine.Volatile())
-}
+// mebi gives whole MiB, rounded up.
+func mebi(n domain.Bytes) domain.Bytes { return (n + domain.MiB - 1) / domain.MiB * domain.MiB }
 
 // whereabouts records where volumes and snapshots stand whose device is another one than the log
 // has. So what a crash kept from being told is told later.

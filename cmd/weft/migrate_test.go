@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"weft/backends/direct"
+	"weft/dataplane/engine"
+	"weft/domain"
 )
 
 // TestDeviceLeaves proves, with a real verifying load over NBD, that a device leaves with a volume,
@@ -193,5 +195,53 @@ func TestDeviceLeavesSlowly(t *testing.T) {
 	uri, _ = now["nbd"].(string)
 	if ok, out := fio(t, uri, "--verify_only"); !ok || now["device"] == id || hidden() > 0 {
 		t.Errorf("on %v, %d hidden: %s", now["device"], hidden(), out)
+	}
+}
+
+// TestChoosePlace proves where a family goes: to the same medium first, there to the most room, then
+// to a faster one, never to a slower one, to what leaves, to what has no keys where it needs them,
+// or from where writes are safe to where they are not; and that the error says what is missing.
+func TestChoosePlace(t *testing.T) {
+	gib := domain.MiB << 10
+	fits := place{spec: "x", class: "flash", room: 4 * gib, keys: true}
+	with := func(change func(p *place)) place {
+		p := fits
+		change(&p)
+		return p
+	}
+	leaving := with(func(p *place) { p.unfit = true })
+	keyless := with(func(p *place) { p.keys = false })
+	volatile := with(func(p *place) { p.volatile = true })
+	hdd := with(func(p *place) { p.class, p.room = "hdd", 9*gib })
+	pair := with(func(p *place) { p.class, p.keys = "hybrid", false })
+	small := with(func(p *place) { p.room = gib })
+	large := with(func(p *place) { p.room = 8 * gib })
+	fam := engine.Family{Bytes: 2 * gib}
+	secret := engine.Family{Bytes: 2 * gib, Encrypted: true}
+	for n, c := range []struct {
+		from place
+		list []place
+		f    engine.Family
+		want int
+		says string
+	}{
+		{fits, []place{small, fits, large, leaving}, fam, 2, ""},
+		{hdd, []place{large, pair, hdd}, fam, 2, ""},
+		{hdd, []place{large, pair, leaving}, fam, 1, ""},
+		{hdd, []place{pair, fits}, secret, 1, ""},
+		{fits, []place{hdd, pair}, fam, -1, "no other device of the node takes its volumes"},
+		{fits, []place{leaving}, fam, -1, "no other device"},
+		{fits, []place{keyless}, secret, -1, "takes its encrypted volumes"},
+		{fits, []place{keyless}, fam, 0, ""},
+		{fits, []place{volatile}, fam, -1, "no other device"},
+		{volatile, []place{volatile}, fam, 0, ""},
+		{fits, []place{small, leaving}, fam, -1, "x has the most, 1GiB, and 1089MiB are missing"},
+		{fits, nil, fam, -1, "no other device"},
+	} {
+		i, err := choosePlace(c.from, c.list, c.f)
+		if i != c.want || (err == nil) != (c.says == "") ||
+			err != nil && (!strings.Contains(err.Error(), c.says) || !domain.IsKind(err, domain.NoSpace)) {
+			t.Errorf("case %d: %d, %v", n, i, err)
+		}
 	}
 }

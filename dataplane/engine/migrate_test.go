@@ -463,3 +463,71 @@ func TestMigrateBesideSweep(t *testing.T) {
 	s.empty()
 	s.must(s.to.Close())
 }
+
+// again opens a device of the shuttle anew, as the next start does.
+func (s *shuttle) again(e *Engine, dev *mem.Device, nv *mem.Memory) *Engine {
+	e.Abandon()
+	return (&families{t: s.t, dev: dev, nv: nv, tune: s.tune}).open()
+}
+
+// TestMigrateDeviceFails proves that a target which fails costs nothing but the copy, which the next
+// start throws away; and that nothing is thrown away once the switch was begun: a source that
+// failed then was left, or was not, as its log says when it is back.
+func TestMigrateDeviceFails(t *testing.T) {
+	for _, left := range []bool{false, true} {
+		silent := func(c *Config) { c.Report = nil }
+		s := newShuttle(t, 800, false, silent)
+		s.create()
+		for range 60 {
+			s.busy()
+		}
+		n := 0
+		m, err := s.e.Migrate(s.e.Families()[0].ID, s.to, func(context.Context, int64) error {
+			if n++; n == 5 {
+				s.to.fail(errors.New("it broke"))
+			}
+			return nil
+		})
+		s.must(err)
+		kindOf(t, m.Copy(background), domain.Unavailable)
+		kindOf(t, m.Abort(background), domain.Unavailable)
+		s.write()
+		s.audit()
+		s.to = s.again(s.to, s.toDev, s.toNV)
+		if s.to.Hidden() != 1 || len(s.to.Volumes()) > 0 {
+			t.Fatalf("%d copies are hidden", s.to.Hidden())
+		}
+		s.must(SettleMigrations(background, []*Engine{s.e, s.to}, s.to))
+		if s.to.Hidden() != 0 || s.to.Stats().LiveBytes != 0 {
+			t.Fatal("the copy is there")
+		}
+		m, err = s.e.Migrate(s.e.Families()[0].ID, s.to, nil)
+		s.must(err)
+		s.must(m.Copy(background))
+		if left { // its log says so, and nobody heard of it
+			s.must(m.pass(background))
+			s.must(m.baptize(background))
+			m.unsure = true
+			s.must(s.e.mark(background, m.fam, segment.MoveLeft, m.token))
+		}
+		s.e.fail(errors.New("it broke"))
+		if !left {
+			kindOf(t, m.Finish(background), domain.Unavailable)
+		}
+		s.must(m.Abort(background))
+		if m.Left() || s.to.Hidden() != 1 || len(s.to.Volumes()) > 0 {
+			t.Fatal("the copy is not there, or shown")
+		}
+		s.e = s.again(s.e, s.dev, s.nv)
+		s.must(SettleMigrations(background, []*Engine{s.e, s.to}))
+		if left {
+			s.swap()
+		}
+		s.audit()
+		if s.to.Hidden()+s.e.Hidden() != 0 || s.to.Stats().LiveBytes != 0 {
+			t.Fatal("something is left")
+		}
+		s.empty()
+		s.must(s.to.Close())
+	}
+}
