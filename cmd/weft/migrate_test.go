@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -129,6 +130,39 @@ func device(a answer, id any) map[string]any {
 	return nil
 }
 
+// halfCopy copies what stands on one of two devices to the other and leaves it as a crash does.
+func halfCopy(t *testing.T, id domain.ClusterID, paths []string) {
+	t.Helper()
+	var list []*engine.Engine
+	for _, path := range paths {
+		dev, err := direct.Open(path, direct.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := engine.Open(t.Context(), engine.Config{Device: dev, Cluster: id, Node: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, e)
+		defer func() {
+			e.Abandon()
+			if err := dev.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	if len(list[0].Families()) == 0 {
+		slices.Reverse(list)
+	}
+	m, err := list[0].Migrate(list[0].Families()[0].ID, list[1], nil)
+	if err == nil {
+		err = m.Copy(t.Context())
+	}
+	if err != nil || list[1].Hidden() != 1 {
+		t.Fatalf("%v, %d hidden", err, list[1].Hidden())
+	}
+}
+
 // TestDeviceLeavesSlowly proves that how far a device is is shown; that the copy goes when the wish
 // is taken back, and the volume stays; and that a migration which a restart cut short is begun
 // again, ends, and costs no byte.
@@ -185,7 +219,9 @@ func TestDeviceLeavesSlowly(t *testing.T) {
 	}
 	c.must("DELETE", path, "")
 	c.poll("/v1/devices", underway)
+	cluster := s.n.dir.id.Cluster
 	s.stop()
+	halfCopy(t, cluster, s.paths)
 
 	s.start(t, 0)
 	defer s.stop()
