@@ -37,7 +37,7 @@ type family struct {
 // under another key than its only kid's.
 type branch struct {
 	id    uint32
-	gen   uint32 // stamped into every record
+	gen   uint32 // stamped into every record; of a replica, the highest of its records
 	epoch domain.Epoch
 	fam   *family
 	key   *volumeKey // that encrypts what it writes; nil: none
@@ -49,6 +49,7 @@ type branch struct {
 	handle *Volume // the volume or snapshot that is named by it; nil is no name
 	into   *branch // that absorbed it; then it is out of the tree
 	gone   bool    // out of the tree
+	sealed bool    // of a replica's cut: nothing of it changes any more
 
 	// wrote lists by lane the extents where it has a leaf, so that taking back a small one is quick.
 	// The first branch of a family keeps no list: it has most of them.
@@ -110,6 +111,22 @@ func (f *family) number() {
 	if f.root != nil {
 		walk(f.root)
 	}
+	if f.replica != nil {
+		f.replica.line = f.line()
+	}
+}
+
+// line lists a replica's branches, the oldest first: none has two kids.
+func (f *family) line() []*branch {
+	var list []*branch
+	for b := f.root; b != nil; {
+		list = append(list, b)
+		if len(b.kids) == 0 {
+			break
+		}
+		b = b.kids[0]
+	}
+	return list
 }
 
 // laneOf gives the lane of an extent.
@@ -178,13 +195,17 @@ func (e *Engine) setBranch(br *segment.Branch) {
 	case segment.BranchLive:
 		e.head(b, br)
 	case segment.BranchFrozen:
+		if br.Replica {
+			e.freeze(b, br)
+			return
+		}
 		if b.handle != nil && b.handle.snapshot == br.Snapshot {
 			return
 		}
 		v := &Volume{e: e, fam: b.fam, volume: br.Volume, snapshot: br.Snapshot}
 		v.resize(br.Size)
 		for i, l := range e.lanes {
-			if e.nv == nil { // else all that was appended is in the index; replicas have no cuts
+			if e.nv == nil { // else all that was appended is in the index
 				v.sealed[i] = l.mu.lsn
 			}
 		}
@@ -206,7 +227,7 @@ func (e *Engine) plant(br *segment.Branch) *branch {
 		}
 		if br.Replica {
 			b.fam.replica = newReplica(e, b)
-			e.mu.replicas[b.id] = b.fam.replica
+			e.mu.replicas[b.fam.id] = b.fam.replica
 		}
 	} else {
 		p := e.mu.branches[br.Parent]
@@ -220,6 +241,9 @@ func (e *Engine) plant(br *segment.Branch) *branch {
 		b.data.Store(p.data.Load())
 		b.saved.Store(p.saved.Load())
 		b.squeeze.mode.Store(p.squeeze.mode.Load())
+		if b.fam.replica != nil {
+			b.fam.replica.advance(p, b)
+		}
 	}
 	if b.fam.moves.pinned {
 		b.fresh.Store(newFresh())
@@ -266,10 +290,13 @@ func (e *Engine) bury(b *branch) {
 	b.unname()
 	v.gone.Store(true)
 	e.hide(v)
-	if v.snapshot.IsZero() {
-		if b.fam.replica != nil {
+	if v.cut == 0 && v.snapshot.IsZero() {
+		if rep := b.fam.replica; rep != nil {
 			e.dig(v.volume)
-			b.fam.replica.end()
+			rep.end()
+			for _, cut := range rep.line {
+				e.bury(cut)
+			}
 		}
 	}
 }
@@ -298,6 +325,9 @@ func (e *Engine) prune(b *branch) {
 			b.parent.kids = slices.DeleteFunc(b.parent.kids, func(k *branch) bool { return k == nil })
 		}
 	}
+	if b.fam.replica != nil {
+		b.fam.replica.leave(b)
+	}
 	b.parent, b.kids, b.gone = nil, nil, true
 	b.fam.branches--
 	b.fam.number()
@@ -323,7 +353,8 @@ func (v *Volume) resize(size uint64) {
 func (b *branch) line() segment.Branch {
 	br := segment.Branch{
 		ID: b.id, Family: b.fam.id, State: segment.BranchBuried, Gen: b.gen, Epoch: b.epoch,
-		Replica: b.fam.replica != nil, Move: b.fam.moves.state, Token: b.fam.moves.token,
+		Replica: b.fam.replica != nil, Sealed: b.sealed,
+		Move: b.fam.moves.state, Token: b.fam.moves.token,
 	}
 	if b.parent != nil {
 		br.Parent = b.parent.id
@@ -334,7 +365,7 @@ func (b *branch) line() segment.Branch {
 	if v := b.handle; v != nil && v != pin {
 		br.State, br.Volume, br.Snapshot = segment.BranchLive, v.volume, v.snapshot
 		br.Size = uint64(v.size.Load())
-		if !v.snapshot.IsZero() {
+		if v.cut != 0 || !v.snapshot.IsZero() {
 			br.State = segment.BranchFrozen
 		}
 	}

@@ -84,7 +84,8 @@
 // blocks live whether a leaf names them or not; the cleaner moves it so (replicamove.go). What is
 // known of a slice beside that is in replicastate.go. A copy that missed writes becomes whole in a
 // join session (replicaera.go), by copies of blocks (replicafill.go), from a member that noted what
-// may be missing (replicadirty.go). Ordinary volumes pay a comparison with nil.
+// may be missing (replicadirty.go). It is cut by generation, into a line of branches
+// (replicacut.go). Ordinary volumes pay a comparison with nil.
 //
 // # Compression
 //

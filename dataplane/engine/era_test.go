@@ -587,7 +587,8 @@ func TestC10Backfill(t *testing.T) {
 func backfill(t *testing.T, seed uint64) {
 	t.Helper()
 	d := &drawer{
-		rnd: newRand(700 + seed), epoch: 5, spell: map[domain.Version]uint64{}, spots: contractSpots(),
+		rnd: newRand(700 + seed), flat: true, epoch: 5,
+		spell: map[domain.Version]uint64{}, spots: contractSpots(),
 	}
 	var dev [2]*mem.Device
 	var e [2]*Engine

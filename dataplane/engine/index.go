@@ -42,13 +42,13 @@ func (l *lane) setRange(p *pending, loc segment.Loc) {
 }
 
 // point replaces what a leaf's branch says of one block. A hole is noted only where something older
-// would show through.
+// would show through, or may yet.
 func (l *lane) point(lf *leaf, i int, loc segment.Loc) {
 	old, under := lf.own.get(i), segment.Loc(0)
 	if lf.base != nil {
 		under = lf.base.at(i)
 	}
-	if loc == segment.HoleLoc && under == 0 {
+	if loc == segment.HoleLoc && under == 0 && !lf.br.open() {
 		loc = 0
 	}
 	was, now := under, shown(loc)
@@ -60,6 +60,19 @@ func (l *lane) point(lf *leaf, i int, loc segment.Loc) {
 	if old == 0 && under != 0 {
 		l.hidden(lf, i)
 	}
+}
+
+// reveal lets a leaf say nothing of one block any more, so that its base answers.
+func (l *lane) reveal(lf *leaf, i int) {
+	old, under := lf.own.get(i), segment.Loc(0)
+	if old == 0 {
+		return
+	}
+	if lf.base != nil {
+		under = lf.base.at(i)
+	}
+	l.put(lf, i, 0)
+	l.show(lf, i, shown(old), under)
 }
 
 // put stores one block's location in a leaf and keeps the counts of what stands on the device. What
@@ -250,6 +263,7 @@ func (l *lane) hidden(lf *leaf, i int) {
 		}
 	}
 	if !l.wanted(owner, i) {
+		l.unseat(owner, i)
 		l.put(owner, i, 0)
 		l.touch(owner)
 	}

@@ -190,6 +190,13 @@ func (l *lane) leaf(b *branch, block uint64) *leaf {
 	lf := &leaf{br: b, ext: ext}
 	l.insert(lf)
 	l.bound(lf)
+	if lf.tree != nil { // of a branch that others stand on: a late record of a replica
+		for _, k := range lf.tree.within(lf) {
+			if !k.end {
+				l.bound(k.lf)
+			}
+		}
+	}
 	return lf
 }
 

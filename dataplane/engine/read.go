@@ -125,7 +125,7 @@ func (rd *reader) lookup(v *Volume, block uint64, count int, dst []byte) error {
 	rd.block, rd.from, rd.gen = block, rd.from[:0], 0
 	rd.turn = v.e.copies.turn.Load()
 	if rep := br.fam.replica; rep != nil {
-		rd.gen = rep.maxGen(l, block, count)
+		rd.gen = rep.maxGen(l, br, block, count)
 	}
 	if br.key != nil && dst != nil {
 		if br.key.secret == nil {

@@ -37,8 +37,9 @@ import (
 //	C3  A held record stays as it was accepted: range, version, request, generation, bytes.
 //	C6  A request can be asked for from Append until Retire, also behind a restart.
 //
-// Replicas have no snapshots yet and are not encrypted. On a device with a journal their records go
-// past it, to the log: all of one volume go one way, so neither can overtake the other.
+// Snapshots of replicas are cut by generation: replicacut.go. They are not encrypted. On a device
+// with a journal their records go past it, to the log: all of one volume go one way, so neither can
+// overtake the other.
 
 // Outcome says what became of a record that was given to a replica.
 type Outcome uint8
@@ -82,10 +83,11 @@ type Meta struct {
 // replica is the state of a replica.
 type replica struct {
 	e     *Engine
-	br    *branch
+	fam   *family
+	line  []*branch                     // the oldest first; guarded like a branch's place in the tree
 	lanes [segment.LanesMax]replicaLane // each guarded by its lane's mutex
 	gone  bool                          // deleted; changed under the mutexes of all lanes
-	turn  sync.Mutex                    // one join session begins or ends at a time
+	turn  sync.Mutex                    // one session begins or ends, or one cut is made, at a time
 	// Of a recovery: the grains of what stands in the log behind the checkpoint, and of what the
 	// checkpoint holds.
 	touched, tabled grainMaps
@@ -103,11 +105,13 @@ type replica struct {
 // replicaLane is the part of a replica that lies in one lane.
 type replicaLane struct {
 	held    map[heldKey]*heldRecord
-	blocks  map[uint64]holders
-	extents map[uint32]domain.Version // the highest that was accepted in each
-	kept    int                       // records and known blocks left by the last sweep
-	knowns  int                       // blocks of which holders know a version
-	trusted map[uint32]*trust         // in join sessions, by extent
+	head    *branch
+	blocks  map[uint64]holders             // of the head
+	cuts    map[*branch]map[uint64]holders // of others, where something is known
+	extents map[uint32]domain.Version      // the highest that was accepted in each
+	kept    int                            // records and known blocks left by the last sweep
+	knowns  int                            // blocks of which holders know a version
+	trusted map[uint32]*trust              // in join sessions, by extent
 	scratch sumBuffer
 	fresh   bool // records came since a floor was logged here
 }
@@ -134,6 +138,7 @@ func (hs *holders) beats(ver domain.Version, era uint16) bool {
 // heldRecord is a record that is not settled.
 type heldRecord struct {
 	segment.HeldRecord
+	br      *branch       // see branchOf
 	kept    *segment.Mask // of a mixed one, until it is durable
 	durable bool          // and in the index as far as it goes there
 	waiters []*Record     // the same record, come again before it was
@@ -299,10 +304,11 @@ func (v *Volume) notReplicated(what string) error {
 
 // newReplica makes the state of a replica for its branch.
 func newReplica(e *Engine, b *branch) *replica {
-	rep := &replica{e: e, br: b}
+	rep := &replica{e: e, fam: b.fam, line: []*branch{b}}
 	for i := range e.lanes {
 		rep.lanes[i] = replicaLane{
-			held: map[heldKey]*heldRecord{}, blocks: map[uint64]holders{},
+			held: map[heldKey]*heldRecord{}, head: b, blocks: map[uint64]holders{},
+			cuts:    map[*branch]map[uint64]holders{},
 			extents: map[uint32]domain.Version{}, trusted: map[uint32]*trust{},
 		}
 	}
@@ -324,7 +330,11 @@ func (rep *replica) slice(no uint32) segment.SliceState {
 // a version of an epoch above the message's, Stale where a restart cut a join session short that
 // was not begun again, and Conflict with ErrConflict, behind which the engine is out of service.
 func (p *Replica) Append(r *Record, msg domain.Epoch) {
-	if err := p.check(r, msg); err != nil {
+	err := p.check(r, msg)
+	if err == nil {
+		err = p.sees(r, msg)
+	}
+	if err != nil {
 		r.To.Appended(r, err)
 		return
 	}
@@ -346,6 +356,18 @@ func (p *Replica) Append(r *Record, msg domain.Epoch) {
 	default:
 		l.push(now && r.Outcome != Duplicate)
 	}
+}
+
+// sees makes the cut that the first record of a generation stands for.
+func (p *Replica) sees(r *Record, msg domain.Epoch) error {
+	if p.v.br.Load().gen >= r.Gen {
+		return nil
+	}
+	s := p.rep.slice(sliceOf(r.Block))
+	if err := p.fenced(&s, msg); err != nil {
+		return err
+	}
+	return p.reach(background, r.Gen)
 }
 
 // check refuses a record that no order of events makes right.
@@ -370,6 +392,8 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 	if r.kind == segment.KindData {
 		n = r.Count * segment.BlockSize
 	}
+	var home *branch
+	var late []displaced
 	for {
 		if err := l.dead(); err != nil {
 			return false, err
@@ -388,8 +412,13 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 		if err != nil {
 			return false, err
 		}
+		home = p.rep.home(r.Gen)
+		if home.sealed && !done {
+			return false, domain.Errorf(domain.Conflict, "generation %d of volume %s is sealed", r.Gen,
+				p.v.volume)
+		}
 		if p.rep.mark(r.Block, r.Count) && done && !waits { // nothing else of it will be logged
-			if l.roomy(0) {
+			if l.roomy(0, 0) {
 				l.logMark(p.rep, r.Block, r.Count, told{r})
 				return true, nil
 			}
@@ -398,17 +427,24 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 		if done {
 			return waits, nil
 		}
-		if l.roomy(n) {
+		late = p.rep.displace(l, home, r, p.rep.slice(sliceOf(r.Block)).Era)
+		if len(late) > p.v.e.lateMax() {
+			return false, domain.Errorf(domain.TooLarge, "%d cuts at once", len(late))
+		}
+		if l.roomy(n, len(late)) {
 			break
 		}
 	}
-	newly := l.heldBytes(p.rep.br, r)
+	newly := l.heldBytes(home, r)
 	if !p.v.e.space.admit(newly) {
 		return false, p.v.e.full()
 	}
-	h := &heldRecord{HeldRecord: rec}
+	h := &heldRecord{HeldRecord: rec, br: home}
 	p.rep.outdo(l, h, r)
-	l.addHeld(p.rep.br, r, h, newly)
+	l.addHeld(home, r, h, newly)
+	for i := range late {
+		l.addDisplaced(h, &late[i])
+	}
 	return false, nil
 }
 
@@ -479,14 +515,14 @@ func (rep *replica) outdo(l *lane, h *heldRecord, r *Record) {
 	above := s.Open && h.Version.Epoch >= ss.since
 	for i := range h.Count {
 		b := h.Block + uint64(i)
-		hs := rl.blocks[b]
-		if hs.beats(h.Version, s.Era) || resolved && rl.trusts(b) {
+		if rep.beaten(l, h.br, b, h.Version, s.Era) || resolved && rl.trusts(b) {
 			r.Kept.Set(i)
 			kept++
 			continue
 		}
+		hs := rl.of(h.br)[b]
 		hs.newest = h
-		rl.blocks[b] = hs
+		rl.keep(h.br, b, hs)
 		if above { // whatever the source had before the session
 			rl.rely(b)
 		}
@@ -501,7 +537,7 @@ func (rep *replica) outdo(l *lane, h *heldRecord, r *Record) {
 		mask := r.Kept
 		h.kept = &mask
 	}
-	h.Branch, h.Outcome, h.Era = rep.br.id, uint8(r.Outcome), s.Era
+	h.Branch, h.Outcome, h.Era = h.br.id, uint8(r.Outcome), s.Era
 	rep.insert(l, h)
 }
 
@@ -518,15 +554,18 @@ func (rep *replica) insert(l *lane, h *heldRecord) {
 	rep.e.requests.add(h)
 }
 
-// takesHeld is fits for a record of a replica, whose entry may have a mask.
-func (c *chunk) takesHeld(n, limit int) bool {
-	return c.fits(n, limit) && len(c.entries)+firstEntryMax+segment.MaskMax <= c.room
+// takesHeld is fits for a record of a replica, whose entry may have a mask, and for more entries
+// without data that go with it.
+func (c *chunk) takesHeld(n, more, limit int) bool {
+	return c.fits(n, limit) && len(c.recs)+more < chunkRecords &&
+		len(c.entries)+firstEntryMax+segment.MaskMax+more*(segment.EntrySettled+segment.MaskMax) <= c.room
 }
 
-// roomy tells whether the open chunk has room for a record of a replica with n bytes of data; if
-// not, it has waited for another one. The lane's mutex is held, but not while it waits.
-func (l *lane) roomy(n int) bool {
-	if l.mu.cur != nil && !l.mu.cur.takesHeld(n, l.e.payloadMax()) {
+// roomy tells whether the open chunk has room for a record of a replica with n bytes of data, and
+// for more entries without; if not, it has waited for another one. The lane's mutex is held, but
+// not while it waits.
+func (l *lane) roomy(n, more int) bool {
+	if l.mu.cur != nil && !l.mu.cur.takesHeld(n, more, l.e.payloadMax()) {
 		l.mu.cur.full = true
 		l.work.Signal()
 	}
@@ -618,7 +657,7 @@ func (l *lane) enter(p *pending, base uint64, crcs []uint32) {
 			}
 		}
 		b := h.Block + uint64(i)
-		hs := rl.blocks[b]
+		hs := rl.of(p.br)[b]
 		if hs.top != nil { // before its place leaves the index: its segment must not look empty
 			l.spare(hs.top, int(b-hs.top.Block), 1)
 		}
@@ -631,9 +670,13 @@ func (l *lane) enter(p *pending, base uint64, crcs []uint32) {
 		if h.copied && hs.newest == h {
 			hs.newest = nil
 		}
-		rl.keep(b, hs)
-		if rl.note(l.e.space, b, nil); h.exact {
-			rl.note(l.e.space, b, &known{h.Version, h.Gen, h.Era})
+		rl.keep(p.br, b, hs)
+		if rl.note(l.e.space, p.br, b, nil); h.exact {
+			rl.note(l.e.space, p.br, b, &known{h.Version, h.Gen, h.Era})
+		}
+		if h.displaces() {
+			l.reveal(lf, int(b%segment.LeafBlocks))
+			continue
 		}
 		l.point(lf, int(b%segment.LeafBlocks), loc)
 	}
@@ -673,25 +716,27 @@ func (l *lane) sweepHeld(rep *replica) {
 			l.letGo(rep, h)
 		}
 	}
-	for b, hs := range rl.blocks {
+	rl.all(func(br *branch, blocks map[uint64]holders) {
 		if rl.knowns == 0 {
-			break
+			return
 		}
-		if hs.known != nil && hs.known.ver.Compare(rep.slice(sliceOf(b)).Floor) <= 0 {
-			rep.raiseGen(sliceOf(b), hs.known.gen)
-			rl.note(rep.e.space, b, nil)
+		for b, hs := range blocks {
+			if hs.known != nil && hs.known.ver.Compare(rep.slice(sliceOf(b)).Floor) <= 0 {
+				rep.raiseGen(sliceOf(b), hs.known.gen)
+				rl.note(rep.e.space, br, b, nil)
+			}
 		}
-	}
+	})
 	rl.kept = len(rl.held) + rl.knowns
 }
 
 // letGo takes a record out of the table; what nobody sees of it is garbage from here on. The lane's
 // mutex is held.
 func (l *lane) letGo(rep *replica, h *heldRecord) {
-	rl := &rep.lanes[l.no]
+	rl, br := &rep.lanes[l.no], h.branchOf()
 	for i := range h.Count {
 		b := h.Block + uint64(i)
-		hs := rl.blocks[b]
+		hs := rl.of(br)[b]
 		switch {
 		case hs.top == h:
 			hs.top = nil
@@ -701,7 +746,7 @@ func (l *lane) letGo(rep *replica, h *heldRecord) {
 		if hs.newest == h {
 			hs.newest = nil
 		}
-		rl.keep(b, hs)
+		rl.keep(br, b, hs)
 	}
 	rep.raiseGen(h.key().slice, h.Gen)
 	delete(rl.held, h.key())
@@ -718,9 +763,7 @@ func (rep *replica) end() {
 		for ext := range rep.lanes[l.no].extents {
 			rep.lanes[l.no].forget(rep.e.space, ext)
 		}
-		for b := range rep.lanes[l.no].blocks {
-			rep.lanes[l.no].note(rep.e.space, b, nil)
-		}
+		rep.lanes[l.no].forgetKnown(rep.e.space, func(uint64) bool { return true })
 	}
 	rep.gone = true
 	rep.mu.Lock()
@@ -728,7 +771,7 @@ func (rep *replica) end() {
 	clear(rep.mu.dirty)
 	rep.e.space.tables.Add(-segment.SliceStateBytes * int64(len(rep.mu.slices)))
 	rep.mu.Unlock()
-	delete(rep.e.mu.replicas, rep.br.id)
+	delete(rep.e.mu.replicas, rep.fam.id)
 }
 
 // Record gives a held record whole, with its data verified, as it was accepted. It waits for one

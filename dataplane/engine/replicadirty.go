@@ -165,11 +165,13 @@ func (rep *replica) markHeld(slice uint32, d *dirtyMap, floor domain.Version) {
 				d.mark(h.Block, h.Count)
 			}
 		}
-		for b, hs := range rep.lanes[i].blocks {
-			if sliceOf(b) == slice && (hs.known != nil || hs.newest != nil && hs.newest.copied) {
-				d.mark(b, 1)
+		rep.lanes[i].all(func(_ *branch, blocks map[uint64]holders) {
+			for b, hs := range blocks {
+				if sliceOf(b) == slice && (hs.known != nil || hs.newest != nil && hs.newest.copied) {
+					d.mark(b, 1)
+				}
 			}
-		}
+		})
 	}
 }
 
@@ -258,7 +260,7 @@ func (rep *replica) saveDirty(t *segment.ReplicaTable) {
 	first := len(t.Dirt)
 	for k, d := range rep.mu.dirty {
 		t.Dirt = append(t.Dirt, segment.DirtyMap{
-			Branch: rep.br.id, Slice: k.slice, Member: k.member, Grains: d.grains,
+			Branch: rep.fam.id, Slice: k.slice, Member: k.member, Grains: d.grains,
 		})
 	}
 	slices.SortFunc(t.Dirt[first:], func(a, b segment.DirtyMap) int {

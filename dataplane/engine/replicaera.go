@@ -79,8 +79,8 @@ func (rl *replicaLane) joined(rep *replica, h *heldRecord) bool {
 }
 
 // note sets what is known of a block, or with nil forgets it; the lane's mutex is held.
-func (rl *replicaLane) note(s *space, block uint64, k *known) {
-	hs := rl.blocks[block]
+func (rl *replicaLane) note(s *space, b *branch, block uint64, k *known) {
+	hs := rl.of(b)[block]
 	if (hs.known == nil) != (k == nil) {
 		n := 1
 		if k == nil {
@@ -90,16 +90,37 @@ func (rl *replicaLane) note(s *space, block uint64, k *known) {
 		s.tables.Add(int64(n) * segment.KnownRunBytes)
 	}
 	hs.known = k
-	rl.keep(block, hs)
+	rl.keep(b, block, hs)
 }
 
-// keep stores what holds a block, and nothing where nothing does.
-func (rl *replicaLane) keep(block uint64, hs holders) {
-	if hs == (holders{}) {
-		delete(rl.blocks, block)
+// forgetKnown forgets what is known of some blocks, in all branches; the lane's mutex is held.
+func (rl *replicaLane) forgetKnown(s *space, which func(block uint64) bool) {
+	rl.all(func(b *branch, blocks map[uint64]holders) {
+		for block := range blocks {
+			if which(block) {
+				rl.note(s, b, block, nil)
+			}
+		}
+	})
+}
+
+// keep stores what holds a block of a branch, and nothing where nothing does.
+func (rl *replicaLane) keep(b *branch, block uint64, hs holders) {
+	m := rl.of(b)
+	switch {
+	case hs != (holders{}):
+		if m == nil {
+			m = map[uint64]holders{}
+			rl.cuts[b] = m
+		}
+		m[block] = hs
+		return
+	case m == nil:
 		return
 	}
-	rl.blocks[block] = hs
+	if delete(m, block); len(m) == 0 && b != rl.head {
+		delete(rl.cuts, b)
+	}
 }
 
 // status gives the state of a slice and its session; a zero one where there is none.
@@ -107,7 +128,7 @@ func (rep *replica) status(no uint32) (segment.SliceState, session) {
 	rep.mu.Lock()
 	defer rep.mu.Unlock()
 	s, ss := rep.mu.slices[no], session{}
-	s.Branch, s.Slice = rep.br.id, no
+	s.Branch, s.Slice = rep.fam.id, no
 	if p := rep.mu.sessions[no]; p != nil {
 		ss = *p
 	}
@@ -141,7 +162,8 @@ func (p *Replica) stale(no uint32, msg string) error {
 // BeginEra opens a join session of a slice, named by the epoch that it began at: everything that
 // the slice holds is untrusted on return, durably, and its records are forgotten as such. It waits
 // for those on their way. Opening the session under way again is a success; Stale for one that
-// began before it, TooLarge behind 65,000 sessions: then the copy has to be deleted and made anew.
+// began before it, Unsupported where there are cuts, whose blocks have no way here yet, TooLarge
+// behind 65,000 sessions: then the copy has to be deleted and made anew.
 func (p *Replica) BeginEra(ctx context.Context, slice uint32, since domain.Epoch) error {
 	if err := p.reachable(slice); err != nil {
 		return err
@@ -156,6 +178,8 @@ func (p *Replica) BeginEra(ctx context.Context, slice uint32, since domain.Epoch
 	switch {
 	case ss != (session{}) && since == ss.since:
 		return nil
+	case len(p.Cuts()) > 0:
+		return domain.Errorf(domain.Unsupported, "a join session of a replica that has cuts")
 	case ss != (session{}) && since < ss.since:
 		return p.stale(slice, fmt.Sprintf("session %d: %d is under way", since, ss.since))
 	case s.Era >= eraMax:
@@ -292,8 +316,8 @@ func (l *lane) turn(rep *replica, slice uint32, era uint16) {
 			continue
 		}
 		for i := range h.Count {
-			if b := h.Block + uint64(i); rl.blocks[b].top == h {
-				rl.note(rep.e.space, b, &known{h.Version, h.Gen, h.Era})
+			if b := h.Block + uint64(i); rl.of(h.branchOf())[b].top == h {
+				rl.note(rep.e.space, h.branchOf(), b, &known{h.Version, h.Gen, h.Era})
 			}
 		}
 		l.letGo(rep, h)

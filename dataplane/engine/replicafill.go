@@ -151,7 +151,7 @@ func (p *Replica) take(l *lane, since domain.Epoch, block uint64, list []Copy, f
 		if list[i].Kind == segment.KindData {
 			size = n * segment.BlockSize
 		}
-		if !l.roomy(size) {
+		if !l.roomy(size, 0) {
 			continue
 		}
 		done, h := p.choose(l, block+uint64(i), list[i:i+n], floor)
@@ -185,7 +185,7 @@ func (p *Replica) choose(l *lane, block uint64, list []Copy, floor domain.Versio
 	if c.Kind != segment.KindData && ver.Compare(floor) < 0 {
 		ver = floor
 	}
-	lf := p.rep.br.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].of(p.rep.br)
+	lf := p.rep.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].of(rl.head)
 	for ; done < len(list); done++ {
 		b := block + uint64(done)
 		hs := rl.blocks[b]
@@ -200,8 +200,8 @@ func (p *Replica) choose(l *lane, block uint64, list []Copy, floor domain.Versio
 		case stays:
 			return done, h
 		case h == nil:
-			h = &heldRecord{copied: true, HeldRecord: segment.HeldRecord{
-				Branch: p.rep.br.id, Block: b, Count: 1, Kind: c.Kind, Version: ver, Gen: c.Gen, Era: s.Era,
+			h = &heldRecord{copied: true, br: rl.head, HeldRecord: segment.HeldRecord{
+				Branch: rl.head.id, Block: b, Count: 1, Kind: c.Kind, Version: ver, Gen: c.Gen, Era: s.Era,
 			}}
 			if c.Parent {
 				h.flags = segment.FlagParent
@@ -224,18 +224,18 @@ func (p *Replica) place(l *lane, h *heldRecord, list []Copy) (lsn uint64, err er
 		r.Data = append(r.Data, list[i].Data...)
 		r.crc[i] = list[i].CRC
 	}
-	newly := l.heldBytes(p.rep.br, r)
+	rl := &p.rep.lanes[l.no]
+	newly := l.heldBytes(h.br, r)
 	if !p.v.e.space.admit(newly) {
 		return 0, p.v.e.full()
 	}
-	rl := &p.rep.lanes[l.no]
 	for i := range uint64(h.Count) {
 		hs := rl.blocks[h.Block+i]
 		hs.newest = h
-		rl.keep(h.Block+i, hs)
+		rl.keep(h.br, h.Block+i, hs)
 	}
 	p.rep.arrived(l, h)
-	l.addHeld(p.rep.br, r, h, newly)
+	l.addHeld(h.br, r, h, newly)
 	return l.mu.lsn, nil
 }
 
@@ -285,7 +285,7 @@ func (p *Replica) Same(since domain.Epoch, block, blocks uint64) (trusted uint64
 	}
 	fresh := uint64(0)
 	rl := &p.rep.lanes[l.no]
-	lf := p.rep.br.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].of(p.rep.br)
+	lf := p.rep.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].of(rl.head)
 	for i := range uint64(segment.SameBlocks) {
 		b := block + i
 		switch {
@@ -320,7 +320,7 @@ func (l *lane) confirm(rep *replica, block, blocks uint64, era uint16) {
 	for i := range uint64(segment.SameBlocks) {
 		k := rl.blocks[block+i].known
 		if blocks>>i&1 != 0 && k != nil && k.era < era {
-			rl.note(rep.e.space, block+i, &known{k.ver, k.gen, era})
+			rl.note(rep.e.space, rl.head, block+i, &known{k.ver, k.gen, era})
 		}
 	}
 }

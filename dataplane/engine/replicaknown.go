@@ -17,13 +17,15 @@ func (l *lane) saveKnown(rep *replica, t *segment.ReplicaTable) {
 	if rl.knowns == 0 {
 		return
 	}
-	for b, hs := range rl.blocks {
-		if k := hs.known; k != nil {
-			t.Known = append(t.Known, segment.KnownRun{
-				Branch: rep.br.id, Block: b, Count: 1, Version: k.ver, Gen: k.gen, Era: k.era,
-			})
+	rl.all(func(br *branch, blocks map[uint64]holders) {
+		for b, hs := range blocks {
+			if k := hs.known; k != nil {
+				t.Known = append(t.Known, segment.KnownRun{
+					Branch: br.id, Block: b, Count: 1, Version: k.ver, Gen: k.gen, Era: k.era,
+				})
+			}
 		}
-	}
+	})
 }
 
 // joinKnown brings known blocks into order and makes runs of them.
@@ -50,15 +52,16 @@ func joinKnown(t *segment.ReplicaTable) {
 // loadKnown takes up what a checkpoint knows.
 func (e *Engine) loadKnown(list []segment.KnownRun) {
 	for _, k := range list {
-		rep := e.mu.replicas[k.Branch]
-		if rep == nil {
+		br := e.branch(k.Branch)
+		if br == nil || br.fam.replica == nil {
 			continue
 		}
-		l := e.laneOf(rep.br.fam, uint32(k.Block/segment.LeafBlocks))
+		rep := br.fam.replica
+		l := e.laneOf(rep.fam, uint32(k.Block/segment.LeafBlocks))
 		markGrains(rep.tabled.of(k.Block), k.Block, k.Count)
 		one := &known{k.Version, k.Gen, k.Era}
 		for i := range uint64(k.Count) {
-			rep.lanes[l.no].note(e.space, k.Block+i, one)
+			rep.lanes[l.no].note(e.space, br, k.Block+i, one)
 		}
 	}
 }
@@ -70,17 +73,26 @@ func (rep *replica) knownParts(l *lane, slice uint32, floor domain.Version, list
 	if rl.knowns == 0 {
 		return list
 	}
-	var blocks []uint64
-	for b, hs := range rl.blocks {
-		if k := hs.known; k != nil && sliceOf(b) == slice && k.era == era && k.ver.Compare(floor) > 0 {
-			blocks = append(blocks, b)
-		}
-	}
-	slices.Sort(blocks)
 	first := len(list)
+	rl.all(func(br *branch, of map[uint64]holders) {
+		var blocks []uint64
+		for b, hs := range of {
+			if k := hs.known; k != nil && sliceOf(b) == slice && k.era == era && k.ver.Compare(floor) > 0 {
+				blocks = append(blocks, b)
+			}
+		}
+		slices.Sort(blocks)
+		list = rep.joinParts(l, br, blocks, first, list)
+	})
+	return list
+}
+
+// joinParts adds known blocks of a branch, in order, as runs.
+func (rep *replica) joinParts(l *lane, br *branch, blocks []uint64, first int, list []Meta) []Meta {
+	of := rep.lanes[l.no].of(br)
 	for _, b := range blocks {
-		k, kind := rl.blocks[b].known, segment.KindUnmap
-		lf := rep.br.fam.leaves[l.no][uint32(b/segment.LeafBlocks)]
+		k, kind := of[b].known, segment.KindUnmap
+		lf := rep.fam.leaves[l.no][uint32(b/segment.LeafBlocks)].find(br)
 		switch lf.at(int(b % segment.LeafBlocks)).Kind() {
 		case segment.Flash:
 			kind = segment.KindData

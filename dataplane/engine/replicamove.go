@@ -90,7 +90,7 @@ func (c *cleaner) verifyWhole(w *window, m *move) error {
 		}
 	}
 	if c.c != nil && (c.stream != m.stream || len(c.c.packed) > 0 || c.c.payload+n > c.limit ||
-		!c.c.takesHeld(n, c.limit)) {
+		!c.c.takesHeld(n, 0, c.limit)) {
 		if err := c.flush(); err != nil {
 			return err
 		}
@@ -112,14 +112,15 @@ func (l *lane) moved(m *move, base uint64) {
 	if rl.held[h.key()] != h || h.Addr != m.from {
 		return
 	}
+	blocks := rl.of(h.branchOf())
 	for i := range h.Count {
-		if rl.blocks[h.Block+uint64(i)].top != h {
+		if blocks[h.Block+uint64(i)].top != h {
 			l.spare(h, i, -1)
 		}
 	}
 	h.Addr = base + uint64(m.unit)
 	for i := range h.Count {
-		if rl.blocks[h.Block+uint64(i)].top != h {
+		if blocks[h.Block+uint64(i)].top != h {
 			l.spare(h, i, 1)
 		}
 	}
@@ -133,7 +134,7 @@ func (p *scrubPass) held(ctx context.Context, f *family) error {
 	}
 	e := p.e
 	for _, k := range f.replica.hidden() {
-		rep := &Replica{v: &Volume{e: e, volume: e.volumeOf(f.replica.br)}, rep: f.replica}
+		rep := &Replica{v: &Volume{e: e, volume: e.volumeOf(f.replica.last())}, rep: f.replica}
 		h, err := rep.find(k)
 		if domain.IsKind(err, domain.NotFound) {
 			continue // settled meanwhile
@@ -175,7 +176,7 @@ func (rep *replica) hidden() []heldKey {
 		rl := &rep.lanes[l.no]
 		for k, h := range rl.held {
 			for i := 0; h.durable && h.Kind == segment.KindData && i < h.Count; i++ {
-				if rl.blocks[h.Block+uint64(i)].top != h {
+				if rl.of(h.branchOf())[h.Block+uint64(i)].top != h {
 					list = append(list, k)
 					break
 				}

@@ -17,12 +17,17 @@ func (p *Replica) Read(block uint64, count int, dst []byte) (maxGen uint32, err 
 	return p.v.read(block, count, dst)
 }
 
-// maxGen gives the highest generation of blocks of one extent; the lane's mutex is held.
-func (rep *replica) maxGen(l *lane, block uint64, count int) uint32 {
+// maxGen gives the highest generation of blocks of one extent as a branch sees them; the lane's
+// mutex is held.
+func (rep *replica) maxGen(l *lane, at *branch, block uint64, count int) uint32 {
 	gen, settled := uint32(0), false
 	rl := &rep.lanes[l.no]
 	for i := range uint64(count) {
-		switch hs := rl.blocks[block+i]; {
+		hs := rl.of(at)[block+i]
+		if hs.top == nil && hs.known == nil && len(rl.cuts) > 0 {
+			hs, _ = rep.shows(l, at, block+i)
+		}
+		switch {
 		case hs.top != nil:
 			gen = max(gen, hs.top.Gen)
 			settled = settled || hs.top.Kind != segment.KindData
@@ -34,6 +39,9 @@ func (rep *replica) maxGen(l *lane, block uint64, count int) uint32 {
 	}
 	if settled {
 		gen = max(gen, rep.slice(sliceOf(block)).Gen)
+	}
+	if at != rl.head {
+		gen = min(gen, at.gen)
 	}
 	return gen
 }

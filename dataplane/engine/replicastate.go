@@ -38,7 +38,7 @@ func (rep *replica) change(no uint32, to segment.SliceState) bool {
 		rep.e.space.tables.Add(segment.SliceStateBytes)
 	}
 	was := s
-	s.Branch, s.Slice, s.Seal = rep.br.id, no, max(s.Seal, to.Seal)
+	s.Branch, s.Slice, s.Seal = rep.fam.id, no, max(s.Seal, to.Seal)
 	if to.Floor.Compare(s.Floor) > 0 {
 		s.Floor = to.Floor
 	}
@@ -87,7 +87,7 @@ func (p *Replica) Sealed(slice uint32) domain.Epoch { return p.rep.slice(slice).
 // note makes the entry that logs something of a slice.
 func (rep *replica) note(no uint32, kind segment.Kind, ver domain.Version) segment.Entry {
 	return segment.Entry{
-		Branch: rep.br.id, Block: uint64(no) * segment.SliceBlocks, Count: 1, Kind: kind, Version: ver,
+		Branch: rep.fam.id, Block: uint64(no) * segment.SliceBlocks, Count: 1, Kind: kind, Version: ver,
 	}
 }
 
@@ -188,23 +188,19 @@ func (l *lane) clearSlice(rep *replica, no uint32) {
 			rep.lanes[l.no].forget(l.e.space, ext)
 		}
 	}
-	for b := range rep.lanes[l.no].blocks {
-		if sliceOf(b) == no {
-			rep.lanes[l.no].note(l.e.space, b, nil)
-		}
-	}
+	rep.lanes[l.no].forgetKnown(l.e.space, func(b uint64) bool { return sliceOf(b) == no })
 	l.distrust(rep, no)
 	rep.forgetAway(no)
-	var list []uint32
-	for ext := range rep.br.fam.leaves[l.no] {
-		if ext/sliceExtents == no {
-			list = append(list, ext)
+	for ext, lf := range rep.fam.leaves[l.no] {
+		if ext/sliceExtents != no {
+			continue
 		}
-	}
-	for _, ext := range list {
-		l.setRange(&pending{
-			br: rep.br, block: uint64(ext) * segment.LeafBlocks, count: segment.LeafBlocks,
-		}, segment.HoleLoc)
+		for _, b := range rep.line {
+			if own := lf.of(b); own != nil {
+				own.own.each(func(i int, _ segment.Loc) { l.reveal(own, i) })
+				l.touch(own)
+			}
+		}
 	}
 }
 
@@ -309,11 +305,12 @@ func (l *lane) saveHeld(t *segment.ReplicaTable) {
 		l.sweepHeld(rep)
 		for ext, ver := range rep.lanes[l.no].extents {
 			t.Extents = append(t.Extents, segment.ExtentVersion{
-				Branch: rep.br.id, Extent: ext, Version: ver,
+				Branch: rep.fam.id, Extent: ext, Version: ver,
 			})
 		}
 		for _, h := range rep.lanes[l.no].held {
 			if h.durable {
+				h.Branch = h.branchOf().id
 				t.Records = append(t.Records, h.HeldRecord)
 			}
 		}
@@ -382,7 +379,7 @@ func (e *Engine) loadHeld() {
 	}
 	for _, x := range t.Extents {
 		if rep := e.mu.replicas[x.Branch]; rep != nil {
-			l := e.laneOf(rep.br.fam, x.Extent)
+			l := e.laneOf(rep.fam, x.Extent)
 			rep.lanes[l.no].top(e.space, x.Extent, x.Version)
 		}
 	}
@@ -390,18 +387,18 @@ func (e *Engine) loadHeld() {
 	e.loadDirty(t.Dirt)
 	for i := range t.Records {
 		h := &heldRecord{HeldRecord: t.Records[i], durable: true}
-		rep := e.mu.replicas[h.Branch]
-		if rep == nil {
+		if h.br = e.branch(h.Branch); h.br == nil || h.br.fam.replica == nil || h.br.fam.replica.gone {
 			continue
 		}
+		rep := h.br.fam.replica
 		if h.Version.Compare(rep.slice(sliceOf(h.Block)).Floor) > 0 {
 			markGrains(rep.tabled.of(h.Block), h.Block, h.Count)
 		}
-		l := e.laneOf(rep.br.fam, uint32(h.Block/segment.LeafBlocks))
+		l := e.laneOf(rep.fam, uint32(h.Block/segment.LeafBlocks))
 		if h.Kind == segment.KindData &&
 			!e.space.valid(int64(h.Addr)*segment.Unit, int64(h.Count)*segment.BlockSize) {
 			e.report(Fact{
-				What: "corrupt", Volume: e.volumeOf(rep.br), Block: h.Block,
+				What: "corrupt", Volume: e.volumeOf(rep.head()), Block: h.Block,
 				Detail: "record " + h.Version.String() + " stands outside all segments",
 			})
 			continue
@@ -416,18 +413,30 @@ func (e *Engine) loadHeld() {
 func (e *Engine) showHoles() {
 	for _, rep := range e.mu.replicas {
 		for _, l := range e.lanes {
-			rl := &rep.lanes[l.no]
-			for b, hs := range rl.blocks {
-				if hs.top != nil || hs.known != nil || hs.newest == nil || hs.newest.Kind == segment.KindData {
-					continue
-				}
-				lf := rep.br.fam.leaves[l.no][uint32(b/segment.LeafBlocks)].of(rep.br)
-				if lf == nil || lf.own.get(int(b%segment.LeafBlocks)).Kind() != segment.Flash {
-					hs.top = hs.newest
-					rl.blocks[b] = hs
-				}
-			}
+			rep.lanes[l.no].all(func(br *branch, blocks map[uint64]holders) {
+				rep.showHolesOf(l, br, blocks)
+			})
 		}
+	}
+}
+
+// showHolesOf does so for a branch. One that says nothing of a block has lost it to a late record,
+// if something shows through.
+func (rep *replica) showHolesOf(l *lane, br *branch, blocks map[uint64]holders) {
+	for b, hs := range blocks {
+		if hs.top != nil || hs.known != nil || hs.newest == nil || hs.newest.Kind == segment.KindData {
+			continue
+		}
+		i, own := int(b%segment.LeafBlocks), segment.Loc(0)
+		lf := rep.fam.leaves[l.no][uint32(b/segment.LeafBlocks)].find(br)
+		if lf != nil && lf.br == br {
+			own = lf.own.get(i)
+		}
+		if own.Kind() == segment.Flash || own == 0 && lf.at(i) != 0 {
+			continue
+		}
+		hs.top = hs.newest
+		blocks[b] = hs
 	}
 }
 
@@ -440,9 +449,9 @@ func (rep *replica) passed(l *lane, h *heldRecord) {
 		if h.keeps(i) {
 			continue
 		}
-		rl.uncover(b)
-		if rl.note(rep.e.space, b, nil); h.exact {
-			rl.note(rep.e.space, b, &known{h.Version, h.Gen, h.Era})
+		rl.uncover(h.br, b)
+		if rl.note(rep.e.space, h.br, b, nil); h.exact {
+			rl.note(rep.e.space, h.br, b, &known{h.Version, h.Gen, h.Era})
 		}
 	}
 	if h.copied {
@@ -452,30 +461,30 @@ func (rep *replica) passed(l *lane, h *heldRecord) {
 	rep.found(l, h)
 	for i := range h.Count {
 		if b := h.Block + uint64(i); !h.keeps(i) && h.Kind != segment.KindData {
-			hs := rl.blocks[b]
+			hs := rl.of(h.br)[b]
 			hs.top = h
-			rl.blocks[b] = hs
+			rl.keep(h.br, b, hs)
 		}
 	}
 	h.kept = nil
 }
 
 // uncover notes that a block shows no held record any more.
-func (rl *replicaLane) uncover(block uint64) {
-	hs := rl.blocks[block]
+func (rl *replicaLane) uncover(b *branch, block uint64) {
+	hs := rl.of(b)[block]
 	hs.top = nil
-	rl.keep(block, hs)
+	rl.keep(b, block, hs)
 }
 
 // found enters a record whose effect is in the index already, as far as it has one.
 func (rep *replica) found(l *lane, h *heldRecord) {
 	rl := &rep.lanes[l.no]
-	lf := rep.br.fam.leaves[l.no][uint32(h.Block/segment.LeafBlocks)].of(rep.br)
+	lf := rep.fam.leaves[l.no][uint32(h.Block/segment.LeafBlocks)].of(h.br)
 	rep.insert(l, h)
 	rep.surface(l, h)
 	for i := range h.Count {
 		b := h.Block + uint64(i)
-		hs, loc := rl.blocks[b], segment.Loc(0)
+		hs, loc := rl.of(h.br)[b], segment.Loc(0)
 		if lf != nil {
 			loc = lf.own.get(int(b % segment.LeafBlocks))
 		}
@@ -483,7 +492,7 @@ func (rep *replica) found(l *lane, h *heldRecord) {
 		case h.Kind != segment.KindData:
 		case loc.Kind() == segment.Flash && loc.Off() == h.off(i):
 			hs.top = h
-			rl.blocks[b] = hs
+			rl.keep(h.br, b, hs)
 		default:
 			l.spare(h, i, 1)
 		}
@@ -495,9 +504,10 @@ func (rep *replica) surface(l *lane, h *heldRecord) {
 	rl := &rep.lanes[l.no]
 	for i := range h.Count {
 		b := h.Block + uint64(i)
-		if hs := rl.blocks[b]; hs.newest == nil || hs.newest.Version.Compare(h.Version) < 0 {
+		hs := rl.of(h.br)[b]
+		if hs.newest == nil || hs.newest.Version.Compare(h.Version) < 0 {
 			hs.newest = h
-			rl.blocks[b] = hs
+			rl.keep(h.br, b, hs)
 		}
 	}
 }
@@ -533,12 +543,12 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 	if rep.gone || !en.Kind.Blocks() || l.e.laneOf(b.fam, ext) != l {
 		return
 	}
-	h := &heldRecord{durable: true, HeldRecord: segment.HeldRecord{
+	h := &heldRecord{durable: true, br: b, HeldRecord: segment.HeldRecord{
 		Branch: b.id, Block: en.Block, Count: en.Len(), Kind: en.Kind, Outcome: en.Outcome(),
 		Version: en.Version, Gen: en.Gen, Request: en.Request, LSN: en.LSN, Era: en.Era,
 	}}
 	h.copied, h.flags = en.Flags&segment.FlagFresh == 0, en.Flags
-	h.exact = h.copied // at or below the floor it is swept
+	h.exact = h.copied && !h.displaces() // at or below the floor it is swept
 	h.kept = &segment.Mask{}
 	en.MaskOf(raw, h.kept)
 	markGrains(rep.touched.of(en.Block), en.Block, en.Len())

@@ -121,14 +121,10 @@ func (s *versionSearch) lookup() error {
 		return p.v.missing()
 	}
 	s.floor = p.Floor(sliceOf(s.block))
-	lf := p.rep.br.fam.leaves[l.no][uint32(s.block/segment.LeafBlocks)].of(p.rep.br)
 	for i := range s.found {
-		b, loc := s.block+uint64(i), segment.Loc(0)
-		if lf != nil {
-			loc = lf.own.get(int(b % segment.LeafBlocks))
-		}
+		b := s.block + uint64(i)
+		hs, loc := p.rep.shows(l, p.v.br.Load(), b)
 		s.locs[i] = loc
-		hs := p.rep.lanes[l.no].blocks[b]
 		switch {
 		case loc.Kind() == segment.Lost:
 			return p.v.corrupt(s.block, i)
@@ -167,7 +163,10 @@ func (s *versionSearch) read(id uint32, list map[segment.Loc]int) error {
 			}
 			this := entries[:n]
 			entries = entries[n:]
-			if en.Kind != segment.KindData || en.Branch != s.p.rep.br.id {
+			if en.Kind != segment.KindData {
+				continue
+			}
+			if br := e.branch(en.Branch); br == nil || br.fam != s.p.rep.fam {
 				continue
 			}
 			for i := range en.Count {

@@ -131,6 +131,12 @@ func (l *lane) sweep(b *branch, ext uint32) {
 		}
 	}
 	lf := leaves[ext].of(b)
+	if rep := b.fam.replica; rep != nil && len(b.kids) == 1 {
+		first := uint64(ext) * segment.LeafBlocks
+		for i := range uint64(segment.LeafBlocks) {
+			rep.inherit(l, b, b.kids[0], first+i)
+		}
+	}
 	switch {
 	case lf == nil:
 	case len(b.kids) == 1 && b.kids[0].key == b.key:
@@ -151,6 +157,7 @@ func (l *lane) winnow(lf *leaf) {
 	was := lf.n
 	lf.own.each(func(i int, _ segment.Loc) {
 		if !l.wanted(lf, i) {
+			l.unseat(lf, i)
 			l.put(lf, i, 0)
 		}
 	})

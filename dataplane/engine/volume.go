@@ -16,6 +16,7 @@ type Volume struct {
 	fam      *family
 	volume   domain.VolumeID   // of a snapshot: the volume that it was cut from
 	snapshot domain.SnapshotID // zero for a volume
+	cut      uint32            // of a cut of a replica: its generation; else 0
 	size     atomic.Int64
 	end      atomic.Int64 // of what may be reached: its size, or less while it shrinks
 	gone     atomic.Bool
@@ -152,6 +153,10 @@ func (v *Volume) checkRecord(r *Record) error {
 		limit = v.e.RecordBlocks()
 	}
 	switch {
+	case v.cut != 0:
+		return &domain.Error{
+			Kind: domain.ReadOnly, Ref: "volume/" + v.volume.String(), Msg: "a cut takes no writes",
+		}
 	case !v.snapshot.IsZero():
 		return &domain.Error{
 			Kind: domain.ReadOnly, Ref: "snapshot/" + v.snapshot.String(), Msg: "a snapshot takes no writes",

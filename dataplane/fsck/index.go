@@ -26,11 +26,10 @@ type index struct {
 	nodes   map[uint32]*node
 	aliases map[uint32]uint32
 	heads   map[domain.VolumeID]uint32
-	cuts    map[domain.SnapshotID]uint32
 	leaves  map[key]*leaf
 	held    map[heldKey]segment.HeldRecord // records of replicas that are not settled
-	buried  map[heldKey]bool               // slices, without a version
-	eras    map[heldKey]uint16             // of slices, without a version
+	buried  map[heldKey]bool               // slices of families, without a version
+	eras    map[heldKey]uint16             // of slices of families, without a version
 	known   map[place]domain.Version       // of blocks of which no record is held
 }
 
@@ -38,7 +37,7 @@ type index struct {
 func (x *index) load(r *segment.Root) {
 	*x = index{
 		nodes: map[uint32]*node{}, aliases: map[uint32]uint32{}, leaves: map[key]*leaf{},
-		heads: map[domain.VolumeID]uint32{}, cuts: map[domain.SnapshotID]uint32{},
+		heads: map[domain.VolumeID]uint32{},
 	}
 	x.held, x.buried = map[heldKey]segment.HeldRecord{}, map[heldKey]bool{}
 	x.eras, x.known = map[heldKey]uint16{}, map[place]domain.Version{}
@@ -100,12 +99,33 @@ func (x *index) line(b segment.Branch) {
 		x.heads[b.Volume] = b.ID
 		n.State, n.named, n.Volume, n.Size = b.State, true, b.Volume, b.Size
 	case segment.BranchFrozen:
-		x.cuts[b.Snapshot] = b.ID
 		n.State, n.named, n.Volume, n.Snapshot = b.State, true, b.Volume, b.Snapshot
 		n.Size = b.Size
 	case segment.BranchBuried:
+		if n.Replica && n.State == segment.BranchLive { // its cuts go with it
+			for _, o := range x.nodes {
+				o.named = o.named && o.Family != n.Family
+			}
+		}
 		n.State, n.named = b.State, false
 	}
+}
+
+// living lists the families of which somebody has the head by name.
+func (x *index) living() map[uint32]bool {
+	of := map[uint32]bool{}
+	for _, n := range x.nodes {
+		of[n.Family] = of[n.Family] || n.named && n.State == segment.BranchLive
+	}
+	return of
+}
+
+// family gives the family of a branch.
+func (x *index) family(id uint32) uint32 {
+	if n := x.nodes[id]; n != nil {
+		return n.Family
+	}
+	return 0
 }
 
 // set notes one block of a branch.

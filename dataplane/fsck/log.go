@@ -215,6 +215,7 @@ func (c *checker) redo(lane uint8, k *chunk, en *segment.Entry, raw []byte, mark
 		}
 		return
 	}
+	en.Branch = c.index.canonical(en.Branch)
 	n := c.index.nodes[en.Branch]
 	if n == nil {
 		return // nobody sees it any more
@@ -249,6 +250,9 @@ func (c *checker) redo(lane uint8, k *chunk, en *segment.Entry, raw []byte, mark
 		loc := segment.ZeroLoc
 		if en.Kind == segment.KindUnmap {
 			loc = segment.HoleLoc
+		}
+		if en.Flags&segment.FlagParent != 0 {
+			loc = 0
 		}
 		for i := range en.Range {
 			if en.Kept(raw, int(i)) {

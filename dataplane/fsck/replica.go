@@ -26,6 +26,8 @@ func (x *index) learn(en *segment.Entry, raw []byte) {
 	for i := range en.Len() {
 		switch b := (place{en.Branch, en.Block + uint64(i)}); {
 		case en.Kept(raw, i):
+		case en.Flags&segment.FlagParent != 0:
+			delete(x.known, b)
 		case en.Flags&segment.FlagFresh == 0:
 			x.known[b] = en.Version
 		default:
@@ -41,7 +43,7 @@ func (x *index) hold(h segment.HeldRecord) {
 
 // note applies an entry about a slice. Seals and floors change no block.
 func (x *index) note(en *segment.Entry) {
-	k := heldKey{branch: en.Branch, slice: uint32(en.Block / segment.SliceBlocks)}
+	k := heldKey{branch: x.family(en.Branch), slice: uint32(en.Block / segment.SliceBlocks)}
 	switch en.Kind { //nolint:exhaustive // the others change nothing that is checked
 	case segment.KindBury:
 		x.buried[k] = true
@@ -53,13 +55,14 @@ func (x *index) note(en *segment.Entry) {
 // empty lets go of what stands in buried slices, of what deleted replicas held, and of records of
 // earlier eras.
 func (x *index) empty() {
+	living := x.living()
 	maps.DeleteFunc(x.held, func(k heldKey, h segment.HeldRecord) bool {
-		n, of := x.nodes[k.branch], heldKey{branch: k.branch, slice: k.slice}
-		return n == nil || !n.named || x.buried[of] || h.Era < x.eras[of]
+		of := heldKey{branch: x.family(k.branch), slice: k.slice}
+		return !living[of.branch] || x.buried[of] || h.Era < x.eras[of]
 	})
 	maps.DeleteFunc(x.leaves, func(k key, _ *leaf) bool {
 		const extents = segment.SliceBlocks / segment.LeafBlocks
-		return x.buried[heldKey{branch: k.branch, slice: k.extent / extents}]
+		return x.buried[heldKey{branch: x.family(k.branch), slice: k.extent / extents}]
 	})
 }
 
@@ -155,6 +158,7 @@ func (c *checker) heldIn(s *Segment, list []segment.HeldRecord, shown map[uint64
 		h := &list[i]
 		at := spot{h.Addr, h.Version}
 		e, ok := entries[at]
+		e.Branch = c.index.canonical(e.Branch)
 		e.LSN = h.LSN // the low half of a moved one's is all that some entries have
 		if !ok || e != *h {
 			c.problem(c.ofHeld(h, 0), "its entry is another, or is not there: %t", ok)

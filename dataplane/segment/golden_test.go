@@ -424,6 +424,8 @@ func codecs() []codec {
 	held, heldBytes := goldenHeld()
 	replica, table, holding := goldenRoot().Branches[1], goldenReplicas(), goldenRoot()
 	replica.Replica, holding.Replicas = true, table
+	cut := goldenRoot().Branches[0]
+	cut.Snapshot, cut.Replica, cut.Sealed = domain.SnapshotID{}, true, true
 	era, eraBytes := goldenEra()
 	eraTable := eraReplicas()
 	dirty, dirtyBytes := goldenDirty()
@@ -489,6 +491,10 @@ func codecs() []codec {
 		},
 		{
 			"branch-replica", replica, func() []byte { return replica.Append(nil) },
+			func(b []byte) (any, error) { return DecodeBranch(b) },
+		},
+		{
+			"branch-cut", cut, func() []byte { return cut.Append(nil) },
 			func(b []byte) (any, error) { return DecodeBranch(b) },
 		},
 		{

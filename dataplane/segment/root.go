@@ -39,8 +39,10 @@ type Branch struct {
 	// Key names the key in the device's key table that encrypts what the branch writes; 0: none. The
 	// branches of one volume share it, a clone has its own.
 	Key uint32
-	// Replica says that the volume takes records with versions that others have given.
+	// Replica says that the volume takes records with versions that others have given. A frozen branch
+	// of one is the cut of its generation: its Snapshot is zero.
 	Replica bool
+	Sealed  bool // of a cut: nothing of it changes any more
 	// Move says how the family stands to a migration to or from another device, and Token which one
 	// that is, the same on both: 0 where the family never took part in one. All lines of a family say
 	// the same, and the newest one counts.
@@ -62,6 +64,7 @@ const (
 	branchReplica = 1 // in a branch's flags
 	branchMove    = 1 // bits by which a MoveState is shifted there
 	branchMoves   = 3 << branchMove
+	branchSealed  = 8
 
 	// BranchBytes is the encoded size of a Branch.
 	BranchBytes = 80
@@ -82,6 +85,9 @@ func (r *Branch) Append(dst []byte) []byte {
 		flags = branchReplica
 	}
 	flags |= byte(r.Move) << branchMove
+	if r.Sealed {
+		flags |= branchSealed
+	}
 	dst = append(dst, byte(r.State), flags, 0, 0)
 	dst = le.AppendUint64(dst, uint64(r.Gen))
 	dst = le.AppendUint64(dst, uint64(r.Epoch))
@@ -102,6 +108,7 @@ func DecodeBranch(b []byte) (Branch, error) {
 		State: BranchState(b[12]), Gen: le.Uint32(b[16:]), Epoch: domain.Epoch(le.Uint64(b[24:])),
 		Size: le.Uint64(b[32:]), Key: le.Uint32(b[72:]), Replica: b[13]&branchReplica != 0,
 		Move: MoveState(b[13] & branchMoves >> branchMove), Token: le.Uint32(b[76:]),
+		Sealed: b[13]&branchSealed != 0,
 	}
 	copy(r.Volume.UUID[:], b[40:])
 	copy(r.Snapshot.UUID[:], b[56:])
