@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"weft/backends"
 	"weft/backends/faulty"
@@ -2102,6 +2103,48 @@ func (m *ramReplica) is(p *Replica, found map[heldKey]Meta, floors [2]domain.Ver
 		}
 	}
 	return nil
+}
+
+// BenchmarkReplicaBesideJournal appends blocks of 4 KiB, one at a time, on a device with NVRAM whose
+// flash is a file driven past the page cache: to a volume, whose records the journal takes, and to a
+// replica, whose records go past it (decision 101). In turns, so that both meet the same load.
+func BenchmarkReplicaBesideJournal(b *testing.B) {
+	dev := benchDevice(b, "direct")
+	e := open(b, dev, journaled(newMemory(b, dev, 16)))
+	defer e.Abandon()
+	p, err := e.CreateReplica(background, testVolume, 64*domain.MiB, 7)
+	if err != nil {
+		b.Fatal(err)
+	}
+	v, err := e.Create(background, domain.VolumeID{UUID: domain.UUID{8}}, 64*domain.MiB, 1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	done, rnd := make(signal, 1), newRand(1)
+	var took [2]time.Duration
+	for i := range uint64(b.N) {
+		for k := range took {
+			r := versioned(rnd.Uint64N(16<<10), 1, i+1, 5, i+1)
+			r.To, r.Now = done, true
+			begun := time.Now()
+			if k == 0 {
+				v.Append(r)
+			} else {
+				p.Append(r, 5)
+			}
+			if err := <-done; err != nil {
+				b.Fatal(err)
+			}
+			took[k] += time.Since(begun)
+		}
+		if i%64 == 63 {
+			e.Retire(3, 4, i)
+			p.SetFloor(0, domain.Version{Epoch: 5, Seq: i})
+		}
+	}
+	b.ReportMetric(float64(took[0].Nanoseconds())/float64(b.N), "ns/volume")
+	b.ReportMetric(float64(took[1].Nanoseconds())/float64(b.N), "ns/replica")
+	b.ReportMetric(float64(took[1])/float64(took[0]), "ratio")
 }
 
 // BenchmarkReplicaAppend is BenchmarkAppend of records with versions, 32 at a time, each settled

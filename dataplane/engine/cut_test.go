@@ -233,6 +233,32 @@ func TestC12DropGivesBack(t *testing.T) {
 	}
 }
 
+// TestC12DropUnderSettled drops a cut whose hole is of a record that is held, under a block whose
+// record is not any more: the block keeps its version (C9, C12).
+func TestC12DropUnderSettled(t *testing.T) {
+	e := open(t, newMem(t, 64<<20, 256<<10, 2), quiet)
+	defer e.Abandon()
+	p := replicaOn(t, e)
+	hole, over := ofGen(1, 1, 5), ofGen(1, 2, 6)
+	hole.Kind, hole.Data, hole.Request.Counter = segment.KindUnmap, nil, 100
+	mustGive(t, p, hole, Applied)
+	mustGive(t, p, over, Applied)
+	must(t, p.SealCut(background, 1))
+	p.SetFloor(0, domain.Version{Epoch: 7, Seq: 10})
+	e.Retire(3, 4, 50)
+	must(t, e.Checkpoint())
+	must(t, p.DropCut(background, 1))
+	if _, err := p.Record(0, hole.Version); err != nil {
+		t.Fatal(err)
+	}
+	must(t, p.Versions(1, 1, func(b BlockVersion) error {
+		if b.Version != over.Version {
+			t.Errorf("version %s, not %s", b.Version, over.Version)
+		}
+		return nil
+	}))
+}
+
 // TestC12Bury buries a slice of a replica that has cuts, the first of which was dropped: nothing of
 // it is left in any, here, behind a crash and to fsck (C12, C13).
 func TestC12Bury(t *testing.T) {
