@@ -75,7 +75,8 @@ func (e *Engine) CreateEncrypted(ctx context.Context, id domain.VolumeID, size d
 	return e.create(ctx, id, size, epoch, segment.Branch{Key: 1})
 }
 
-// create makes a volume; of br, Replica and whether Key is not 0 say of what kind.
+// create makes a volume; of br, Replica and whether Key is not 0 say of what kind, and Gen with what
+// generation it begins.
 func (e *Engine) create(ctx context.Context, id domain.VolumeID, size domain.Bytes,
 	epoch domain.Epoch, br segment.Branch,
 ) (*Volume, error) {
@@ -97,7 +98,7 @@ func (e *Engine) create(ctx context.Context, id domain.VolumeID, size domain.Byt
 	}
 	br.ID = e.newBranch()
 	br.Family, br.State, br.Volume, br.Size = br.ID, segment.BranchLive, id, uint64(size)
-	br.Gen, br.Epoch = 1, epoch
+	br.Gen, br.Epoch = max(br.Gen, 1), epoch
 	if br.Key != 0 {
 		br.Key = br.ID
 		if err := e.newKey(br.Key); err != nil {

@@ -170,6 +170,79 @@ func TestC12Sealed(t *testing.T) {
 	e.Abandon()
 }
 
+// TestC12Newcomer makes a replica of a volume that was cut before: it begins with the generation that
+// it was told, over restarts, and what is of an older one is of that (C12).
+func TestC12Newcomer(t *testing.T) {
+	dev := newMem(t, 64<<20, 256<<10, 2)
+	e := open(t, dev, quiet)
+	p, err := e.CreateReplicaAt(background, testVolume, 2<<30, 7, 500)
+	must(t, err)
+	mustGive(t, p, ofGen(1, 500, 10), Applied)
+	mustGive(t, p, ofGen(2, 499, 9), Applied)
+	for _, how := range []string{"", "crash", "checkpoint"} {
+		if how == "checkpoint" {
+			must(t, e.Checkpoint())
+		}
+		if how != "" {
+			e.Abandon()
+			e = open(t, dev, quiet)
+			p = mustReplica(t, e)
+		}
+		_, err := e.CreateReplicaAt(background, testVolume, 2<<30, 7, 501) // it is there
+		must(t, err)
+		mustGive(t, p, ofGen(1, 500, 10), Duplicate)
+		if got := p.Cuts(); len(got) != 0 {
+			t.Fatalf("cuts of %v", got)
+		}
+	}
+	mustGive(t, p, ofGen(1, 501, 11), Applied)
+	mustGive(t, p, ofGen(3, 400, 12), Applied)
+	if got := p.Cuts(); !slices.Equal(got, []uint32{500}) {
+		t.Fatalf("cuts of %v", got)
+	}
+	cutSees(t, p, 500, 1, 10)
+	cutSees(t, p, 500, 3, 12)
+	cutSees(t, p, 0, 3, 12)
+	recount(t, e)
+	must(t, e.Close())
+	soundCrash(t, dev)
+}
+
+// TestC12ManyCuts lets one late record take something out of every cut that may be open, in one
+// chunk, over a crash, and refuses one more: it is taken when some are sealed (C12).
+func TestC12ManyCuts(t *testing.T) {
+	dev := newMem(t, 64<<20, 256<<10, 1)
+	e := open(t, dev, quiet)
+	p := replicaOn(t, e)
+	most, c := e.lateMax(), newChunk(e.space.size)
+	if !c.takesHeld(0, most, e.payloadMax()) || c.takesHeld(0, most+1, e.payloadMax()) {
+		t.Errorf("an empty chunk does not take a record and %d entries, or more", most)
+	}
+	gen := uint32(1)
+	for ; gen <= openCuts; gen++ {
+		mustGive(t, p, ofGen(1, gen, uint64(gen)), Applied)
+		must(t, p.Cut(background, gen))
+	}
+	kindOf(t, p.Cut(background, gen), domain.TooLarge)
+	mustGive(t, p, ofGen(1, gen, 500), Applied)
+	chunks := e.Stats().Chunks
+	mustGive(t, p, ofGen(1, 1, 400), Applied)
+	if n := e.Stats().Chunks - chunks; n != 1 {
+		t.Errorf("%d chunks", n)
+	}
+	e.Abandon()
+	e = open(t, dev, quiet)
+	defer e.Abandon()
+	p = mustReplica(t, e)
+	for _, cut := range p.Cuts() {
+		cutSees(t, p, cut, 1, 400)
+	}
+	cutSees(t, p, 0, 1, 500)
+	recount(t, e)
+	must(t, p.SealCut(background, 5))
+	must(t, p.Cut(background, gen))
+}
+
 // TestC12DropGivesBack drops the first, the middle and the last of three cuts in every order: what
 // others see stays, and what is left takes the room that it takes in a replica that never had the
 // rest (C12, E5).

@@ -268,11 +268,19 @@ func (e *Engine) Retire(gw domain.NodeNumber, incarnation, below uint64) {
 func (e *Engine) CreateReplica(ctx context.Context, id domain.VolumeID, size domain.Bytes,
 	epoch domain.Epoch,
 ) (*Replica, error) {
+	return e.CreateReplicaAt(ctx, id, size, epoch, 1)
+}
+
+// CreateReplicaAt is CreateReplica for a member that comes to a volume in a generation, 1 or higher:
+// it has no cuts of those before, whose records are all of that one here.
+func (e *Engine) CreateReplicaAt(ctx context.Context, id domain.VolumeID, size domain.Bytes,
+	epoch domain.Epoch, gen uint32,
+) (*Replica, error) {
 	if e.super.Incompat&segment.IncompatReplica == 0 {
 		return nil, domain.Errorf(domain.Unsupported, "%s was formatted before there were replicas",
 			e.dev.Geometry().Path)
 	}
-	v, err := e.create(ctx, id, size, epoch, segment.Branch{Replica: true})
+	v, err := e.create(ctx, id, size, epoch, segment.Branch{Replica: true, Gen: gen})
 	if err != nil {
 		return nil, err
 	}
