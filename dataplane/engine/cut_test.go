@@ -159,8 +159,23 @@ func TestC12Sealed(t *testing.T) {
 		kindOf(t, p.BeginEra(background, 0, 9), domain.Unsupported)
 	}
 	mustGive(t, p, ofGen(7, 3, 41), Applied)
+	v, _, err := p.At(2)
+	must(t, err)
 	for range 2 {
 		must(t, p.DropCut(background, 2))
+	}
+	buf := backends.AlignedBuffer(segment.BlockSize)
+	_, err = p.ReadAt(2, 1, 1, buf)
+	kindOf(t, err, domain.NotFound)
+	_, err = p.DigestAt(2, 1, 1)
+	kindOf(t, err, domain.NotFound)
+	_, err = (&Replica{v, p.rep}).Digest(1, 1) // of who had it before
+	kindOf(t, err, domain.NotFound)
+	one, err := p.DigestAt(1, 0, 9)
+	must(t, err)
+	two, err := p.DigestAt(3, 0, 9)
+	if must(t, err); one == two || one == (Digest{}) {
+		t.Errorf("digests %x and %x", one, two)
 	}
 	kindOf(t, p.SealCut(background, 2), domain.NotFound)
 	must(t, p.Cut(background, 2)) // it was, and is not made again
@@ -170,8 +185,8 @@ func TestC12Sealed(t *testing.T) {
 	e.Abandon()
 }
 
-// TestC12Newcomer makes a replica of a volume that was cut before: it begins with the generation that
-// it was told, over restarts, and what is of an older one is of that (C12).
+// TestC12Newcomer makes a replica of a volume that was cut before: it begins with the generation
+// that it was told, over restarts, and what is of an older one is of that (C12).
 func TestC12Newcomer(t *testing.T) {
 	dev := newMem(t, 64<<20, 256<<10, 2)
 	e := open(t, dev, quiet)
@@ -636,13 +651,14 @@ func (c *cutRun) compare(p *Replica, k int) error {
 	}
 	buf := backends.AlignedBuffer(segment.BlockSize)
 	for _, gen := range append(p.Cuts(), 1<<30) {
-		r := *p
+		read, versions := p.Read, p.Versions
 		if gen < 1<<30 {
-			v, _, err := p.At(gen)
-			if err != nil {
-				return err
+			read = func(block uint64, n int, dst []byte) (uint32, error) {
+				return p.ReadAt(gen, block, n, dst)
 			}
-			r.v = v
+			versions = func(block uint64, n int, fn func(BlockVersion) error) error {
+				return p.VersionsAt(gen, block, n, fn)
+			}
 		}
 		of := map[uint64]domain.Version{}
 		for b := range blocks {
@@ -650,7 +666,7 @@ func (c *cutRun) compare(p *Replica, k int) error {
 			if n != 0 {
 				of[b] = ver
 			}
-			maxGen, err := r.Read(b, 1, buf)
+			maxGen, err := read(b, 1, buf)
 			if err != nil {
 				return err
 			}
@@ -662,7 +678,7 @@ func (c *cutRun) compare(p *Replica, k int) error {
 			}
 		}
 		for _, ext := range []uint64{0, 3} {
-			err := r.Versions(ext*segment.LeafBlocks, segment.LeafBlocks, func(b BlockVersion) error {
+			err := versions(ext*segment.LeafBlocks, segment.LeafBlocks, func(b BlockVersion) error {
 				if of[b.Block] != b.Version {
 					return fmt.Errorf("generation %d, block %d is of version %s, not %s", gen, b.Block,
 						b.Version, of[b.Block])

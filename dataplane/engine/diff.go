@@ -132,7 +132,10 @@ func (v *Volume) ranges(from, to int64, limit int, fn func(x *extent)) (Ranges, 
 
 // missing says that a volume or snapshot was deleted.
 func (v *Volume) missing() error {
-	if v.snapshot.IsZero() {
+	switch {
+	case v.cut != 0:
+		return noCut(v.volume, v.cut)
+	case v.snapshot.IsZero():
 		return notFound(v.volume)
 	}
 	return noSnapshot(v.snapshot)

@@ -271,8 +271,8 @@ func (e *Engine) CreateReplica(ctx context.Context, id domain.VolumeID, size dom
 	return e.CreateReplicaAt(ctx, id, size, epoch, 1)
 }
 
-// CreateReplicaAt is CreateReplica for a member that comes to a volume in a generation, 1 or higher:
-// it has no cuts of those before, whose records are all of that one here.
+// CreateReplicaAt is CreateReplica for a member that comes to a volume in a generation, 1 or
+// higher: it has no cuts of those before, whose records are all of that one here.
 func (e *Engine) CreateReplicaAt(ctx context.Context, id domain.VolumeID, size domain.Bytes,
 	epoch domain.Epoch, gen uint32,
 ) (*Replica, error) {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"weft/dataplane/segment"
@@ -428,9 +429,38 @@ func (p *Replica) At(gen uint32) (v *Volume, sealed bool, err error) {
 	p.v.e.mu.RLock()
 	defer p.v.e.mu.RUnlock()
 	if b.handle == nil {
-		return nil, false, domain.Errorf(domain.NotFound, "the cut of generation %d is gone", gen)
+		return nil, false, noCut(p.v.volume, gen)
 	}
 	return b.handle, b.sealed, nil
+}
+
+// ReadAt is Read of a cut: of the generations up to one. More errors: those of At.
+func (p *Replica) ReadAt(gen uint32, block uint64, count int, dst []byte,
+) (maxGen uint32, err error) {
+	v, _, err := p.At(gen)
+	if err != nil {
+		return 0, err
+	}
+	return v.read(block, count, dst)
+}
+
+// VersionsAt is Versions of a cut. More errors: those of At.
+func (p *Replica) VersionsAt(gen uint32, block uint64, count int, fn func(BlockVersion) error,
+) error {
+	v, _, err := p.At(gen)
+	if err != nil {
+		return err
+	}
+	return (&Replica{v, p.rep}).Versions(block, count, fn)
+}
+
+// DigestAt is Digest of a cut. More errors: those of At.
+func (p *Replica) DigestAt(gen uint32, block uint64, count int) (Digest, error) {
+	v, _, err := p.At(gen)
+	if err != nil {
+		return Digest{}, err
+	}
+	return (&Replica{v, p.rep}).Digest(block, count)
 }
 
 // Cuts lists the generations that were cut, the oldest first.
@@ -450,5 +480,12 @@ func (p *Replica) noCut(gen uint32) error {
 	if p.v.gone.Load() {
 		return p.v.missing()
 	}
-	return domain.Errorf(domain.NotFound, "volume %s has no cut of generation %d", p.v.volume, gen)
+	return noCut(p.v.volume, gen)
+}
+
+func noCut(id domain.VolumeID, gen uint32) error {
+	return &domain.Error{
+		Kind: domain.NotFound, Ref: "volume/" + id.String(),
+		Msg: fmt.Sprintf("no cut of generation %d", gen),
+	}
 }

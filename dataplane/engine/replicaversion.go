@@ -117,7 +117,7 @@ func (s *versionSearch) lookup() error {
 	s.wanted = map[uint32]map[segment.Loc]int{}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if p.rep.gone {
+	if p.rep.gone || p.v.gone.Load() {
 		return p.v.missing()
 	}
 	s.floor = p.Floor(sliceOf(s.block))
