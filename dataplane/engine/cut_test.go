@@ -782,7 +782,7 @@ func TestC12Model(t *testing.T) {
 func TestC12Crash(t *testing.T) {
 	total := 0
 	for seed := range uint64(3) {
-		dev := crashDevice(t, 56, 1)
+		dev := crashDevice(t, 90, 1)
 		c := newCutRun(t, dev, 600+seed, func(c *Config) { c.CheckpointBytes = 128 << 10 })
 		dev.StartHistory()
 		for i := range 60 {
