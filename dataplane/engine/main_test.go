@@ -9,6 +9,6 @@ import (
 // TestMain proves that whoever starts an engine's goroutines also ends them: none is left when all
 // tests are through.
 func TestMain(m *testing.M) {
-	redoMax = 7 // recovery lets blocks into the index in many small parts
+	redoMax, redoBulk = 7, 2 // recovery lets blocks into the index in many small parts
 	goleak.VerifyTestMain(m)
 }

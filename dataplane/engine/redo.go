@@ -1,35 +1,92 @@
 package engine
 
 import (
+	"math"
+
 	"weft/dataplane/segment"
 )
 
-// redoMax is the most records that wait to be redone together. Of 64k, 128k and 512k the fewest
-// were the fastest: they stay near the processor.
-var redoMax = 64 << 10 // changed by tests alone
-
-const (
-	// redoWide is how many records of one leaf make it worth to spread it for them.
-	redoWide = 64
-	// redoBits is how many bits of an extent's number are sorted by at once.
-	redoBits = 11
+// redoMax is the most records that wait to be redone together, and redoBulk from how many of one
+// leaf on they enter together. Changed by tests alone.
+var (
+	redoMax  = 128 << 10
+	redoBulk = 8
 )
+
+// redoBits is how many bits of an extent's number are sorted by at once.
+const redoBits = 11
 
 // redo is a block of data that recovery found in the log.
 type redo struct {
-	br  *branch
 	loc segment.Loc
 	lsn uint64
 	ext uint32
 	i   uint16 // in the extent
+	br  uint16 // which of the queue's branches
 }
 
 // redoQueue holds blocks back until they can enter the index extent by extent: a log of random
 // writes names another one with each record, and each would wait for memory. Within an extent the
 // order stays; what is not a single block of data waits for all before it.
 type redoQueue struct {
-	list        []redo
-	keys, spare []uint64 // extent, then place in the list
+	list, spare []redo
+	branches    []*branch         // that entries named since all entered; nil: nobody answers
+	places      map[uint32]uint16 // of those, by what entries call them
+	lastID      uint32            // what an entry named last
+	last        uint16
+	family      []uint32 // of the branches, numbered
+	at          []int    // of a pass
+	sums        redoSums
+	all         [segment.LeafBlocks]segment.Loc // of a leaf that is a list
+}
+
+// redoSums are changes of what all lanes count together, gathered for many blocks.
+type redoSums struct {
+	stands  []int64  // bytes, by segment
+	touched []uint32 // the segments among them
+	live    int64
+	saved   int64
+}
+
+// stand counts bytes at a place of the device.
+func (s *redoSums) stand(id uint32, n int64) {
+	if s.stands[id] == 0 {
+		s.touched = append(s.touched, id)
+	}
+	s.stands[id] += n
+}
+
+// give adds the sums to what they are of.
+func (s *redoSums) give(e *Engine) {
+	for _, id := range s.touched {
+		e.space.mu.segs[id].live.Add(s.stands[id])
+		s.stands[id] = 0
+	}
+	e.space.live.Add(s.live)
+	e.space.saved.Add(s.saved)
+	s.touched, s.live, s.saved = s.touched[:0], 0, 0
+}
+
+// branch gives the branch that entries name by an id, and its place; nil when nobody answers. It is
+// looked up once until all that is held has entered.
+func (q *redoQueue) branch(l *lane, id uint32) (*branch, uint16) {
+	if len(q.branches) > 0 && q.lastID == id {
+		return q.branches[q.last], q.last
+	}
+	at, known := q.places[id]
+	if !known {
+		if len(q.branches) > math.MaxUint16 {
+			q.enter(l)
+		}
+		if q.places == nil {
+			q.places = map[uint32]uint16{}
+		}
+		at = uint16(len(q.branches))
+		q.places[id] = at
+		q.branches = append(q.branches, l.e.branch(id))
+	}
+	q.lastID, q.last = id, at
+	return q.branches[at], at
 }
 
 // add holds a block back; what is held enters when there is much of it.
@@ -40,99 +97,151 @@ func (q *redoQueue) add(l *lane, r redo) {
 	}
 }
 
-// enter lets all that is held into the index.
+// enter lets all that is held into the index, and forgets what branches entries name.
 func (q *redoQueue) enter(l *lane) {
-	if len(q.list) == 0 {
+	if len(q.list) > 0 {
+		q.sort()
+		if q.sums.stands == nil {
+			q.sums.stands = make([]int64, len(l.e.space.mu.segs))
+		}
+		for from := 0; from < len(q.list); {
+			to, first := from+1, &q.list[from]
+			for to < len(q.list) && q.list[to].ext == first.ext && q.list[to].br == first.br {
+				to++
+			}
+			q.leaf(l, q.branches[first.br], q.list[from:to])
+			from = to
+		}
+		q.sums.give(l.e)
+		q.list = q.list[:0]
+	}
+	clear(q.places)
+	q.branches = q.branches[:0]
+}
+
+// leaf enters blocks of one leaf, in their order.
+func (q *redoQueue) leaf(l *lane, br *branch, list []redo) {
+	complete, ext := uint64(0), list[0].ext
+	if there := br.fam.leaves[l.no][ext].of(br); there != nil {
+		complete = there.complete
+	}
+	for len(list) > 0 && list[0].lsn <= complete {
+		list = list[1:]
+	}
+	if len(list) == 0 {
 		return
 	}
-	q.sort()
-	for from := 0; from < len(q.keys); {
-		to, ext := from+1, q.keys[from]>>32
-		for to < len(q.keys) && q.keys[to]>>32 == ext {
-			to++
-		}
-		q.extent(l, q.keys[from:to])
-		from = to
+	lf := l.leaf(br, uint64(ext)*segment.LeafBlocks)
+	if lf == nil {
+		return // buried
 	}
-	q.list = q.list[:0]
+	l.touch(lf)
+	if len(list) >= redoBulk && lf.base == nil && lf.view == nil && len(br.kids) == 0 {
+		q.bulk(l, lf, list)
+		return
+	}
+	for i := range list {
+		l.point(lf, int(list[i].i), list[i].loc)
+	}
 }
 
-// extent enters the blocks of one extent. Families share the numbers, so there may be several.
-func (q *redoQueue) extent(l *lane, keys []uint64) {
-	var br *branch
-	var lf *leaf
-	complete, wide := uint64(0), false
-	for _, k := range keys {
-		r := &q.list[uint32(k)]
-		if r.br != br {
-			l.narrow(lf, wide)
-			br, lf, complete, wide = r.br, nil, 0, false
-			if there := br.fam.leaves[l.no][r.ext].of(br); there != nil {
-				complete = there.complete
+// bulk points many blocks of a leaf to plain places on the device, as point does. It is the only
+// leaf that its branch reads by, and no other branch reads by it, so what lanes and branches count
+// is added once for all. What is counted of sights is not: settleIndex takes that anew.
+func (q *redoQueue) bulk(l *lane, lf *leaf, list []redo) {
+	all, s, e := lf.own.dense, &q.sums, l.e
+	var set blockSet
+	if all == nil {
+		all = &q.all
+		clear(all[:])
+		if f := lf.own.few; f != nil {
+			for j, i := range f.at {
+				all[i] = f.loc[j]
+				set.add(int(i))
 			}
 		}
-		if r.lsn <= complete {
-			continue
-		}
-		if lf == nil {
-			if lf = l.leaf(br, uint64(r.ext)*segment.LeafBlocks); lf == nil {
-				continue // buried
-			}
-			if wide = len(keys) >= redoWide; wide {
-				l.widen(lf)
-			}
-			l.touch(lf)
-		}
-		l.point(lf, int(r.i), r.loc)
 	}
-	l.narrow(lf, wide)
-}
-
-// sort orders the blocks by extent, and as they came within one.
-func (q *redoQueue) sort() {
-	q.keys = q.keys[:0]
-	most := uint32(0)
-	for i := range q.list {
-		q.keys = append(q.keys, uint64(q.list[i].ext)<<32|uint64(i))
-		most = max(most, q.list[i].ext)
-	}
-	if len(q.spare) < len(q.keys) {
-		q.spare = make([]uint64, cap(q.keys))
-	}
-	from, to := q.keys, q.spare[:len(q.keys)]
-	for shift := 32; most > 0; shift, most = shift+redoBits, most>>redoBits {
-		var at [1 << redoBits]int
-		for _, k := range from {
-			at[k>>shift&(1<<redoBits-1)]++
+	n, own := lf.n, int64(0)
+	for i := range list {
+		r := &list[i]
+		old := all[r.i]
+		all[r.i] = r.loc
+		set.add(int(r.i))
+		s.stand(e.space.id(r.loc), segment.BlockSize)
+		own += segment.BlockSize
+		switch {
+		case old == 0:
+			n++
+		case old.Kind() != segment.Flash:
+		case e.nv.holds(old):
+			e.stands(old, -old.Room())
+			own -= old.Room()
+		default:
+			s.stand(e.space.id(old), -old.Room())
+			own -= old.Room()
+			s.saved -= segment.BlockSize - old.Room()
 		}
-		sum := 0
-		for i, n := range at {
-			at[i], sum = sum, sum+n
-		}
-		for _, k := range from {
-			b := k >> shift & (1<<redoBits - 1)
-			to[at[b]] = k
-			at[b]++
-		}
-		from, to = to, from
 	}
-	q.keys, q.spare = from, to[:cap(to)]
-}
-
-// widen makes a leaf an array, for many blocks to be put at once.
-func (l *lane) widen(lf *leaf) {
+	s.live += own
+	lf.br.own.Add(own)
+	l.resize(lf, n)
 	if lf.own.dense == nil {
 		before := lf.own.bytes()
-		lf.own.spread()
+		lf.own.refill(all, &set, int(n))
 		l.memory.Add(lf.own.bytes() - before)
 	}
 }
 
-// narrow gives a leaf that was made an array the form that is right for it; lf may be nil.
-func (l *lane) narrow(lf *leaf, wide bool) {
-	if lf != nil && wide && lf.own.dense != nil && lf.n <= fewMax {
-		before := lf.own.bytes()
-		lf.own.pack(int(lf.n))
-		l.memory.Add(lf.own.bytes() - before)
+// sort orders the blocks by extent, by family within one, and as they came within that.
+func (q *redoQueue) sort() {
+	most := uint32(0)
+	for i := range q.list {
+		most = max(most, q.list[i].ext)
 	}
+	if cap(q.spare) < len(q.list) {
+		q.spare = make([]redo, cap(q.list))
+	}
+	if families := q.families(); families > 1 {
+		q.pass(families, func(r *redo) uint32 { return q.family[r.br] })
+	}
+	for shift := 0; most>>shift > 0; shift += redoBits {
+		q.pass(1<<redoBits, func(r *redo) uint32 { return r.ext >> shift & (1<<redoBits - 1) })
+	}
+}
+
+// pass orders the blocks by a number below a bound, and leaves those with the same as they are.
+func (q *redoQueue) pass(bound int, of func(*redo) uint32) {
+	q.at = append(q.at[:0], make([]int, bound)...)
+	for i := range q.list {
+		q.at[of(&q.list[i])]++
+	}
+	sum := 0
+	for i, n := range q.at {
+		q.at[i], sum = sum, sum+n
+	}
+	to := q.spare[:len(q.list)]
+	for i := range q.list {
+		k := of(&q.list[i])
+		to[q.at[k]] = q.list[i]
+		q.at[k]++
+	}
+	q.list, q.spare = to, q.list[:cap(q.list)]
+}
+
+// families numbers those of the branches, and tells how many there are.
+func (q *redoQueue) families() int {
+	q.family = q.family[:0]
+	numbers := map[*family]uint32{}
+	for _, b := range q.branches {
+		no := uint32(len(numbers))
+		if b == nil { // of entries that nobody answers for: none is held
+			no = 0
+		} else if known, there := numbers[b.fam]; there {
+			no = known
+		} else {
+			numbers[b.fam] = no
+		}
+		q.family = append(q.family, no)
+	}
+	return len(numbers)
 }

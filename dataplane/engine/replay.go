@@ -173,7 +173,7 @@ func (l *lane) redo(c *logChunk, mark uint64, q *redoQueue) error {
 			q.enter(l)
 			return l.redoBranch(c, en)
 		}
-		b := l.e.branch(en.Branch) // what was destaged may name one that was absorbed meanwhile
+		b, no := q.branch(l, en.Branch) // what was destaged may name one that was absorbed meanwhile
 		if b != nil && b.fam.replica != nil {
 			q.enter(l)
 			l.redoHeld(c, en, raw, b)
@@ -191,8 +191,8 @@ func (l *lane) redo(c *logChunk, mark uint64, q *redoQueue) error {
 		}
 		if en.Kind == segment.KindData && en.Count == 1 && !en.Packed() {
 			q.add(l, redo{
-				br: b, loc: segment.MakeLoc(base+uint64(en.Off), en.CRC), lsn: en.LSN, ext: ext,
-				i: uint16(en.Block % segment.LeafBlocks),
+				loc: segment.MakeLoc(base+uint64(en.Off), en.CRC), lsn: en.LSN, ext: ext,
+				i: uint16(en.Block % segment.LeafBlocks), br: no,
 			})
 			return nil
 		}

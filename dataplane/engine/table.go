@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math/bits"
 	"slices"
 
 	"weft/dataplane/segment"
@@ -131,6 +132,39 @@ func (t *table) load(all *[segment.LeafBlocks]segment.Loc, count int) {
 	}
 	dense := *all
 	t.dense, t.few = &dense, nil
+}
+
+// blockSet is a set of the blocks of an extent.
+type blockSet [segment.LeafBlocks / 64]uint64
+
+func (s *blockSet) add(i int) { s[i/64] |= 1 << (i % 64) }
+
+// refill makes a list what all says of the blocks of a set, which are count and those of the list
+// at least. The array is the caller's again.
+func (t *table) refill(all *[segment.LeafBlocks]segment.Loc, of *blockSet, count int) {
+	if count > fewMax {
+		dense := *all
+		t.dense, t.few = &dense, nil
+		return
+	}
+	f := t.few
+	if f == nil {
+		f = &few{}
+		t.few = f
+	}
+	if count > cap(f.at) {
+		n := min(count+max(4, count/4), fewMax)
+		f.at, f.loc = make([]uint16, n), make([]segment.Loc, n)
+	}
+	f.at, f.loc = f.at[:count], f.loc[:count]
+	j := 0
+	for w, word := range of {
+		for ; word != 0; word &= word - 1 {
+			i := w*64 + bits.TrailingZeros64(word)
+			f.at[j], f.loc[j] = uint16(i), all[i]
+			j++
+		}
+	}
 }
 
 // over lays what the table says of the blocks from first on over dst.
