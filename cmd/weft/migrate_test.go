@@ -234,9 +234,10 @@ func TestDeviceLeavesSlowly(t *testing.T) {
 	}
 }
 
-// TestChoosePlace proves where a family goes: to the same medium first, there to the most room, then
-// to a faster one, never to a slower one, to what leaves, to what has no keys where it needs them,
-// or from where writes are safe to where they are not; and that the error says what is missing.
+// TestChoosePlace proves where a family goes: to the same medium first, there to the most room,
+// then to a faster one, never to a slower one, to what leaves, to what has no keys where it needs
+// them, or from where writes are safe to where they are not; and that the error says what is
+// missing.
 func TestChoosePlace(t *testing.T) {
 	gib := domain.MiB << 10
 	fits := place{spec: "x", class: "flash", room: 4 * gib, keys: true}

@@ -154,8 +154,8 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// TestMigrateGivenUp proves that a migration which fails, or is ended, leaves the volume where it is
-// and in use, and the target as it was.
+// TestMigrateGivenUp proves that a migration which fails, or is ended, leaves the volume where it
+// is and in use, and the target as it was.
 func TestMigrateGivenUp(t *testing.T) {
 	f := build(t)
 	e2 := f.twoDevices(t)

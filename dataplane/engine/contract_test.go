@@ -2105,9 +2105,10 @@ func (m *ramReplica) is(p *Replica, found map[heldKey]Meta, floors [2]domain.Ver
 	return nil
 }
 
-// BenchmarkReplicaBesideJournal appends blocks of 4 KiB, one at a time, on a device with NVRAM whose
-// flash is a file driven past the page cache: to a volume, whose records the journal takes, and to a
-// replica, whose records go past it (decision 101). In turns, so that both meet the same load.
+// BenchmarkReplicaBesideJournal appends blocks of 4 KiB, one at a time, on a device with NVRAM
+// whose flash is a file driven past the page cache: to a volume, whose records the journal takes,
+// and to a replica, whose records go past it (decision 101). In turns, so that both meet the same
+// load.
 func BenchmarkReplicaBesideJournal(b *testing.B) {
 	dev := benchDevice(b, "direct")
 	e := open(b, dev, journaled(newMemory(b, dev, 16)))

@@ -75,8 +75,8 @@ func (e *Engine) CreateEncrypted(ctx context.Context, id domain.VolumeID, size d
 	return e.create(ctx, id, size, epoch, segment.Branch{Key: 1})
 }
 
-// create makes a volume; of br, Replica and whether Key is not 0 say of what kind, and Gen with what
-// generation it begins.
+// create makes a volume; of br, Replica and whether Key is not 0 say of what kind, and Gen with
+// what generation it begins.
 func (e *Engine) create(ctx context.Context, id domain.VolumeID, size domain.Bytes,
 	epoch domain.Epoch, br segment.Branch,
 ) (*Volume, error) {

@@ -240,7 +240,7 @@ func TestCopyIsWrong(t *testing.T) {
 		disk, _ := from(b)
 		before := disk.Stats().Reads
 		check(t, v, b, b+1)
-		if n := int64(disk.Stats().Reads - before); n != want {
+		if n := disk.Stats().Reads - before; n != want {
 			t.Errorf("block %d: %d reads of the disk, not %d", b, n, want)
 		}
 	}
@@ -394,8 +394,8 @@ func TestCopiesCrash(t *testing.T) {
 		t.Fatalf("the disk was not used: %+v", st)
 	}
 	n := s.enumeratePair(j, 5, images()/24)
-	t.Logf("%d images of %d cuts, %d KiB to the disk, %d KiB copied, %d reads of copies", n, len(j.cuts),
-		st.CooledBytes>>10, st.CopiedBytes>>10, st.CopyReads)
+	t.Logf("%d images of %d cuts, %d KiB to the disk, %d KiB copied, %d reads of copies", n,
+		len(j.cuts), st.CooledBytes>>10, st.CopiedBytes>>10, st.CopyReads)
 }
 
 // readMostly is what a host and its pair did: reads of a set of blocks that stand on the disk, are
@@ -408,9 +408,10 @@ type readMostly struct {
 }
 
 func (r readMostly) String() string {
-	return fmt.Sprintf("%d reads, %d writes: %.1f s of the disk, %d KiB to it for %d KiB written by the "+
-		"host, %d KiB came back, %d KiB copied, %d reads of copies", r.reads, r.writes, r.busy, r.wrote>>10,
-		r.writes*segment.BlockSize>>10, r.st.PromotedBytes>>10, r.st.CopiedBytes>>10, r.st.CopyReads)
+	return fmt.Sprintf("%d reads, %d writes: %.1f s of the disk, %d KiB to it for %d KiB written by "+
+		"the host, %d KiB came back, %d KiB copied, %d reads of copies", r.reads, r.writes, r.busy,
+		r.wrote>>10, r.writes*segment.BlockSize>>10, r.st.PromotedBytes>>10,
+		r.st.CopiedBytes>>10, r.st.CopyReads)
 }
 
 // runReadMostly lets it run on a disk that is reckoned to turn, with copies or without: a set of so
@@ -485,8 +486,8 @@ func TestCopiesSaveTheDisk(t *testing.T) {
 	for i, x := range sets {
 		back := runReadMostly(t, true, x[0], x[1], rounds)
 		kept := runReadMostly(t, false, x[0], x[1], rounds)
-		t.Logf("%d MiB, one in %d exchanged: %.2f of the disk's time, %.2f of the bytes to it\n%v\n%v", x[0],
-			x[1], kept.busy/back.busy, float64(kept.wrote)/float64(back.wrote), back, kept)
+		t.Logf("%d MiB, one in %d exchanged: %.2f of the disk's time, %.2f of the bytes to it\n%v\n%v",
+			x[0], x[1], kept.busy/back.busy, float64(kept.wrote)/float64(back.wrote), back, kept)
 		if i == 0 && rounds == 120000 && (kept.busy > 0.8*back.busy || kept.wrote > back.wrote) {
 			t.Error("copies do not save the disk anything")
 		}

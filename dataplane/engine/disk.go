@@ -81,7 +81,7 @@ type diskSpace struct {
 	back  int64    // and the disk
 	free  []uint32 // segments, ascending
 	next  uint32   // behind the one that was taken last
-	// kept are the flash's free segments that hold copies, the oldest first: the last of the free ones.
+	// kept are the flash's free segments that hold copies, the oldest first: the last of the free.
 	kept []*copySegment
 }
 
@@ -153,8 +153,8 @@ func (s *space) lives() []segment.Life {
 	return list
 }
 
-// loadLives takes up what a checkpoint tells of the disk's segments, so that what is encrypted there
-// is opened without a look at their headers.
+// loadLives takes up what a checkpoint tells of the disk's segments, so that what is encrypted
+// there is opened without a look at their headers.
 func (s *space) loadLives(list []segment.Life) error {
 	for _, l := range list {
 		if int(l.Segment) >= len(s.mu.segs) || !s.mu.segs[l.Segment].cold {
@@ -541,9 +541,9 @@ func notFull(err error) error {
 	return err
 }
 
-// lifeOf gives the sequence of a segment. That of one on the disk which the checkpoint did not tell,
-// as on a pair of an earlier build, is read from there when it is first asked for: 0 when its header
-// does not verify.
+// lifeOf gives the sequence of a segment. That of one on the disk which the checkpoint did not
+// tell, as on a pair of an earlier build, is read from there when it is first asked for: 0 when its
+// header does not verify.
 func (e *Engine) lifeOf(id uint32) (uint64, error) {
 	seq, _, _ := e.space.life(id)
 	if seq != 0 || !e.space.mu.segs[id].cold {

@@ -561,8 +561,8 @@ func TestColdGoesFirst(t *testing.T) {
 }
 
 // TestComesBack proves that a block on the disk which is read a second time comes back to the
-// flash, where that has no free segments for copies, it alone, and reads the same before and after a restart; and that it stays where the flash
-// is full.
+// flash, where that has no free segments for copies, it alone, and reads the same before and after
+// a restart; and that it stays where the flash is full.
 func TestComesBack(t *testing.T) {
 	dev := newPair(t, 60, 40, 64<<10, 1)
 	e := open(t, dev, awake, quiet, func(c *Config) { c.Reads = cache.New(1 << 20) })

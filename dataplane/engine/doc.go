@@ -122,8 +122,8 @@
 // Engine.control, of a migration the source's before the target's, before maintenance.ckpt and
 // lane.seal before lane.mu, those by number and all of them for a change of the tree, before
 // Engine.mu; nvram.mu behind lane.mu; space.mu, copies.mu, replica.mu, fresh.mu and requests are
-// leaf locks. A batch is destaged under nvram.turn, before all of them. The cleaner and the destager
-// may rest for hosts (qos.Scheduler.Begin) under maintenance.ckpt and nvram.turn, not under a lane's
-// mutex. No call into the device is made with lane.mu or space.mu held. Appended callbacks run
-// without any lock.
+// leaf locks. A batch is destaged under nvram.turn, before all of them. The cleaner and the
+// destager may rest for hosts (qos.Scheduler.Begin) under maintenance.ckpt and nvram.turn, not
+// under a lane's mutex. No call into the device is made with lane.mu or space.mu held. Appended
+// callbacks run without any lock.
 package engine

@@ -161,8 +161,8 @@ type Stats struct {
 
 	// Of a pair: DiskBytes is the capacity of the disk and DiskLiveBytes what lives there, both
 	// counted above, too; 0 where there is none. FlashFill is how full the flash is, in parts of a
-	// thousand. CooledBytes were destaged to the disk, PromotedBytes went back, CopiedBytes were copied
-	// to free segments of the flash, CopyReads counts the reads that were served from there,
+	// thousand. CooledBytes were destaged to the disk, PromotedBytes went back, CopiedBytes were
+	// copied to free segments of the flash, CopyReads counts the reads that were served from there,
 	// DiskCleaned the disk's segments that were cleaned, FlashDelayed the chunks of hosts that were
 	// kept back.
 	DiskBytes, DiskLiveBytes, FlashFill int64

@@ -470,8 +470,8 @@ func (s *shuttle) again(e *Engine, dev *mem.Device, nv *mem.Memory) *Engine {
 	return (&families{t: s.t, dev: dev, nv: nv, tune: s.tune}).open()
 }
 
-// TestMigrateDeviceFails proves that a target which fails costs nothing but the copy, which the next
-// start throws away; and that nothing is thrown away once the switch was begun: a source that
+// TestMigrateDeviceFails proves that a target which fails costs nothing but the copy, which the
+// next start throws away; and that nothing is thrown away once the switch was begun: a source that
 // failed then was left, or was not, as its log says when it is back.
 func TestMigrateDeviceFails(t *testing.T) {
 	for _, left := range []bool{false, true} {

@@ -364,7 +364,8 @@ func TestPairRoomForTags(t *testing.T) {
 		}
 		front, back := s.data*full, s.disk.data*full
 		off := func(a, b int64) bool { return max(a-b, b-a) > s.data*fillMax }
-		if off(s.disk.front, front) || off(s.disk.back, back) || s.usable.Load() != s.disk.front+s.disk.back ||
+		if off(s.disk.front, front) || off(s.disk.back, back) ||
+			s.usable.Load() != s.disk.front+s.disk.back ||
 			s.disk.index.Load() != s.disk.front/2 {
 			t.Errorf("%d of tags: room for %d and %d, %d together, %d of index: not %d and %d", tags,
 				s.disk.front, s.disk.back, s.usable.Load(), s.disk.index.Load(), front, back)

@@ -10,8 +10,8 @@ import (
 	"weft/domain"
 )
 
-// TestRedoSort proves that what recovery holds back is sorted by extent and family, and stays in its
-// order within one, whatever the size of the volumes.
+// TestRedoSort proves that what recovery holds back is sorted by extent and family, and stays in
+// its order within one, whatever the size of the volumes.
 func TestRedoSort(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	var q redoQueue
@@ -55,7 +55,8 @@ func TestRedoBulk(t *testing.T) {
 		}
 		was := map[int]segment.Loc{}
 		place := func(unit, units uint64) uint64 {
-			return (segment.DataOff+uint64(rng.IntN(64<<20)))/segment.BlockSize*segment.BlockUnits + unit*units
+			at := (segment.DataOff + uint64(rng.IntN(64<<20))) / segment.BlockSize
+			return at*segment.BlockUnits + unit*units
 		}
 		for range before {
 			i := rng.IntN(segment.LeafBlocks)

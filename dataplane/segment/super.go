@@ -43,8 +43,8 @@ const (
 	IncompatMoves = uint64(1) << 4
 	// IncompatPair is set on a pair of flash and disk: see Superblock.Boundary.
 	IncompatPair = uint64(1) << 8
-	// IncompatLives: the root of a pair tells the lives of its disk's segments (Root.Lives). Without it
-	// no volume there is encrypted.
+	// IncompatLives: the root of a pair tells the lives of its disk's segments (Root.Lives). Without
+	// it no volume there is encrypted.
 	IncompatLives = uint64(1) << 9
 	// IncompatAll is all that this version knows.
 	IncompatAll = IncompatBase | IncompatKeys | IncompatPair | IncompatReplica | IncompatPacked |
