@@ -337,28 +337,41 @@ func (l *lane) holder(b *branch, block uint64, loc segment.Loc) *leaf {
 // is not touched: it may be on the device already, where a later hole would end it. The lane's
 // mutex is held.
 func (n *nvram) collectRange(l *lane, b *branch, en *segment.Entry) {
-	lf := b.fam.leaves[l.no][uint32(en.Block/segment.LeafBlocks)].of(b)
-	first, open := int(en.Block%segment.LeafBlocks), false
-	for i := range int(en.Range) {
-		loc := segment.Loc(0)
-		if lf != nil {
-			loc = lf.own.get(first + i)
-		}
+	var run *branch // whose the last move is; nil: the next block begins one
+	for i := range uint64(en.Range) {
+		at, loc := l.says(b, en.Block+i)
 		current := loc == segment.ZeroLoc
 		if en.Kind == segment.KindUnmap {
 			current = shown(loc) == 0
 		}
 		switch {
 		case !current:
-			open = false
-		case open:
+			run = nil
+		case run == at:
 			n.batch.moves[len(n.batch.moves)-1].count++
 		default:
-			open = true
+			run = at
 			n.batch.moves = append(n.batch.moves, settle{
-				l: l, br: b, id: b.id, kind: en.Kind, block: en.Block + uint64(i), count: 1,
+				l: l, br: at, id: at.id, kind: en.Kind, block: en.Block + i, count: 1,
 				version: en.Version, gen: en.Gen, era: en.Era,
 			})
+		}
+	}
+}
+
+// says gives what a branch says of a block itself, and which branch says it now: while one without
+// a name is swept, its only kid has taken over some extents and not others. Where nobody says
+// anything it is the branch. The lane's mutex is held.
+func (l *lane) says(b *branch, block uint64) (*branch, segment.Loc) {
+	ext, i := uint32(block/segment.LeafBlocks), int(block%segment.LeafBlocks)
+	for k := b; ; k = k.kids[0] {
+		if lf := b.fam.leaves[l.no][ext].of(k); lf != nil {
+			if loc := lf.own.get(i); loc != 0 {
+				return k, loc
+			}
+		}
+		if k.named() || len(k.kids) != 1 {
+			return b, 0
 		}
 	}
 }

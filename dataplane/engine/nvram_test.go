@@ -844,3 +844,60 @@ func TestJournalAmplification(t *testing.T) {
 		t.Errorf("chunks of %d bytes are not full", full)
 	}
 }
+
+// TestRangeDestagedBesideSweep proves that zeros and holes which stand in a branch without a name
+// are destaged also where its kid has taken their extent over already: what they replaced does not
+// come back by a crash. The random crash test met it once in some 10,000 images, under load.
+func TestRangeDestagedBesideSweep(t *testing.T) {
+	for _, kind := range []segment.Kind{segment.KindZero, segment.KindUnmap} {
+		dev := newMem(t, smallSize, 64<<10, 1)
+		nv := newMemory(t, dev, 8)
+		e := open(t, dev, quiet, journaled(nv))
+		v := create(t, e, 16*domain.MiB)
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		must(put(v, data(40, 4, 5)))
+		must(put(v, data(44, 4, 9)))
+		must(e.nv.drain(background))
+		must(put(v, &Record{Kind: kind, Block: 41, Count: 6}))
+		must(e.Snapshot(background, Cut{Volume: v.ID(), Snapshot: snapID(1)}))
+		must(put(v, data(43, 1, 99))) // the kid's own
+		e.maint.ckpt.Lock()          // the maintenance does not run
+		deleted := make(chan error, 1)
+		go func() { deleted <- e.DeleteSnapshot(background, snapID(1)) }()
+		var waits []*sweepJob
+		for len(waits) == 0 {
+			e.maint.sweeps.mu.Lock()
+			waits, e.maint.sweeps.list = e.maint.sweeps.list, nil
+			e.maint.sweeps.mu.Unlock()
+			runtime.Gosched()
+		}
+		e.maint.ckpt.Unlock()
+		for _, l := range e.lanes { // all its extents, and it is there still
+			for _, ext := range l.extents(waits[0].br) {
+				l.sweep(waits[0].br, ext)
+			}
+		}
+		must(e.nv.drain(background))
+		close(waits[0].done)
+		must(<-deleted)
+		e.Abandon()
+		e = open(t, dev, quiet, journaled(nv))
+		v = mustVolume(t, e)
+		for b := range uint64(8) {
+			want := uint64(0)
+			switch b {
+			case 0, 7:
+				want = 5 + b/7*4
+			case 3:
+				want = 99
+			}
+			check(t, v, 40+b, want)
+		}
+		e.Abandon()
+	}
+}
