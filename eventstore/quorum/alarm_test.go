@@ -40,7 +40,8 @@ func BenchmarkCorruptAlarm(b *testing.B) {
 		}
 		member := ill.local().id()
 		began := time.Now()
-		harm(b, ill.Store, ill.keys.log(2), flipBit(900))
+		key, _ := stored(b, ill.Store, 2)
+		harm(b, ill.Store, key, flipBit(900))
 		until(b, "the comparison names it", func() bool {
 			l, err := by.Differing(b.Context())
 			return err == nil && len(l) == 1 && l[0].ID == member
