@@ -58,9 +58,12 @@ guest: build ## the initiators of a Linux kernel in a VM, made of Debian package
 	@.ci/deps guest
 	$(GO) run ./testing/guest $(ARGS)
 
-bench: build ## one table against raw fio, qemu-nbd and tgt
+bench: build ## all tables, for an hour; with ARGS that against raw fio, qemu-nbd and tgt alone
 	@.ci/deps bench
 	$(GO) run ./testing/bench $(ARGS)
+ifeq ($(ARGS),)
+	$(MAKE) bench-fill bench-recover bench-log
+endif
 
 bench-fill: ## what cleaning costs: random writes on devices that are 20 to 95 % full
 	$(GO) run ./testing/bench fill $(ARGS)
