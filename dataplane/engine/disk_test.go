@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -75,9 +76,25 @@ func awake(c *Config) {
 	c.Clock.Sleep = func(time.Duration) {}
 }
 
-// cooled sends all that a pair's flash holds in sealed segments to its disk.
+// unsealed counts the flash's segments that take chunks of the log, or wait for their footer.
+func (s *space) unsealed() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sg := range s.mu.segs {
+		if sg.state == segOpen && !sg.cold && sg.stream == segment.StreamLog {
+			n++
+		}
+	}
+	return n
+}
+
+// cooled sends all that a pair's flash holds in sealed segments to its disk. A segment is sealed by
+// the writer that filled it, which a busy machine may keep from that for long.
 func cooled(t testing.TB, e *Engine) {
 	t.Helper()
+	for e.space.unsealed() > len(e.lanes) {
+		runtime.Gosched()
+	}
 	e.maint.ckpt.Lock()
 	e.maint.cold.debt = 1 << 40
 	e.space.disk.fill.Store(tier.FlashFull)
