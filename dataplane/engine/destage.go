@@ -338,7 +338,7 @@ func (l *lane) holder(b *branch, block uint64, loc segment.Loc) *leaf {
 // mutex is held.
 func (n *nvram) collectRange(l *lane, b *branch, en *segment.Entry) {
 	var run *branch // whose the last move is; nil: the next block begins one
-	for i := range uint64(en.Range) {
+	for i := range en.Range {
 		at, loc := l.says(b, en.Block+i)
 		current := loc == segment.ZeroLoc
 		if en.Kind == segment.KindUnmap {

@@ -866,7 +866,7 @@ func TestRangeDestagedBesideSweep(t *testing.T) {
 		must(put(v, &Record{Kind: kind, Block: 41, Count: 6}))
 		must(e.Snapshot(background, Cut{Volume: v.ID(), Snapshot: snapID(1)}))
 		must(put(v, data(43, 1, 99))) // the kid's own
-		e.maint.ckpt.Lock()          // the maintenance does not run
+		e.maint.ckpt.Lock()           // the maintenance does not run
 		deleted := make(chan error, 1)
 		go func() { deleted <- e.DeleteSnapshot(background, snapID(1)) }()
 		var waits []*sweepJob
