@@ -110,6 +110,18 @@ func cooled(t testing.TB, e *Engine) {
 	}
 }
 
+// cleanedDisk lets the disk of a pair be cleaned as if it were short of segments.
+func cleanedDisk(t testing.TB, e *Engine) {
+	t.Helper()
+	e.maint.ckpt.Lock()
+	defer e.maint.ckpt.Unlock()
+	g := e.space.gauge()
+	g.free, g.dead = min(g.free, 1), 0
+	if moved, err := e.cleanDisk(g); err != nil || !moved {
+		t.Errorf("nothing was cleaned: %v", err)
+	}
+}
+
 // onDisk tells whether a block stands on the disk of a pair.
 func onDisk(t testing.TB, v *Volume, block uint64) bool {
 	t.Helper()
@@ -758,14 +770,7 @@ func TestOpenLeavesDiskAlone(t *testing.T) {
 			}
 		}
 	}
-	e.maint.ckpt.Lock()
-	g := e.space.gauge()
-	g.free, g.dead = min(g.free, 1), 0 // as if it were short
-	moved, err := e.cleanDisk(g)
-	e.maint.ckpt.Unlock()
-	if err != nil || !moved {
-		t.Errorf("nothing was cleaned: %v", err)
-	}
+	cleanedDisk(t, e)
 	for b := range uint64(598) {
 		check(t, v, b, b+1)
 	}

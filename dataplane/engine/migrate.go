@@ -469,10 +469,7 @@ func (e *Engine) reach() error {
 		if e.nv != nil {
 			break // it is
 		}
-		l.mu.Lock()
-		lsn := l.mu.lsn
-		l.mu.Unlock()
-		if err := l.reach(lsn); err != nil {
+		if err := l.catchUp(); err != nil {
 			return err
 		}
 	}

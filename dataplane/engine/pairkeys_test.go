@@ -111,14 +111,7 @@ func TestPairEncrypted(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		e.maint.ckpt.Lock()
-		g := e.space.gauge()
-		g.free, g.dead = 1, 0 // as if it were short
-		moved, err := e.cleanDisk(g)
-		e.maint.ckpt.Unlock()
-		if err != nil || !moved {
-			t.Errorf("nothing was cleaned: %v", err)
-		}
+		cleanedDisk(t, e)
 		whole()
 		recount(t, e)
 		if err := e.Close(); err != nil {
@@ -233,14 +226,7 @@ func TestPairHeadersLost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e.maint.ckpt.Lock()
-	g := e.space.gauge()
-	g.free, g.dead = 1, 0
-	moved, err := e.cleanDisk(g)
-	e.maint.ckpt.Unlock()
-	if err != nil || !moved {
-		t.Errorf("nothing was cleaned: %v", err)
-	}
+	cleanedDisk(t, e)
 	for b := range uint64(blocks) {
 		check(t, v, b, b+1)
 	}
@@ -466,14 +452,7 @@ func TestPairOfEarlierBuild(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e.maint.ckpt.Lock()
-	g := e.space.gauge()
-	g.free, g.dead = 1, 0
-	moved, err := e.cleanDisk(g)
-	e.maint.ckpt.Unlock()
-	if err != nil || !moved {
-		t.Errorf("nothing was cleaned: %v", err)
-	}
+	cleanedDisk(t, e)
 	for b := range uint64(200) {
 		check(t, v, b, b+1)
 	}

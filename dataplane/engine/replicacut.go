@@ -388,10 +388,7 @@ func (p *Replica) SealCut(ctx context.Context, gen uint32) error {
 		}
 	}
 	for _, l := range e.lanes {
-		l.mu.Lock()
-		last := l.mu.lsn
-		l.mu.Unlock()
-		if err := l.reach(last); err != nil { // what was accepted before is in the index by then
+		if err := l.catchUp(); err != nil { // what was accepted before is in the index by then
 			return err
 		}
 	}

@@ -187,10 +187,7 @@ func (p *Replica) BeginEra(ctx context.Context, slice uint32, since domain.Epoch
 	}
 	rep.setSession(slice, &session{since, true})
 	for _, l := range e.lanes {
-		l.mu.Lock()
-		last := l.mu.lsn
-		l.mu.Unlock()
-		if err := l.reach(last); err != nil {
+		if err := l.catchUp(); err != nil {
 			return err
 		}
 	}

@@ -163,10 +163,7 @@ func (p *Replica) Bury(ctx context.Context, slice uint32) error {
 		return err
 	}
 	for _, l := range e.lanes {
-		l.mu.Lock()
-		last := l.mu.lsn
-		l.mu.Unlock()
-		if err := l.reach(last); err != nil { // what was accepted before is in the index by then
+		if err := l.catchUp(); err != nil { // what was accepted before is in the index by then
 			return err
 		}
 		l.mu.Lock()

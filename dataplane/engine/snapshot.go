@@ -139,6 +139,14 @@ func (l *lane) reach(lsn uint64) error {
 	return nil
 }
 
+// catchUp waits until all that the lane has given an LSN so far is in the index.
+func (l *lane) catchUp() error {
+	l.mu.Lock()
+	last := l.mu.lsn
+	l.mu.Unlock()
+	return l.reach(last)
+}
+
 // OpenSnapshot gives a snapshot, to be used like a volume that takes no writes; false when there is
 // none. It waits for a cut under way.
 func (e *Engine) OpenSnapshot(id domain.SnapshotID) (*Volume, bool) {

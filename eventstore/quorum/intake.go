@@ -3,7 +3,6 @@ package quorum
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
@@ -155,22 +154,32 @@ func (s *Store) hear(ctx context.Context, client *clientv3.Client, rev int64) er
 		if err := res.Err(); err != nil {
 			return err
 		}
-		entries := make([]eventstore.Entry, 0, len(res.Events))
-		var bad error
-		for _, ev := range res.Events {
-			if !ev.IsCreate() { // a repair puts the same bytes again
-				continue
-			}
-			p, ok := s.keys.position(string(ev.Kv.Key))
-			if !ok || !strings.HasPrefix(string(ev.Kv.Key), s.keys.root) {
-				return &eventstore.CorruptError{What: "a record has a key that is no position"}
-			}
-			records, err := split(p, s.mirror.Head().Position+1, ev.Kv.Value)
-			entries, bad = append(entries, records...), err
-		}
+		entries, bad := s.keys.heard(res.Events, s.mirror.Head().Position+1)
 		if err := errors.Join(s.seq.in.takeAll(entries), bad); err != nil {
 			return err
 		}
 	}
 	return &domain.Error{Op: "quorum.watch", Kind: domain.Unavailable, Err: ctx.Err()}
+}
+
+// heard gives the records that a watch tells of, up to the first value that is damaged; next is the
+// first that the reader does not have.
+func (k keys) heard(
+	events []*clientv3.Event, next domain.Position,
+) (entries []eventstore.Entry, err error) {
+	for _, ev := range events {
+		if !ev.IsCreate() { // a repair puts the same bytes again
+			continue
+		}
+		p, ok := k.position(string(ev.Kv.Key))
+		if !ok {
+			return entries, &eventstore.CorruptError{What: "a record has a key that is no position"}
+		}
+		records, err := split(p, next, ev.Kv.Value)
+		if entries = append(entries, records...); err != nil {
+			return entries, err
+		}
+		next = p + 1
+	}
+	return entries, nil
 }

@@ -65,7 +65,7 @@ func (l loader) admit(ctx context.Context) error {
 	case res.Succeeded && len(kvs) > 0:
 		return &eventstore.CorruptError{What: "the log's format mark was missing; it is put back"}
 	case !res.Succeeded && string(kvs[0].Value) == formatOne:
-		return l.renew(ctx)
+		return l.upgrade(ctx)
 	case !res.Succeeded && string(kvs[0].Value) != formatValue:
 		return domain.Errorf(domain.Unsupported, "the log has format %q, this build knows %q",
 			kvs[0].Value, formatValue)
@@ -73,9 +73,9 @@ func (l loader) admit(ctx context.Context) error {
 	return nil
 }
 
-// renew makes of a log of format 1 one of this format: its records are read as they are. What was
+// upgrade makes of a log of format 1 one of this format: its records are read as they are. What was
 // kept there of every stream goes, because nobody brings it up to date any more.
-func (l loader) renew(ctx context.Context) error {
+func (l loader) upgrade(ctx context.Context) error {
 	_, err := l.kv.Txn(ctx).
 		If(clientv3.Compare(clientv3.Value(l.keys.format()), "=", formatOne)).
 		Then(clientv3.OpPut(l.keys.format(), formatValue),

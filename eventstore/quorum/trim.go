@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// trimKeys is how many keys one transaction deletes: 130,000 stop all appends for a second, a
-	// thousand double an append's p99, a hundred cost it nothing that can be seen.
+	// trimKeys is how many records one transaction deletes, and so the most keys: 130,000 stop all
+	// appends for a second, a thousand double an append's p99, a hundred cost it nothing that can be
+	// seen.
 	trimKeys = 100
 	// trimPace is how many times as long as a transaction took the next one is waited with: it bounds
 	// the share of the time in which an append meets a deletion to a tenth.
@@ -115,7 +116,7 @@ func (s *Store) Safe(ctx context.Context, to eventstore.Head, nodes int) ([]stri
 	return names, nil
 }
 
-// Trim deletes what is archived up to a record from the database, a hundred keys a transaction,
+// Trim deletes what is archived up to a record from the database, a hundred records a transaction,
 // each of which moves the mark of what is gone as well: a reader that sees the mark finds all
 // behind it. Between them it waits, so that appends keep their pace. Ask Safe first. It may be cut
 // short anywhere and goes on from the mark; two that run at once do no harm.

@@ -10,9 +10,9 @@ import (
 	"weft/eventstore"
 )
 
-// The records of a batch are one value, because each key costs every member as much as a record's
-// bytes do ten times over. ../FORMAT.md draws it: a record by itself stands as it is, several stand
-// behind a head.
+// The records of a batch are one value: keys cost every member more than bytes do (decision 116 in
+// ARCHITECTURE.md). ../FORMAT.md draws it: a record by itself stands as it is, several stand behind
+// a head.
 const (
 	recordMagic  = "WEV1"
 	severalMagic = "WEVS"

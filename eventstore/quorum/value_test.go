@@ -1,9 +1,13 @@
 package quorum
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"weft/domain"
 	"weft/eventstore"
@@ -112,5 +116,30 @@ func TestFormatOne(t *testing.T) {
 	}
 	if get(t, q, q.keys.format()) != formatValue || get(t, q, q.keys.heads()+"s-1") != "" {
 		t.Errorf("format %q, head %q", get(t, q, q.keys.format()), get(t, q, q.keys.heads()+"s-1"))
+	}
+}
+
+// What a watch tells ends with the first value that is damaged, by its place: what comes behind it
+// would be taken for a gap.
+func TestHeardUpToDamage(t *testing.T) {
+	q := open(t, t.TempDir())
+	add(t, q, "s-1", eventstore.NoStream(), "one", 2)
+	add(t, q, "s-1", eventstore.At(1), "two", 2)
+	add(t, q, "s-1", eventstore.At(3), "three", 2)
+	var events []*clientv3.Event
+	for _, last := range []domain.Position{2, 4, 6} {
+		events = append(events, &clientv3.Event{Kv: &mvccpb.KeyValue{
+			Key: []byte(q.keys.log(last)), Value: []byte(get(t, q, q.keys.log(last))),
+			CreateRevision: int64(last), ModRevision: int64(last),
+		}})
+	}
+	if got, err := q.keys.heard(events, 1); err != nil || len(got) != 6 {
+		t.Errorf("%d records, %v", len(got), err)
+	}
+	events[1].Kv.Value[5] ^= 1
+	var corrupt *eventstore.CorruptError
+	got, err := q.keys.heard(events, 1)
+	if !errors.As(err, &corrupt) || corrupt.Position != 3 || len(got) != 2 {
+		t.Errorf("%d records, %v", len(got), err)
 	}
 }
