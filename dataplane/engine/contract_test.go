@@ -71,8 +71,8 @@ func recountHeld(t testing.TB, rep *replica, live []int64) (spare int64) {
 						want = hs.newest
 					}
 				}
-				old := hs.newest != nil && hs.newest != want &&
-					want.Version.Compare(rep.slice(sliceOf(b)).Floor) > 0 // else it may be kept out
+				old := hs.newest != nil && hs.newest != want && (want == nil ||
+					want.Version.Compare(rep.slice(sliceOf(b)).Floor) > 0) // else it may be kept out
 				if old || hs == (holders{}) {
 					t.Errorf("block %d: newest %v, not %v", b, hs.newest, want)
 				}

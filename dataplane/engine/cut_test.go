@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -345,6 +346,35 @@ func TestC12DropUnderSettled(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// TestC12SettleBesideSweep lets records settle while the cut that they are in is swept, which has
+// been done for some extents and not for others.
+func TestC12SettleBesideSweep(t *testing.T) {
+	e := open(t, newMem(t, 64<<20, 256<<10, 1), quiet)
+	defer e.Abandon()
+	p, l := replicaOn(t, e), e.lanes[0]
+	for seq := range uint64(4) {
+		mustGive(t, p, ofGen(seq%2*segment.LeafBlocks, 1, seq+1), Applied)
+	}
+	must(t, p.Cut(background, 1))
+	must(t, p.SealCut(background, 1))
+	b, dropped := p.rep.line[0], make(signal, 1)
+	e.maint.ckpt.Lock()
+	go func() { dropped <- p.DropCut(background, 1) }()
+	for len(p.Cuts()) > 0 {
+		runtime.Gosched()
+	}
+	l.sweep(b, 0)
+	e.Retire(3, 4, 100)
+	p.SetFloor(0, domain.Version{Epoch: 8})
+	l.mu.Lock()
+	l.sweepHeld(p.rep)
+	l.mu.Unlock()
+	e.maint.ckpt.Unlock()
+	must(t, <-dropped)
+	recount(t, e)
+	check(t, p.v, 0, 3)
 }
 
 // TestC12Bury buries a slice of a replica that has cuts, the first of which was dropped: nothing of

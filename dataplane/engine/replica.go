@@ -741,9 +741,10 @@ func (l *lane) sweepHeld(rep *replica) {
 // letGo takes a record out of the table; what nobody sees of it is garbage from here on. The lane's
 // mutex is held.
 func (l *lane) letGo(rep *replica, h *heldRecord) {
-	rl, br := &rep.lanes[l.no], h.branchOf()
+	rl := &rep.lanes[l.no]
 	for i := range h.Count {
 		b := h.Block + uint64(i)
+		br := rl.seatOf(h, i)
 		hs := rl.of(br)[b]
 		switch {
 		case hs.top == h:

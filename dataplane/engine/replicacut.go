@@ -75,6 +75,26 @@ func (h *heldRecord) branchOf() *branch {
 	return h.br
 }
 
+// seatOf gives the branch whose holders tell of block i of a held record: its own, or, while that
+// is swept, its only kid, which has taken over some extents and not others. The lane's mutex is
+// held.
+func (rl *replicaLane) seatOf(h *heldRecord, i int) *branch {
+	b, block := h.branchOf(), h.Block+uint64(i)
+	for k := b; ; k = k.kids[0] {
+		if hs := rl.of(k)[block]; hs.top == h || hs.newest == h {
+			return k
+		}
+		if k.named() || len(k.kids) != 1 {
+			return b
+		}
+	}
+}
+
+// seat gives the holders of block i of a held record.
+func (rl *replicaLane) seat(h *heldRecord, i int) holders {
+	return rl.of(rl.seatOf(h, i))[h.Block+uint64(i)]
+}
+
 // advance makes a branch the head; the locks of setBranches are held.
 func (rep *replica) advance(was, head *branch) {
 	for _, l := range rep.e.lanes {

@@ -112,15 +112,14 @@ func (l *lane) moved(m *move, base uint64) {
 	if rl.held[h.key()] != h || h.Addr != m.from {
 		return
 	}
-	blocks := rl.of(h.branchOf())
 	for i := range h.Count {
-		if blocks[h.Block+uint64(i)].top != h {
+		if rl.seat(h, i).top != h {
 			l.spare(h, i, -1)
 		}
 	}
 	h.Addr = base + uint64(m.unit)
 	for i := range h.Count {
-		if blocks[h.Block+uint64(i)].top != h {
+		if rl.seat(h, i).top != h {
 			l.spare(h, i, 1)
 		}
 	}
@@ -176,7 +175,7 @@ func (rep *replica) hidden() []heldKey {
 		rl := &rep.lanes[l.no]
 		for k, h := range rl.held {
 			for i := 0; h.durable && h.Kind == segment.KindData && i < h.Count; i++ {
-				if rl.of(h.branchOf())[h.Block+uint64(i)].top != h {
+				if rl.seat(h, i).top != h {
 					list = append(list, k)
 					break
 				}
