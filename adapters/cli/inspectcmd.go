@@ -52,6 +52,8 @@ type JournalSlot struct {
 	Sealed   bool         `json:"sealed"`
 	Records  int          `json:"records"`
 	Data     domain.Bytes `json:"data"`
+	// Outdone are records of replicas of which not all blocks, or none, took them.
+	Outdone int `json:"outdone,omitempty"`
 }
 
 // DeviceCheck is what a check of a device came to.

@@ -166,7 +166,7 @@ func journalDoc(path string, c journal.Contents) cli.JournalCheck {
 			d.Problems = append(d.Problems, x.Damaged...)
 			d.Used = append(d.Used, cli.JournalSlot{
 				Slot: x.No, Lane: int(x.Lane), Sequence: x.Sequence, Sealed: x.Sealed, Records: x.Records,
-				Data: data,
+				Data: data, Outdone: x.Outdone,
 			})
 		}
 		j.Shares = append(j.Shares, d)

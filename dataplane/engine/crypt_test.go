@@ -717,7 +717,7 @@ func TestJournalOfEarlierBuild(t *testing.T) {
 		Branch: br.id, Block: 6, Count: 2, Kind: segment.KindData, Flags: segment.FlagFresh,
 		Version: domain.Version{Epoch: br.epoch, Seq: 1 << 20, Node: 1}, Gen: br.gen,
 		Units: 2 * segment.BlockUnits, CRC: segment.Checksum(block[:segment.BlockSize]),
-	}, []uint32{segment.Checksum(block[segment.BlockSize:])}, block, nil)
+	}, nil, []uint32{segment.Checksum(block[segment.BlockSize:])}, block, nil)
 	e.nv.mu.Unlock()
 	e.Abandon()
 	e = open(t, dev, keyed, quiet, journaled(nv))

@@ -266,12 +266,12 @@ func (l *lane) keep(b *branch, r *Record) error {
 			crcs, by = l.sealer.crcs[:r.Count], &l.sealer
 		}
 		en.CRC = crcs[0]
-		place := e.nv.share.Put(&l.mu.slot.Slot, &en, crcs[1:], data, by)
+		place := e.nv.share.Put(&l.mu.slot.Slot, &en, nil, crcs[1:], data, by)
 		base := (uint64(e.nv.base) + uint64(place)) * segment.BlockUnits
 		l.setData(&p, base, crcs)
 	} else {
 		en.Range = uint64(r.Count)
-		e.nv.share.Put(&l.mu.slot.Slot, &en, nil, nil, nil)
+		e.nv.share.Put(&l.mu.slot.Slot, &en, nil, nil, nil, nil)
 		loc := segment.ZeroLoc
 		if r.kind == segment.KindUnmap {
 			loc = segment.HoleLoc

@@ -36,6 +36,7 @@ type SlotContents struct {
 	Sealed   bool
 	Records  int   // that verify
 	Blocks   int64 // of their data
+	Outdone  int   // records of replicas of which not all blocks, or none, took them
 	Damaged  []string
 }
 
@@ -74,7 +75,9 @@ func inspectShare(dev backends.ByteDevice, of share) ShareContents {
 		x.Lane, x.Sequence, x.Sealed = sl.Lane, sl.Sequence, sl.Sealed
 		if used {
 			s.Each(&sl, func(en *segment.Entry, raw []byte, place uint32) {
-				x.Records++
+				if x.Records++; en.Outcome() != segment.OutcomeApplied {
+					x.Outdone++
+				}
 				if en.Kind != segment.KindData {
 					return
 				}

@@ -73,7 +73,7 @@ func put(s *Share, sl *Slot, n int) int {
 		if !s.Fits(sl, en.Size(), len(data)/segment.BlockSize) {
 			return i - n
 		}
-		s.Put(sl, en, further, data, nil)
+		s.Put(sl, en, nil, further, data, nil)
 	}
 }
 
@@ -111,7 +111,7 @@ func TestShare(t *testing.T) {
 	s.Seal(&a)
 	s.Open(&b, 0, 0, 11, segment.Salt{})
 	en, further, data := record(100)
-	s.Put(&b, en, further, data, nil)
+	s.Put(&b, en, nil, further, data, nil)
 	s.Open(&c, 1, 0, 12, segment.Salt{})
 	put(s, &c, 0)
 	s.Free(1)
@@ -196,7 +196,7 @@ func TestCuts(t *testing.T) {
 			if !s.Fits(&sl, en.Size(), len(data)/segment.BlockSize) {
 				break
 			}
-			s.Put(&sl, en, further, data, nil)
+			s.Put(&sl, en, nil, further, data, nil)
 			acked[n] = m.Mark()
 			n++
 			l.count++
@@ -307,7 +307,7 @@ func TestOpenSlotDamage(t *testing.T) {
 	s.Open(&sl, 0, 0, 1, segment.Salt{})
 	for i := range 3 {
 		en, further, data := record(i)
-		s.Put(&sl, en, further, data, nil)
+		s.Put(&sl, en, nil, further, data, nil)
 	}
 	word := int(s.slot(0)) + wordsOff + 8
 	for _, harm := range []func(b []byte){
@@ -320,8 +320,23 @@ func TestOpenSlotDamage(t *testing.T) {
 	}
 }
 
-// TestGolden holds the bytes, but for payload, of a share with an open slot, a sealed one that may
-// hold something encrypted, and a free one.
+// outcome makes of some records what replicas put: one that nothing took, and one of which the
+// second block kept what it had.
+func outcome(n int, en *segment.Entry) (kept segment.Mask) {
+	switch n {
+	case 10:
+		en.Flags |= segment.OutcomeSuperseded
+		en.Era = 3
+	case 11:
+		en.Flags |= segment.OutcomeMixed
+		en.Era = 4
+		kept.Set(1)
+	}
+	return kept
+}
+
+// TestGolden holds the bytes, but for payload, of a share with an open slot that holds what
+// replicas put, a sealed one that may hold something encrypted, and a free one.
 func TestGolden(t *testing.T) {
 	m, s := newTestShare(t, 3)
 	var a, b Slot
@@ -329,10 +344,13 @@ func TestGolden(t *testing.T) {
 	put(s, &a, 0)
 	s.Seal(&a)
 	s.Open(&b, 2, 0, 0x22, segment.Salt{})
-	en, further, data := record(9)
-	s.Put(&b, en, further, data, nil)
+	for n := 9; n < 12; n++ {
+		en, further, data := record(n)
+		kept := outcome(n, en)
+		s.Put(&b, en, &kept, further, data, nil)
+	}
 	got := dump(s, m.Bytes())
-	path := filepath.Join("testdata", "share.v2.txt")
+	path := filepath.Join("testdata", "share.v3.txt")
 	if *rewrite {
 		if err := os.WriteFile(path, got, 0o600); err != nil {
 			t.Fatal(err)
@@ -347,9 +365,13 @@ func TestGolden(t *testing.T) {
 var testSalt = segment.Salt{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
 
 // TestGoldenRead reads the golden bytes of each version: what they say is as it was put, and a
-// share of version 1 is of version 2 once it is used.
+// share of an earlier version is of the last one once it is used.
 func TestGoldenRead(t *testing.T) {
-	for v, salt := range map[byte]segment.Salt{1: {}, 2: testSalt} {
+	for v, salt := range map[byte]segment.Salt{1: {}, 2: testSalt, 3: testSalt} {
+		open := 1
+		if v == 3 {
+			open = 3
+		}
 		m, _ := newTestShare(t, 3)
 		load(t, m.Bytes(), filepath.Join("testdata", fmt.Sprintf("share.v%d.txt", v)))
 		s, err := Open(m)
@@ -361,7 +383,7 @@ func TestGoldenRead(t *testing.T) {
 		for no, want := range []Slot{
 			{No: 0, Lane: 1, Sequence: 0x21, Entries: 4, Sealed: true, Salt: salt},
 			{},
-			{No: 2, Sequence: 0x22, Entries: 1},
+			{No: 2, Sequence: 0x22, Entries: open},
 		} {
 			used := s.Read(no, &sl, bad)
 			sl.scratch = want.scratch
@@ -369,7 +391,19 @@ func TestGoldenRead(t *testing.T) {
 				t.Errorf("version %d: slot %d: %+v", v, no, sl)
 			}
 			n := 0
-			s.Each(&sl, func(en *segment.Entry, _ []byte, _ uint32) {
+			s.Each(&sl, func(en *segment.Entry, raw []byte, _ uint32) {
+				of, want := segment.Entry{}, segment.Mask{}
+				if no == 2 {
+					want = outcome(9+n, &of)
+				}
+				for i := range en.Len() {
+					if kept := en.Kept(raw, i); kept != (want.Kept(i) || n == 1 && no == 2) {
+						t.Errorf("version %d: slot %d: record %d: block %d kept: %t", v, no, n, i, kept)
+					}
+				}
+				if en.Outcome() != of.Outcome() || en.Era != of.Era {
+					t.Errorf("version %d: slot %d: record %d: %+v", v, no, n, en)
+				}
 				if n++; en.Branch != 7 || en.Block != uint64(n-1)+[]uint64{0, 0, 9}[no] {
 					t.Errorf("version %d: slot %d: %+v", v, no, en)
 				}
@@ -507,7 +541,7 @@ func TestEntriesMax(t *testing.T) {
 	en, _, _ := record(1)
 	n := 0
 	for ; s.Fits(&sl, en.Size(), 0); n++ {
-		s.Put(&sl, en, nil, nil, nil)
+		s.Put(&sl, en, nil, nil, nil, nil)
 	}
 	if n != EntriesMax || !s.Read(0, &sl, none(t)) || sl.Entries != n {
 		t.Errorf("%d records of %d, read %d", n, EntriesMax, sl.Entries)
@@ -524,7 +558,7 @@ func TestEntriesMax(t *testing.T) {
 		if !s.Fits(&sl, en.Size(), count) {
 			break
 		}
-		s.Put(&sl, &en, make([]uint32, count-1), make([]byte, count*segment.BlockSize), nil)
+		s.Put(&sl, &en, nil, make([]uint32, count-1), make([]byte, count*segment.BlockSize), nil)
 		blocks += count
 	}
 	if blocks < s.SlotBlocks()-2 {

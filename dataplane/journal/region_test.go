@@ -139,8 +139,11 @@ func TestInspect(t *testing.T) {
 	s.Open(&first, 0, 1, 7, segment.Salt{})
 	s.Open(&second, 2, 0, 8, segment.Salt{})
 	records := put(s, &first, 0)
-	en, further, data := record(2)
-	s.Put(&second, en, further, data, nil)
+	for _, n := range []int{2, 10, 9} {
+		en, further, data := record(n)
+		kept := outcome(n, en)
+		s.Put(&second, en, &kept, further, data, nil)
+	}
 	s.Seal(&first)
 	before := slices.Clone(m.Bytes())
 	look := func() Contents {
@@ -159,10 +162,10 @@ func TestInspect(t *testing.T) {
 	}
 	if x := got.Used[0]; x.No != 0 || x.Lane != 1 || x.Sequence != 7 || !x.Sealed ||
 		x.Records != records ||
-		x.Blocks == 0 || x.Blocks > payload/4096 || len(x.Damaged) != 0 {
+		x.Blocks == 0 || x.Blocks > payload/4096 || x.Outdone != 0 || len(x.Damaged) != 0 {
 		t.Errorf("%+v", x)
 	}
-	if x := got.Used[1]; x.No != 2 || x.Sealed || x.Records != 1 || x.Blocks != 1 {
+	if x := got.Used[1]; x.No != 2 || x.Sealed || x.Records != 3 || x.Blocks != 2 || x.Outdone != 1 {
 		t.Errorf("%+v", x)
 	}
 	if !slices.Equal(before, m.Bytes()) {
@@ -173,7 +176,7 @@ func TestInspect(t *testing.T) {
 		t.Errorf("%+v", x)
 	}
 	p.Bytes()[int64(s.place(2, 0))*page] ^= 1 // in the data of another
-	if x := look().Shares[0].Used[1]; x.Records != 1 || len(x.Damaged) != 1 {
+	if x := look().Shares[0].Used[1]; x.Records != 3 || len(x.Damaged) != 1 {
 		t.Errorf("%+v", x)
 	}
 }

@@ -29,7 +29,8 @@ const (
 	entryMax = segment.EntrySettled + segment.EntryFresh + 4*(segment.RecordBlocks-1)
 
 	shareMagic = 0x314c4e4a54464557 // "WEFTJNL1"
-	version    = 2                  // 1 had no salts; it is read, and becomes 2 when it is used
+	// 1 had no salts, 2 no outcomes; they are read, and become 3 when they are used.
+	version = 3
 )
 
 // SlotsMin is the fewest slots of a share for a device with so many lanes: each lane may hold one

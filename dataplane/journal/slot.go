@@ -94,12 +94,15 @@ func (s *Share) Fits(sl *Slot, entry, blocks int) bool {
 		sl.blocks+blocks <= s.SlotBlocks()
 }
 
-// Put stores a record, which fits: its entry, whose Off it sets, further CRCs as segment.Entry's
-// Encode takes them, and its data. With a sealer, for an entry with segment.FlagEncrypted, that
+// Put stores a record, which fits: its entry, whose Off it sets, its mask and further CRCs as
+// segment.Entry's PutMask and Encode take them, and its data. A mask is read where the outcome is
+// mixed. With a sealer, for an entry with segment.FlagEncrypted, that
 // closes the data and gives the CRCs; nil stores it as it is. The record is there, durably as the
 // memory is, when Put returns; a crash before leaves nothing of it. It gives the place of the first
 // block, in blocks of the share's memory.
-func (s *Share) Put(sl *Slot, en *segment.Entry, further []uint32, data []byte, by Sealer) uint32 {
+func (s *Share) Put(sl *Slot, en *segment.Entry, kept *segment.Mask, further []uint32, data []byte,
+	by Sealer,
+) uint32 {
 	place := s.place(sl.No, sl.blocks)
 	en.Off = uint32(sl.blocks * segment.BlockUnits)
 	at := s.slot(sl.No)
@@ -107,6 +110,9 @@ func (s *Share) Put(sl *Slot, en *segment.Entry, further []uint32, data []byte, 
 	entry := at + page + int64(sl.used)
 	b := s.mem[entry : entry+int64(n)]
 	en.Encode(b, further)
+	if en.Outcome() == segment.OutcomeMixed {
+		en.PutMask(b, kept)
+	}
 	if len(data) > 0 {
 		off := int64(place) * segment.BlockSize
 		if by != nil {
