@@ -26,8 +26,9 @@ import (
 // run compares an engine with a second implementation in RAM, and power cuts are enumerated.
 
 // recountHeld walks what a replica holds, adds what lives for its sake alone to live, segment by
-// segment, and gives the sum of that. The index and the replica must agree about which copies show.
-func recountHeld(t testing.TB, rep *replica, live []int64) (spare int64) {
+// segment, and to kept, slot by slot, and gives the sum of that. The index and the replica must
+// agree about which copies show.
+func recountHeld(t testing.TB, rep *replica, live []int64, kept map[int]int64) (spare int64) {
 	t.Helper()
 	for _, l := range rep.e.lanes {
 		l.mu.Lock()
@@ -56,7 +57,14 @@ func recountHeld(t testing.TB, rep *replica, live []int64) (spare int64) {
 					tops++
 					continue
 				}
-				live[(h.off(i)-rep.e.space.first)/rep.e.space.size] += segment.BlockSize
+				if rep.e.nv.has(h.Addr) != (h.slot != nil) {
+					t.Errorf("record %s stands at %d, in a slot %v", h.Version, h.Addr, h.slot != nil)
+				}
+				if h.slot != nil {
+					kept[h.slot.No] += segment.BlockSize
+				} else {
+					live[(h.off(i)-rep.e.space.first)/rep.e.space.size] += segment.BlockSize
+				}
 				spare += segment.BlockSize
 			}
 			if k != h.key() || !h.durable {
@@ -997,6 +1005,9 @@ type ramRecord struct {
 	at    domain.Version // the floor, when it was accepted
 	begun int
 	acked int
+	// mask is what was decided, if it was: once more it may come out otherwise, since which blocks are
+	// trusted is not logged.
+	mask *segment.Mask
 }
 
 type ramKind int
@@ -1094,7 +1105,8 @@ func (m *ramReplica) apply(x *ramRecord) (mask segment.Mask, kept int) {
 	case ramAppend:
 		for i := range x.Count {
 			b := x.Block + uint64(i)
-			if m.stays(b, x.Version, x.at, true) {
+			stays := x.mask == nil && m.stays(b, x.Version, x.at, true)
+			if stays || x.mask != nil && x.mask.Kept(i) {
 				mask.Set(i)
 				kept++
 				continue
@@ -1166,6 +1178,7 @@ func (m *ramReplica) append(r *Record, n uint64, msg domain.Epoch) (Outcome, seg
 		at: floor, acked: 1 << 62,
 	}
 	mask, kept := m.apply(x)
+	x.mask = &mask
 	switch kept {
 	case 0:
 	case r.Count:
@@ -2106,9 +2119,8 @@ func (m *ramReplica) is(p *Replica, found map[heldKey]Meta, floors [2]domain.Ver
 }
 
 // BenchmarkReplicaBesideJournal appends blocks of 4 KiB, one at a time, on a device with NVRAM
-// whose flash is a file driven past the page cache: to a volume, whose records the journal takes,
-// and to a replica, whose records go past it (decision 101). In turns, so that both meet the same
-// load.
+// whose flash is a file driven past the page cache: to a volume and to a replica, in turns, so that
+// both meet the same load.
 func BenchmarkReplicaBesideJournal(b *testing.B) {
 	dev := benchDevice(b, "direct")
 	e := open(b, dev, journaled(newMemory(b, dev, 16)))

@@ -851,13 +851,16 @@ func TestC12Crash(t *testing.T) {
 }
 
 // prefix compares a replica behind a power cut with every number of records that may be there.
-func (c *cutRun) prefix(p *Replica, at int) error {
+func (c *cutRun) prefix(p *Replica, at int) error { return c.between(p, at, at) }
+
+// between is prefix where what was acknowledged and what had begun have moments of their own.
+func (c *cutRun) between(p *Replica, acked, begun int) error {
 	least, most := 0, 0
 	for i, x := range c.order {
-		if x.acked <= at {
+		if x.acked <= acked {
 			least = i + 1
 		}
-		if x.begun <= at {
+		if x.begun <= begun {
 			most = i + 1
 		}
 	}
@@ -871,23 +874,25 @@ func (c *cutRun) prefix(p *Replica, at int) error {
 }
 
 // stand compares the cuts behind a power cut with those that there may be.
-func (c *cutRun) stand(p *Replica, at int) error {
+func (c *cutRun) stand(p *Replica, at int) error { return c.standBetween(p, at, at) }
+
+func (c *cutRun) standBetween(p *Replica, acked, begun int) error {
 	must, may, sealed := map[uint32]bool{}, map[uint32]bool{}, uint32(0)
 	for _, x := range c.events {
-		if x.begun > at {
+		if x.begun > begun {
 			continue
 		}
 		switch x.what {
 		case "cut":
-			must[x.gen] = x.acked <= at
+			must[x.gen] = x.acked <= acked
 			may[x.gen] = true
 		case "seal":
-			if x.acked <= at {
+			if x.acked <= acked {
 				sealed = max(sealed, x.gen)
 			}
 		case "drop":
 			delete(must, x.gen)
-			may[x.gen] = x.acked > at
+			may[x.gen] = x.acked > acked
 		}
 	}
 	list := p.Cuts()

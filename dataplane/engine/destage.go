@@ -18,6 +18,7 @@ type batch struct {
 	order []rank // of the moves, as they are logged
 	crcs  []uint32
 	last  [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
+	ended []*heldRecord            // of replicas, of which only what shows is destaged
 	out   *chunk                   // gathers what goes to one lane; kept empty between batches
 
 	group  []sent // chunks that no flush has made durable yet, in the order of each lane
@@ -68,24 +69,31 @@ type settle struct {
 	version domain.Version
 	gen     uint32
 	era     uint16
+	whole   bool        // a record of a replica, as it was accepted
+	held    *heldRecord // that
 }
 
 // rank is a move's place in the order of logging. It is apart from the move, which is too large to
 // be swapped about while sorting.
 type rank struct {
-	line  uint64 // lane, then branch
+	line  uint64 // lane; whole records first; then branch
 	block uint64
 	move  int32
 }
 
-// sort orders the moves: by lane, parents before their kids, by block. A hole is noted only over
-// something, and replay comes this way too. A range and data of one branch do not meet: what is
+// sort orders the moves: by lane, parents before their kids, by block; but records of replicas that
+// are whole before all else, as they were accepted. A hole is noted only over something, and replay
+// comes this way too. A range and data of one branch do not meet: what is
 // current of both is one or the other.
 func (b *batch) sort() {
 	b.order = b.order[:0]
 	for i := range b.moves {
 		m := &b.moves[i]
-		b.order = append(b.order, rank{uint64(m.l.no)<<32 | uint64(m.id), m.block, int32(i)})
+		o := rank{uint64(m.l.no)<<33 | 1<<32 | uint64(m.id), m.block, int32(i)}
+		if m.whole {
+			o.line, o.block = uint64(m.l.no)<<33, uint64(i)
+		}
+		b.order = append(b.order, o)
 	}
 	slices.SortFunc(b.order, func(x, y rank) int {
 		switch {
@@ -263,7 +271,9 @@ func (n *nvram) collect(sl *nvSlot) {
 		l := n.e.laneOf(b.fam, uint32(en.Block/segment.LeafBlocks))
 		l.mu.Lock()
 		b = b.now()
-		if b != nil && en.Kind == segment.KindData {
+		if b != nil && b.fam.replica != nil {
+			n.collectHeld(l, b, sl, en, raw, place)
+		} else if b != nil && en.Kind == segment.KindData {
 			n.collectData(l, b, sl.life, en, raw, place)
 		} else if b != nil {
 			n.collectRange(l, b, en)
@@ -376,12 +386,18 @@ func (l *lane) says(b *branch, block uint64) (*branch, segment.Loc) {
 	}
 }
 
+// spoiled tells of a block of a move whose bytes went bad.
+func (n *nvram) spoiled(m *settle, i int) {
+	n.e.report(Fact{
+		What: "corrupt", Volume: n.e.volumeOf(m.br), Block: m.block + uint64(i),
+		Detail: "found in the journal",
+	})
+}
+
 // lose gives a block of a move up, unless it was written meanwhile.
 func (n *nvram) lose(m *settle, i int) {
 	block := m.block + uint64(i)
-	n.e.report(Fact{
-		What: "corrupt", Volume: n.e.volumeOf(m.br), Block: block, Detail: "found in the journal",
-	})
+	n.spoiled(m, i)
 	m.l.mu.Lock()
 	defer m.l.mu.Unlock()
 	from := n.loc(m.place+uint32(i), n.batch.crcs[m.crc+i])
@@ -426,6 +442,9 @@ func (l *lane) settleData(near *leaf, p *pending, base uint64, crcs, was []uint3
 // copied is verified there; a block whose bytes in the journal went bad is lost and not logged: a
 // chunk with a block that does not verify may pass for torn.
 func (n *nvram) log(m settle) error {
+	if m.whole {
+		return n.whole(m)
+	}
 	if codec := m.br.squeeze.warm(); codec != compress.None && m.kind == segment.KindData {
 		return n.squeeze(m, codec)
 	}
@@ -586,9 +605,13 @@ func (n *nvram) send(l *lane, c *chunk) error {
 		l.mu.lsn++
 		p.lsn = l.mu.lsn
 		segment.PutLSN(c.entries[at:], p.lsn)
-		at += segment.EntrySettled
-		if p.kind == segment.KindData {
-			at += 4*(p.count-1) + p.tags
+		switch {
+		case p.whole:
+			at += p.size
+		case p.kind == segment.KindData:
+			at += segment.EntrySettled + 4*(p.count-1) + p.tags
+		default:
+			at += segment.EntrySettled
 		}
 	}
 	c.full, c.group = true, true
@@ -601,10 +624,15 @@ func (n *nvram) send(l *lane, c *chunk) error {
 // release frees the batch's slots, the oldest first: a crash between two must not leave an older
 // record of a lane without the later ones.
 func (n *nvram) release() error {
+	n.letEnd()
 	for _, sl := range n.batch.slots {
 		if left := sl.live.Load(); left != 0 {
 			return domain.Errorf(domain.Internal, "%d bytes of NVRAM slot %d are neither destaged nor dead",
 				left, sl.No)
+		}
+		if left := sl.held.Load(); left != 0 {
+			return domain.Errorf(domain.Internal,
+				"%d records of replicas in NVRAM slot %d were not destaged", left, sl.No)
 		}
 		n.share.Free(sl.No)
 	}

@@ -85,7 +85,8 @@
 // known of a slice beside that is in replicastate.go. A copy that missed writes becomes whole in a
 // join session (replicaera.go), by copies of blocks (replicafill.go), from a member that noted what
 // may be missing (replicadirty.go). It is cut by generation, into a line of branches
-// (replicacut.go). Ordinary volumes pay a comparison with nil.
+// (replicacut.go). Its records go through the journal, by a few rules of order (replicajournal.go).
+// Ordinary volumes pay a comparison with nil.
 //
 // # Compression
 //

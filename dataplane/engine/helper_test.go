@@ -219,7 +219,7 @@ func recount(t testing.TB, e *Engine) {
 	}
 	spare := int64(0)
 	for _, rep := range e.mu.replicas {
-		spare += recountHeld(t, rep, live)
+		spare += recountHeld(t, rep, live, kept)
 	}
 	if stored != len(wanted) {
 		t.Errorf("%d copies in the index, %d are seen", stored, len(wanted))

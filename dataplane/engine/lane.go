@@ -37,6 +37,8 @@ type pending struct {
 	from  uint32           // DATA: place in the journal that it comes from; 0: from a host
 	lines []segment.Branch // BRANCH
 	held  *heldRecord      // of a replica
+	whole bool             // one of those, from the journal
+	size  int              // of its entry, in bytes
 }
 
 // chunk is one group commit: entries and payload gather here until a writer seals it. The buffer
@@ -486,7 +488,7 @@ func (l *lane) acknowledge(d *chunk) {
 		if p.rec != nil {
 			p.rec.To.Appended(p.rec, err)
 		}
-		if p.held != nil {
+		if p.held != nil && !p.whole {
 			l.tell(p.held, err)
 		}
 	}
@@ -517,6 +519,10 @@ func (l *lane) apply(c *chunk) {
 	var near *leaf
 	for i := range c.recs {
 		p := &c.recs[i]
+		if p.whole {
+			near = l.destaged(near, p, base, c)
+			continue
+		}
 		if p.held != nil {
 			l.enter(p, base, c.crcs[p.crc:])
 			l.e.space.admitted.Add(-p.newly)

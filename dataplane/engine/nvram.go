@@ -74,6 +74,8 @@ type nvram struct {
 type nvSlot struct {
 	journal.Slot
 	live atomic.Int64
+	// held counts the records of replicas that are to go from here to the log.
+	held atomic.Int32
 	life *life // of its keys; nil: nothing in it is encrypted. Changed while the index names nothing
 }
 
@@ -131,11 +133,7 @@ func (n *nvram) leaveOut(locs *[segment.LeafBlocks]segment.Loc) {
 // keep takes a checked record into the journal. It is durable, as far as the journal is, and in
 // the index when keep returns nil.
 func (v *Volume) keep(r *Record, own *Hold) error {
-	bytes := int64(journalEntry)
-	if r.kind == segment.KindData {
-		bytes = int64(r.Count) * segment.BlockSize
-	}
-	v.e.nv.wait(bytes)
+	v.e.nv.wait(r.paced())
 	l := v.lane(r.Block)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -165,6 +163,14 @@ func (v *Volume) keep(r *Record, own *Hold) error {
 // journalEntry is what a record without data counts for the pace of writers, in bytes.
 const journalEntry = segment.EntrySettled + segment.EntryFresh
 
+// paced gives what a record counts for the pace of writers, in bytes.
+func (r *Record) paced() int64 {
+	if r.kind == segment.KindData {
+		return int64(r.Count) * segment.BlockSize
+	}
+	return journalEntry
+}
+
 // wait holds a writer back while the journal is full beyond what destaging is to hold.
 func (n *nvram) wait(bytes int64) {
 	fill := n.fill()
@@ -187,13 +193,19 @@ func (n *nvram) fill() int { return int(n.used.Load()) * tier.FillWhole / len(n.
 // slotFor makes sure that the lane's open slot takes the record, of an encrypted volume or of
 // another; false when the journal is full. The lane's mutex is held.
 func (l *lane) slotFor(r *Record, secret bool) bool {
-	n, blocks, entry := l.e.nv, 0, journalEntry
+	blocks, entry := 0, journalEntry
 	if r.kind == segment.KindData {
 		blocks, entry = r.Count, entry+4*(r.Count-1)
 		if secret {
 			entry += segment.TagBytes * r.Count
 		}
 	}
+	return l.slotOf(entry, blocks)
+}
+
+// slotOf is slotFor for a record with so many bytes of entry and blocks of data.
+func (l *lane) slotOf(entry, blocks int) bool {
+	n := l.e.nv
 	if l.mu.slot != nil && n.share.Fits(&l.mu.slot.Slot, entry, blocks) {
 		return true
 	}

@@ -162,7 +162,9 @@ func (n *nvram) replay() {
 	n.mu.next = max(n.mu.next, uint64(n.e.incarnation)<<32)
 	n.used.Store(int64(len(n.mu.queue)))
 	for _, sl := range n.mu.queue {
-		n.share.Each(&sl.Slot, n.redo, nil)
+		n.share.Each(&sl.Slot, func(en *segment.Entry, raw []byte, place uint32) {
+			n.redo(sl, en, raw, place)
+		}, nil)
 	}
 }
 
@@ -171,32 +173,28 @@ func (n *nvram) damaged(d journal.Damage) {
 }
 
 // redo enters one record of the journal.
-func (n *nvram) redo(en *segment.Entry, raw []byte, place uint32) {
+func (n *nvram) redo(sl *nvSlot, en *segment.Entry, raw []byte, place uint32) {
 	e := n.e
-	if en.Version.Seq > e.versionSeq.Load() {
+	b := e.branch(en.Branch)
+	if (b == nil || b.fam.replica == nil) && en.Version.Seq > e.versionSeq.Load() {
 		e.versionSeq.Store(en.Version.Seq)
 	}
-	b := e.branch(en.Branch)
 	if b == nil {
 		return // nobody sees it any more
 	}
 	l := e.laneOf(b.fam, uint32(en.Block/segment.LeafBlocks))
+	if b.fam.replica != nil {
+		n.check(b, en, raw, place)
+		n.redoHeld(l, b, sl, en, raw, place)
+		return
+	}
 	p := pending{br: b, kind: en.Kind, block: en.Block, count: int(en.Range)}
 	switch en.Kind { //nolint:exhaustive // no other kind is put into a journal
 	case segment.KindData:
 		if b.key != nil && b.key.secret == nil {
 			n.keyless = append(n.keyless, b)
 		}
-		var crcs [segment.RecordBlocks]uint32
-		for i := range en.Count {
-			crcs[i] = en.Further(raw, i)
-			if segment.Checksum(n.share.At(place+uint32(i), 1)) != crcs[i] {
-				e.report(Fact{
-					What: "corrupt", Volume: e.volumeOf(b), Block: en.Block + uint64(i),
-					Detail: "found in the journal",
-				})
-			}
-		}
+		crcs := n.check(b, en, raw, place)
 		base := (uint64(n.base) + uint64(place)) * segment.BlockUnits
 		l.setData(&p, base, crcs[:en.Count])
 	case segment.KindZero:
@@ -204,6 +202,21 @@ func (n *nvram) redo(en *segment.Entry, raw []byte, place uint32) {
 	case segment.KindUnmap:
 		l.setRange(&p, segment.HoleLoc)
 	}
+}
+
+// check reports the blocks of a record whose bytes went bad, and gives the checksums of all.
+func (n *nvram) check(b *branch, en *segment.Entry, raw []byte, place uint32,
+) (crcs [segment.RecordBlocks]uint32) {
+	for i := 0; en.Kind == segment.KindData && i < en.Count; i++ {
+		crcs[i] = en.Further(raw, i)
+		if segment.Checksum(n.share.At(place+uint32(i), 1)) != crcs[i] {
+			n.e.report(Fact{
+				What: "corrupt", Volume: n.e.volumeOf(b), Block: en.Block + uint64(i),
+				Detail: "found in the journal",
+			})
+		}
+	}
+	return crcs
 }
 
 // locked gives why Open cannot go on: a record of a volume whose key is not there. A volume that

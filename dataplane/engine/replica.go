@@ -37,9 +37,8 @@ import (
 //	C3  A held record stays as it was accepted: range, version, request, generation, bytes.
 //	C6  A request can be asked for from Append until Retire, also behind a restart.
 //
-// Snapshots of replicas are cut by generation: replicacut.go. They are not encrypted. On a device
-// with a journal their records go past it, to the log: all of one volume go one way, so neither can
-// overtake the other.
+// Snapshots of replicas are cut by generation: replicacut.go. They are not encrypted. How records
+// go through the journal: replicajournal.go.
 
 // Outcome says what became of a record that was given to a replica.
 type Outcome uint8
@@ -96,6 +95,8 @@ type replica struct {
 		sync.Mutex
 		slices map[uint32]segment.SliceState
 		raised map[uint32]domain.Version // floors that are not logged yet
+		// lasting floors are those that a crash does not forget.
+		lasting map[uint32]domain.Version
 
 		sessions map[uint32]*session // of this life
 		dirty    map[dirtyKey]*dirtyMap
@@ -114,6 +115,11 @@ type replicaLane struct {
 	trusted map[uint32]*trust              // in join sessions, by extent
 	scratch sumBuffer
 	fresh   bool // records came since a floor was logged here
+
+	// Beside a journal, by slice: the sequence of the last slot that was given a record, the LSN of
+	// what the log was given last, and whether it stays with the log.
+	slots, logged map[uint32]uint64
+	late          map[uint32]bool
 }
 
 // heldKey names a record of a replica: versions are of a slice.
@@ -146,6 +152,7 @@ type heldRecord struct {
 	copied  bool          // it is no record: blocks that were imported
 	exact   bool          // of them: their version is above the floor
 	flags   uint8         // of them: those of their entry
+	slot    *nvSlot       // of the journal, that it is in; nil: it is in the log
 }
 
 func (h *heldRecord) key() heldKey {
@@ -318,10 +325,12 @@ func newReplica(e *Engine, b *branch) *replica {
 			held: map[heldKey]*heldRecord{}, head: b, blocks: map[uint64]holders{},
 			cuts:    map[*branch]map[uint64]holders{},
 			extents: map[uint32]domain.Version{}, trusted: map[uint32]*trust{},
+			slots: map[uint32]uint64{}, logged: map[uint32]uint64{}, late: map[uint32]bool{},
 		}
 	}
 	rep.mu.slices, rep.mu.raised = map[uint32]segment.SliceState{}, map[uint32]domain.Version{}
 	rep.mu.sessions, rep.mu.dirty = map[uint32]*session{}, map[dirtyKey]*dirtyMap{}
+	rep.mu.lasting = map[uint32]domain.Version{}
 	return rep
 }
 
@@ -350,20 +359,22 @@ func (p *Replica) Append(r *Record, msg domain.Epoch) {
 	if r.Kind == segment.KindData {
 		sum(r, true)
 	}
+	if p.v.e.nv != nil {
+		p.v.e.nv.wait(r.paced())
+	}
 	l, now := p.v.lane(r.Block), r.Now
 	l.mu.Lock()
-	waits, err := p.accept(l, r, msg)
-	switch {
-	case err != nil || !waits && r.Outcome == Duplicate:
-		l.mu.Unlock()
-		if errors.Is(err, ErrConflict) {
-			p.v.e.report(Fact{What: "conflict", Volume: p.v.volume, Block: r.Block, Detail: err.Error()})
-			p.v.e.fail(err)
-		}
-		r.To.Appended(r, err)
-	default:
+	later, err := p.accept(l, r, msg)
+	if err == nil && later {
 		l.push(now && r.Outcome != Duplicate)
+		return
 	}
+	l.mu.Unlock()
+	if errors.Is(err, ErrConflict) {
+		p.v.e.report(Fact{What: "conflict", Volume: p.v.volume, Block: r.Block, Detail: err.Error()})
+		p.v.e.fail(err)
+	}
+	r.To.Appended(r, err)
 }
 
 // sees makes the cut that the first record of a generation stands for.
@@ -392,9 +403,9 @@ func (p *Replica) check(r *Record, msg domain.Epoch) error {
 }
 
 // accept gives a checked record its outcome, and puts it into its lane's open chunk unless it is a
-// duplicate. Of one that is on its way it gives true: then its owner is told with the first. The
-// lane's mutex is held, but not while it waits for room.
-func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err error) {
+// duplicate, or the journal takes it. It tells whether its owner is told later; of one that is on
+// its way that is with the first. The lane's mutex is held, but not while it waits for room.
+func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (later bool, err error) {
 	rec := r.asHeld(&p.rep.lanes[l.no].scratch)
 	n := 0
 	if r.kind == segment.KindData {
@@ -402,6 +413,7 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 	}
 	var home *branch
 	var late []displaced
+	var kept bool
 	for {
 		if err := l.dead(); err != nil {
 			return false, err
@@ -439,7 +451,9 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 		if len(late) > p.v.e.lateMax() {
 			return false, domain.Errorf(domain.TooLarge, "%d cuts at once", len(late))
 		}
-		if l.roomy(n, len(late)) {
+		kept = p.rep.journals(l, home, sliceOf(r.Block))
+		if kept && l.ready(p.rep, r) ||
+			!kept && l.drained(p.rep, sliceOf(r.Block)) && l.roomy(n, len(late)) {
 			break
 		}
 	}
@@ -449,11 +463,15 @@ func (p *Replica) accept(l *lane, r *Record, msg domain.Epoch) (waits bool, err 
 	}
 	h := &heldRecord{HeldRecord: rec, br: home}
 	p.rep.outdo(l, h, r)
+	if kept {
+		l.putHeld(home, r, h, newly)
+		return false, nil
+	}
 	l.addHeld(home, r, h, newly)
 	for i := range late {
 		l.addDisplaced(h, &late[i])
 	}
-	return false, nil
+	return true, nil
 }
 
 // told tells the owner of a record what became of an entry that was logged for it.
@@ -611,6 +629,29 @@ func (l *lane) addHeld(b *branch, r *Record, h *heldRecord, newly int64) {
 		rec: r, br: b, kind: r.kind, block: r.Block, count: r.Count, lsn: h.LSN, held: h,
 		unit: uint32(c.payload / segment.Unit), crc: len(c.crcs), newly: newly,
 	}
+	en := heldEntry(b, r, h)
+	if r.kind == segment.KindData {
+		l.e.fill(c, r, r.Count*segment.BlockSize, true)
+		c.crcs = append(c.crcs, r.crc[:r.Count]...)
+		en.Off = p.unit
+	}
+	at := len(c.entries)
+	c.encode(&en, r.crc[1:])
+	en.PutMask(c.entries[at:], &r.Kept)
+	c.recs = append(c.recs, p)
+	rl := &b.fam.replica.lanes[l.no]
+	if rl.fresh = true; l.e.nv != nil {
+		rl.logged[sliceOf(h.Block)] = h.LSN
+	}
+	if h.copied {
+		return
+	}
+	l.e.stats.records.Add(1)
+	l.e.stats.userBytes.Add(int64(r.Count) * segment.BlockSize)
+}
+
+// heldEntry makes the entry of a record or copy, but for the place of its data.
+func heldEntry(b *branch, r *Record, h *heldRecord) segment.Entry {
 	en := segment.Entry{
 		Branch: b.id, Block: r.Block, Count: 1, Kind: r.kind, Flags: segment.FlagFresh | h.Outcome,
 		Version: r.Version, Gen: r.Gen, Era: h.Era, LSN: h.LSN, Request: r.Request,
@@ -619,23 +660,11 @@ func (l *lane) addHeld(b *branch, r *Record, h *heldRecord, newly int64) {
 		en.Flags = h.flags
 	}
 	if r.kind == segment.KindData {
-		l.e.fill(c, r, r.Count*segment.BlockSize, true)
-		c.crcs = append(c.crcs, r.crc[:r.Count]...)
-		en.Count, en.Off, en.CRC = r.Count, p.unit, r.crc[0]
-		en.Units = uint16(r.Count * segment.BlockUnits)
+		en.Count, en.CRC, en.Units = r.Count, r.crc[0], uint16(r.Count*segment.BlockUnits)
 	} else {
 		en.Range = uint64(r.Count)
 	}
-	at := len(c.entries)
-	c.encode(&en, r.crc[1:])
-	en.PutMask(c.entries[at:], &r.Kept)
-	c.recs = append(c.recs, p)
-	b.fam.replica.lanes[l.no].fresh = true
-	if h.copied {
-		return
-	}
-	l.e.stats.records.Add(1)
-	l.e.stats.userBytes.Add(int64(r.Count) * segment.BlockSize)
+	return en
 }
 
 // enter lets a durable record into the index as its outcome says; base is the address of its
@@ -700,7 +729,11 @@ func (l *lane) spare(h *heldRecord, i int, sign int64) {
 	if h.Kind != segment.KindData {
 		return
 	}
-	l.e.space.at(h.off(i)).live.Add(sign * segment.BlockSize)
+	if h.slot != nil {
+		h.slot.live.Add(sign * segment.BlockSize)
+	} else {
+		l.e.space.at(h.off(i)).live.Add(sign * segment.BlockSize)
+	}
 	l.e.space.live.Add(sign * segment.BlockSize)
 }
 
@@ -715,11 +748,12 @@ func (l *lane) tell(h *heldRecord, err error) {
 	}
 }
 
-// sweepHeld lets go of a replica's records that are settled; the lane's mutex is held.
+// sweepHeld lets go of a replica's records that are settled, but for those in the journal; the
+// lane's mutex is held.
 func (l *lane) sweepHeld(rep *replica) {
 	rl := &rep.lanes[l.no]
 	for k, h := range rl.held {
-		if h.durable && h.Version.Compare(rep.slice(k.slice).Floor) <= 0 &&
+		if h.durable && h.slot == nil && h.Version.Compare(rep.slice(k.slice).Floor) <= 0 &&
 			rep.e.requests.retired(h.Request) && rl.joined(rep, h) {
 			l.letGo(rep, h)
 		}
@@ -757,6 +791,7 @@ func (l *lane) letGo(rep *replica, h *heldRecord) {
 		}
 		rl.keep(br, b, hs)
 	}
+	h.sits(nil)
 	rep.raiseGen(h.key().slice, h.Gen)
 	delete(rl.held, h.key())
 	rep.e.space.tables.Add(-segment.HeldRecordBytes)
@@ -842,9 +877,17 @@ func (p *Replica) fetch(h segment.HeldRecord) (*Record, error) {
 	if h.Kind != segment.KindData {
 		return r, nil
 	}
+	e := p.v.e
 	r.Data = backends.AlignedBuffer(h.Count * segment.BlockSize)
-	if err := p.v.e.dev.ReadAt(r.Data, int64(h.Addr)*segment.Unit); err != nil {
-		return nil, p.v.e.device(err, "engine.Record")
+	if e.nv.has(h.Addr) {
+		l := e.laneOf(p.rep.fam, uint32(h.Block/segment.LeafBlocks))
+		l.mu.Lock()
+		there := e.nv.fetchHeld(&p.rep.lanes[l.no], &h, r.Data)
+		if l.mu.Unlock(); !there {
+			return nil, nil
+		}
+	} else if err := e.dev.ReadAt(r.Data, int64(h.Addr)*segment.Unit); err != nil {
+		return nil, e.device(err, "engine.Record")
 	}
 	for i := range h.Count {
 		r.crc[i] = segment.Checksum(block(r.Data, i))

@@ -191,6 +191,9 @@ func (p *Replica) BeginEra(ctx context.Context, slice uint32, since domain.Epoch
 			return err
 		}
 	}
+	if err := rep.drain(slice); err != nil {
+		return err
+	}
 	note := rep.note(slice, segment.KindEra, domain.Version{})
 	note.Era = s.Era + 1
 	// First here: a checkpoint that is behind the entry must have it.
@@ -336,6 +339,7 @@ func (e *Engine) settleReplicas() {
 	for _, rep := range e.mu.replicas {
 		rep.settleDirty()
 		for no, s := range rep.mu.slices {
+			rep.mu.lasting[no] = s.Floor
 			for _, l := range e.lanes {
 				l.turn(rep, no, s.Era)
 			}

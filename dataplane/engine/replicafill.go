@@ -35,6 +35,9 @@ func (p *Replica) Export(block uint64, count int) ([]Copy, domain.Version, error
 		return nil, domain.Version{}, err
 	}
 	s := &versionSearch{p: p, found: make([]BlockVersion, count), block: block}
+	if p.v.e.nv != nil {
+		s.kept = backends.AlignedBuffer(count * segment.BlockSize)
+	}
 	for range readTries {
 		if err := s.all(); err != nil {
 			return nil, domain.Version{}, err
@@ -56,12 +59,15 @@ func (s *versionSearch) copies() ([]Copy, error) {
 		n := 1
 		switch loc := s.locs[i]; loc.Kind() {
 		case segment.Flash:
-			for i+n < len(list) && s.locs[i+n].Kind() == segment.Flash &&
+			kept := e.nv.holds(loc)
+			for !kept && i+n < len(list) && s.locs[i+n].Kind() == segment.Flash &&
 				s.locs[i+n].Addr() == loc.Addr()+uint64(n)*segment.BlockUnits {
 				n++
 			}
 			data := buf[i*segment.BlockSize : (i+n)*segment.BlockSize]
-			if err := e.dev.ReadAt(data, loc.Off()); err != nil {
+			if kept {
+				copy(data, block(s.kept, i))
+			} else if err := e.dev.ReadAt(data, loc.Off()); err != nil {
 				return nil, e.device(err, "engine.Export")
 			}
 			for k := range n {

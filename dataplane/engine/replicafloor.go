@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -74,7 +75,7 @@ func (e *Engine) logFloors() {
 		if len(notes) == 0 {
 			continue
 		}
-		logged := false
+		logged, failed := false, error(nil)
 		for _, l := range e.lanes {
 			l.mu.Lock()
 			fresh := rep.lanes[l.no].fresh
@@ -82,11 +83,14 @@ func (e *Engine) logFloors() {
 			l.mu.Unlock()
 			if fresh {
 				logged = true
-				_ = e.logNotes(background, l, notes)
+				failed = cmp.Or(failed, e.logNotes(background, l, notes))
 			}
 		}
 		if !logged {
-			_ = e.logNotes(background, e.lanes[0], notes)
+			failed = e.logNotes(background, e.lanes[0], notes)
+		}
+		if failed == nil {
+			rep.lasts(notes)
 		}
 	}
 }

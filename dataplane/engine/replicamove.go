@@ -109,19 +109,8 @@ func (c *cleaner) verifyWhole(w *window, m *move) error {
 // lane's mutex is held.
 func (l *lane) moved(m *move, base uint64) {
 	h, rl := m.held, &m.br.fam.replica.lanes[l.no]
-	if rl.held[h.key()] != h || h.Addr != m.from {
-		return
-	}
-	for i := range h.Count {
-		if rl.seat(h, i).top != h {
-			l.spare(h, i, -1)
-		}
-	}
-	h.Addr = base + uint64(m.unit)
-	for i := range h.Count {
-		if rl.seat(h, i).top != h {
-			l.spare(h, i, 1)
-		}
+	if rl.held[h.key()] == h && h.Addr == m.from {
+		l.resettle(h, base+uint64(m.unit))
 	}
 }
 
@@ -154,6 +143,9 @@ func (p *scrubPass) held(ctx context.Context, f *family) error {
 			d := Damage{
 				Part: "record", Volume: rep.v.volume, Block: h.Block, Version: h.Version,
 				Off: int64(h.Addr) * segment.Unit, Detail: "it does not match its checksum",
+			}
+			if e.nv.has(h.Addr) {
+				d.Part, d.Off = "journal", int64(e.nv.placeAt(h.Addr))*segment.BlockSize
 			}
 			if err != nil {
 				d.Detail = err.Error()

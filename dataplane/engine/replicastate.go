@@ -306,7 +306,7 @@ func (l *lane) saveHeld(t *segment.ReplicaTable) {
 			})
 		}
 		for _, h := range rep.lanes[l.no].held {
-			if h.durable {
+			if h.durable && h.slot == nil {
 				h.Branch = h.branchOf().id
 				t.Records = append(t.Records, h.HeldRecord)
 			}
@@ -509,6 +509,28 @@ func (rep *replica) surface(l *lane, h *heldRecord) {
 	}
 }
 
+// heldFrom gives a durable record from its entry, but for where it stands.
+func heldFrom(en *segment.Entry, raw []byte, b *branch) *heldRecord {
+	h := &heldRecord{durable: true, br: b, kept: &segment.Mask{}, HeldRecord: segment.HeldRecord{
+		Branch: b.id, Block: en.Block, Count: en.Len(), Kind: en.Kind, Outcome: en.Outcome(),
+		Version: en.Version, Gen: en.Gen, Request: en.Request, LSN: en.LSN, Era: en.Era,
+	}}
+	en.MaskOf(raw, h.kept)
+	return h
+}
+
+// sums fills in the checksums of an entry's blocks and gives that over them; 0 without data.
+func (rl *replicaLane) sums(en *segment.Entry, raw []byte, crcs *[segment.RecordBlocks]uint32,
+) uint32 {
+	if en.Kind != segment.KindData {
+		return 0
+	}
+	for i := range en.Count {
+		crcs[i] = en.Further(raw, i)
+	}
+	return sumOf(&rl.scratch, crcs[:en.Count])
+}
+
 // redoHeld takes up an entry of a replica behind the checkpoint.
 func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 	rep, no := b.fam.replica, uint32(en.Block/segment.SliceBlocks)
@@ -540,22 +562,13 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 	if rep.gone || !en.Kind.Blocks() || l.e.laneOf(b.fam, ext) != l {
 		return
 	}
-	h := &heldRecord{durable: true, br: b, HeldRecord: segment.HeldRecord{
-		Branch: b.id, Block: en.Block, Count: en.Len(), Kind: en.Kind, Outcome: en.Outcome(),
-		Version: en.Version, Gen: en.Gen, Request: en.Request, LSN: en.LSN, Era: en.Era,
-	}}
+	h := heldFrom(en, raw, b)
 	h.copied, h.flags = en.Flags&segment.FlagFresh == 0, en.Flags
 	h.exact = h.copied && !h.displaces() // at or below the floor it is swept
-	h.kept = &segment.Mask{}
-	en.MaskOf(raw, h.kept)
 	markGrains(rep.touched.of(en.Block), en.Block, en.Len())
 	l.turn(rep, no, en.Era)
 	var crcs [segment.RecordBlocks]uint32
-	if en.Kind == segment.KindData {
-		for i := range en.Count {
-			crcs[i] = en.Further(raw, i)
-		}
-		h.Sum = sumOf(&rep.lanes[l.no].scratch, crcs[:en.Count])
+	if h.Sum = rep.lanes[l.no].sums(en, raw, &crcs); en.Kind == segment.KindData {
 		h.Addr = uint64(c.payload)/segment.Unit + uint64(en.Off)
 	}
 	if lf := b.fam.leaves[l.no][ext].of(b); lf != nil && en.LSN <= lf.complete {

@@ -103,6 +103,7 @@ type versionSearch struct {
 	locs   []segment.Loc    // where all of them stand
 	floor  domain.Version   // of the moment at which they stood there
 	wanted map[uint32]map[segment.Loc]int
+	kept   []byte // bytes of those that stand in the journal; nil: they are not asked for
 }
 
 // lookup finds what the table knows and lists the rest by segment. What was read before counts if
@@ -125,6 +126,9 @@ func (s *versionSearch) lookup() error {
 		b := s.block + uint64(i)
 		hs, loc := p.rep.shows(l, p.v.br.Load(), b)
 		s.locs[i] = loc
+		if s.kept != nil && p.v.e.nv.holds(loc) {
+			p.v.e.nv.fetch(s.locs[i:i+1], block(s.kept, i))
+		}
 		switch {
 		case loc.Kind() == segment.Lost:
 			return p.v.corrupt(s.block, i)
@@ -135,6 +139,16 @@ func (s *versionSearch) lookup() error {
 			s.found[i], s.gens[i] = BlockVersion{b, hs.top.Version, loc.CRC()}, hs.top.Gen
 		case hs.known != nil:
 			s.found[i], s.gens[i] = BlockVersion{b, hs.known.ver, loc.CRC()}, hs.known.gen
+		case p.v.e.nv.holds(loc):
+			s.found[i] = BlockVersion{} // corrupt, unless its record verifies
+			p.v.e.nv.entryOf(loc, func(en *segment.Entry, _ []byte, k int) {
+				if en.Block+uint64(k) == b {
+					s.found[i], s.gens[i] = BlockVersion{b, en.Version, loc.CRC()}, en.Gen
+				}
+			})
+			if s.found[i] == (BlockVersion{}) {
+				return p.v.corrupt(s.block, i)
+			}
 		case s.places[i] != loc:
 			id := uint32((loc.Off() - p.v.e.space.first) / p.v.e.space.size)
 			if s.wanted[id] == nil {

@@ -330,7 +330,7 @@ func (v *Volume) Hold(block uint64, count int) (*Hold, error) {
 		l.room.Wait()
 	}
 	l.mu.holds = append(l.mu.holds, h)
-	if v.e.nv != nil {
+	if v.e.nv != nil && v.fam.replica == nil {
 		return h, nil // what was appended is in the index
 	}
 	for mark := l.mu.lsn; l.mu.applied < mark; {
