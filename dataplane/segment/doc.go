@@ -12,7 +12,8 @@ package segment
 import (
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
+
+	"weft/dataplane/checksum"
 )
 
 // ErrBad is the answer of every decoder to bytes that do not verify; it is wrapped with what.
@@ -34,13 +35,10 @@ const (
 	FormatVersion = 2
 )
 
-var (
-	le    = binary.LittleEndian
-	table = crc32.MakeTable(crc32.Castagnoli)
-)
+var le = binary.LittleEndian
 
 // Checksum gives the CRC-32C of p.
-func Checksum(p []byte) uint32 { return crc32.Checksum(p, table) }
+func Checksum(p []byte) uint32 { return checksum.Sum(p) }
 
 // RoundUp gives the least multiple of unit that is not below n.
 func RoundUp(n, unit int) int { return (n + unit - 1) / unit * unit }

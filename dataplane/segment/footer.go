@@ -2,10 +2,11 @@ package segment
 
 import (
 	"fmt"
-	"hash/crc32"
+
+	"weft/dataplane/checksum"
 )
 
-func crcUpdate(crc uint32, p []byte) uint32 { return crc32.Update(crc, table, p) }
+func crcUpdate(crc uint32, p []byte) uint32 { return checksum.Update(crc, p) }
 
 // footerChunk is the size of a chunk's place in a footer, before its header and entries.
 const footerChunk = 8
