@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"weft/dataplane/checksum"
 	"weft/dataplane/compress"
 	"weft/dataplane/qos"
 	"weft/dataplane/segment"
@@ -14,8 +15,9 @@ import (
 // batch is what the destager works on; its lists are kept for the next.
 type batch struct {
 	slots []*nvSlot
+	found []found
 	moves []settle
-	order []rank // of the moves, as they are logged
+	order []rank // of what was found, then of the moves, as they are logged
 	crcs  []uint32
 	last  [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
 	ended []*heldRecord            // of replicas, of which only what shows is destaged
@@ -73,37 +75,59 @@ type settle struct {
 	held    *heldRecord // that
 }
 
-// rank is a move's place in the order of logging. It is apart from the move, which is too large to
-// be swapped about while sorting.
+// found is a record of a slot, of which is not known yet what is still current.
+type found struct {
+	l       *lane
+	br      *branch // that it was written to
+	life    *life   // of the slot
+	raw     []byte  // the entry, in the journal
+	place   uint32  // DATA: of the first block
+	kind    segment.Kind
+	count   int    // DATA: blocks
+	blocks  uint64 // of the others
+	version domain.Version
+	gen     uint32
+	era     uint16
+}
+
+// rank is the place of a record, or of a move, in the order of the index. It is apart from them,
+// which are too large to be swapped about while sorting.
 type rank struct {
 	line  uint64 // lane; whole records first; then branch
 	block uint64
 	move  int32
 }
 
+func lineOf(l *lane, branch uint32) uint64 { return uint64(l.no)<<33 | 1<<32 | uint64(branch) }
+
+func compareRanks(x, y rank) int {
+	switch {
+	case x.line < y.line, x.line == y.line && x.block < y.block:
+		return -1
+	case x.line == y.line && x.block == y.block:
+		return 0
+	}
+	return 1
+}
+
 // sort orders the moves: by lane, parents before their kids, by block; but records of replicas that
 // are whole before all else, as they were accepted. A hole is noted only over something, and replay
-// comes this way too. A range and data of one branch do not meet: what is
-// current of both is one or the other.
+// comes this way too. A range and data of one branch do not meet: what is current of both is one or
+// the other. They are in that order already, but for those of replicas, and of branches that were
+// absorbed.
 func (b *batch) sort() {
 	b.order = b.order[:0]
 	for i := range b.moves {
 		m := &b.moves[i]
-		o := rank{uint64(m.l.no)<<33 | 1<<32 | uint64(m.id), m.block, int32(i)}
+		o := rank{lineOf(m.l, m.id), m.block, int32(i)}
 		if m.whole {
 			o.line, o.block = uint64(m.l.no)<<33, uint64(i)
 		}
 		b.order = append(b.order, o)
 	}
-	slices.SortFunc(b.order, func(x, y rank) int {
-		switch {
-		case x.line < y.line, x.line == y.line && x.block < y.block:
-			return -1
-		case x.line == y.line && x.block == y.block:
-			return 0
-		}
-		return 1
-	})
+	if !slices.IsSortedFunc(b.order, compareRanks) {
+		slices.SortFunc(b.order, compareRanks)
+	}
 }
 
 // destage takes batches until the fill is low enough and nobody waits for more.
@@ -172,10 +196,13 @@ func (n *nvram) urgent() bool { return n.batch.asked || n.fill() > tier.FillSlow
 func (n *nvram) write() error {
 	b := &n.batch
 	b.moves, b.crcs = b.moves[:0], b.crcs[:0]
+	b.found, b.order = b.found[:0], b.order[:0]
 	clear(b.last[:])
 	for _, sl := range b.slots {
 		n.collect(sl)
 	}
+	slices.SortFunc(b.order, compareRanks)
+	n.lookUp()
 	b.sort()
 	err := n.logAll()
 	if flushed := n.sync(); err == nil { // whatever happened, who waits for a chunk gets an outcome
@@ -255,31 +282,67 @@ func (n *nvram) sync() error {
 	return failed
 }
 
-// collect lists what of a slot is still current. Records of a host that wrote, say, 100 blocks stay
-// together as far as they are.
+// collect lists the records of a slot; those of replicas as moves at once, in the order in which
+// they were accepted.
 func (n *nvram) collect(sl *nvSlot) {
+	b := &n.batch
 	var last *branch // looked up for the entry before
-	var id uint32
 	n.share.Each(&sl.Slot, func(en *segment.Entry, raw []byte, place uint32) {
-		if last == nil || id != en.Branch {
-			last, id = n.e.branch(en.Branch), en.Branch
+		if last == nil || last.id != en.Branch {
+			last = n.e.branch(en.Branch)
 		}
-		b := last
-		if b == nil {
+		if last == nil {
 			return // nobody sees it any more
 		}
-		l := n.e.laneOf(b.fam, uint32(en.Block/segment.LeafBlocks))
+		l := n.e.laneOf(last.fam, uint32(en.Block/segment.LeafBlocks))
+		f := found{
+			l: l, br: last, life: sl.life, raw: raw, place: place, kind: en.Kind, count: en.Count,
+			blocks: en.Range, version: en.Version, gen: en.Gen, era: en.Era,
+		}
+		if last.fam.replica == nil {
+			b.order = append(b.order, rank{lineOf(l, last.id), en.Block, int32(len(b.found))})
+			b.found = append(b.found, f)
+			return
+		}
 		l.mu.Lock()
-		b = b.now()
-		if b != nil && b.fam.replica != nil {
-			n.collectHeld(l, b, sl, en, raw, place)
-		} else if b != nil && en.Kind == segment.KindData {
-			n.collectData(l, b, sl.life, en, raw, place)
-		} else if b != nil {
-			n.collectRange(l, b, en)
+		if br := last.now(); br != nil {
+			n.collectHeld(br, sl, en, &f)
 		}
 		l.mu.Unlock()
 	}, nil)
+}
+
+// lookHold is the most records that are looked up under one hold of a lane's mutex.
+const lookHold = 32
+
+// lookUp lists as moves what of the found records is still current. Records of a host that wrote,
+// say, 100 blocks stay together as far as they are. It goes in the order of the index, so that what
+// stands in one leaf is looked up under one hold of the mutex.
+func (n *nvram) lookUp() {
+	b := &n.batch
+	for i := 0; i < len(b.order); {
+		o := b.order[i]
+		l := b.found[o.move].l
+		ext := o.block / segment.LeafBlocks
+		var near *leaf
+		l.mu.Lock()
+		for k := 0; k < lookHold && i < len(b.order); k, i = k+1, i+1 {
+			if at := b.order[i]; at.line != o.line || at.block/segment.LeafBlocks != ext {
+				break
+			}
+			f := &b.found[b.order[i].move]
+			br := f.br.now()
+			switch {
+			case br == nil:
+			case f.kind == segment.KindData:
+				near = n.collectData(near, br, f, b.order[i].block)
+			default:
+				n.collectRange(br, f, b.order[i].block)
+			}
+		}
+		l.mu.Unlock()
+	}
+	clear(b.found)
 }
 
 // now gives the branch that has absorbed this one, itself where none has, nil when it is gone. A
@@ -295,17 +358,19 @@ func (b *branch) now() *branch {
 }
 
 // collectData lists the blocks of a record that the index names at this place; the lane's mutex is
-// held.
-func (n *nvram) collectData(l *lane, b *branch, of *life, en *segment.Entry, raw []byte,
-	place uint32,
-) {
+// held. It takes and gives a leaf as exchangeNear does.
+func (n *nvram) collectData(near *leaf, b *branch, f *found, first uint64) *leaf {
 	var run *leaf // that the last move's blocks stand in; nil: the next one begins a move
-	for i := range en.Count {
-		crc, block := en.Further(raw, i), en.Block+uint64(i)
-		lf := l.holder(b, block, n.loc(place+uint32(i), crc))
-		if lf == nil {
-			run = nil
-			continue
+	l := f.l
+	for i := range f.count {
+		crc, block := segment.SumOf(f.raw, i), first+uint64(i)
+		lf, loc := near, n.loc(f.place+uint32(i), crc)
+		if lf == nil || lf.own.get(int(block%segment.LeafBlocks)) != loc {
+			if lf = l.holder(b, block, loc); lf == nil {
+				run = nil
+				continue
+			}
+			near = lf
 		}
 		if lf.br.dead() { // the sweep has not come here yet
 			l.put(lf, int(block%segment.LeafBlocks), 0)
@@ -320,11 +385,12 @@ func (n *nvram) collectData(l *lane, b *branch, of *life, en *segment.Entry, raw
 		}
 		run = lf
 		n.batch.moves = append(n.batch.moves, settle{
-			l: l, br: lf.br, id: lf.br.id, kind: en.Kind, block: block, count: 1,
-			place: place + uint32(i), crc: len(n.batch.crcs) - 1, life: of, entry: raw, first: i,
-			version: en.Version, gen: en.Gen, era: en.Era,
+			l: l, br: lf.br, id: lf.br.id, kind: f.kind, block: block, count: 1,
+			place: f.place + uint32(i), crc: len(n.batch.crcs) - 1, life: f.life, entry: f.raw, first: i,
+			version: f.version, gen: f.gen, era: f.era,
 		})
 	}
+	return near
 }
 
 // holder gives the leaf in which a copy of a block stands that a branch wrote; nil when it stands
@@ -346,12 +412,12 @@ func (l *lane) holder(b *branch, block uint64, loc segment.Loc) *leaf {
 // collectRange lists the parts of a range that are still what it made them. What was written since
 // is not touched: it may be on the device already, where a later hole would end it. The lane's
 // mutex is held.
-func (n *nvram) collectRange(l *lane, b *branch, en *segment.Entry) {
+func (n *nvram) collectRange(b *branch, f *found, first uint64) {
 	var run *branch // whose the last move is; nil: the next block begins one
-	for i := range en.Range {
-		at, loc := l.says(b, en.Block+i)
+	for i := range f.blocks {
+		at, loc := f.l.says(b, first+i)
 		current := loc == segment.ZeroLoc
-		if en.Kind == segment.KindUnmap {
+		if f.kind == segment.KindUnmap {
 			current = shown(loc) == 0
 		}
 		switch {
@@ -362,8 +428,8 @@ func (n *nvram) collectRange(l *lane, b *branch, en *segment.Entry) {
 		default:
 			run = at
 			n.batch.moves = append(n.batch.moves, settle{
-				l: l, br: at, id: at.id, kind: en.Kind, block: en.Block + i, count: 1,
-				version: en.Version, gen: en.Gen, era: en.Era,
+				l: f.l, br: at, id: at.id, kind: f.kind, block: first + i, count: 1,
+				version: f.version, gen: f.gen, era: f.era,
 			})
 		}
 	}
@@ -461,8 +527,7 @@ func (n *nvram) plain(m settle) error {
 		good := m.count
 		if m.kind == segment.KindData {
 			at := segment.HeaderMax + c.payload
-			copy(c.buf[at:], n.share.At(m.place, m.count))
-			good = n.sound(c.buf[at:], &m)
+			good = n.copyOut(c.buf[at:], &m)
 		}
 		if good > 0 {
 			n.record(c, &m, good)
@@ -479,20 +544,24 @@ func (n *nvram) plain(m settle) error {
 	}
 }
 
-// sound counts the blocks of a move up to the first that does not verify, and opens them; p is a
-// copy of them.
-func (n *nvram) sound(p []byte, m *settle) int {
+// copyOut copies the blocks of a move to p and opens them, up to the first that does not verify; it
+// gives their number.
+func (n *nvram) copyOut(p []byte, m *settle) int {
 	for i := range m.count {
-		if !n.verify(p[i*segment.BlockSize:(i+1)*segment.BlockSize], m, i) {
+		if !n.copyBlock(p[i*segment.BlockSize:(i+1)*segment.BlockSize], m, i) {
 			return i
 		}
 	}
 	return m.count
 }
 
-// verify tells whether a copy of block i of a move is what was put there, and opens it.
-func (n *nvram) verify(p []byte, m *settle, i int) bool {
-	return segment.Checksum(p) == n.batch.crcs[m.crc+i] &&
+// copyBlock copies block i of a move to p and opens it, and tells whether it is what was put there.
+func (n *nvram) copyBlock(p []byte, m *settle, i int) bool {
+	by := checksum.CopyPast // only the device looks at it
+	if m.br.key != nil {
+		by = checksum.Copy
+	}
+	return by(p, n.share.At(m.place+uint32(i), 1)) == n.batch.crcs[m.crc+i] &&
 		n.unseal(&n.batch.pad, m.br.key, m.life, m.entry, m.first+i, m.place+uint32(i), p)
 }
 

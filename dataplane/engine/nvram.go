@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weft/dataplane/checksum"
 	"weft/dataplane/journal"
 	"weft/dataplane/qos"
 	"weft/dataplane/segment"
@@ -271,13 +272,12 @@ func (l *lane) keep(b *branch, r *Record) error {
 	p := pending{br: b, kind: r.kind, block: r.Block, count: r.Count}
 	if r.kind == segment.KindData {
 		en.Count, en.Units = r.Count, uint16(r.Count*segment.BlockUnits)
-		data, crcs, by := r.Data[:r.Count*segment.BlockSize], r.crc[:r.Count], journal.Sealer(nil)
+		data, crcs, by := r.Data[:r.Count*segment.BlockSize], r.crc[:r.Count], journal.Sealer((*summer)(r))
 		if b.key != nil {
 			en.Flags |= segment.FlagEncrypted
 			l.sealer.key, l.sealer.life = b.key, l.mu.slot.life
 			crcs, by = l.sealer.crcs[:r.Count], &l.sealer
 		}
-		en.CRC = crcs[0]
 		place := e.nv.share.Put(&l.mu.slot.Slot, &en, nil, crcs[1:], data, by)
 		base := (uint64(e.nv.base) + uint64(place)) * segment.BlockUnits
 		l.setData(&p, base, crcs)
@@ -296,6 +296,18 @@ func (l *lane) keep(b *branch, r *Record) error {
 	e.stats.records.Add(1)
 	e.stats.userBytes.Add(int64(r.Count) * segment.BlockSize)
 	return nil
+}
+
+// summer is a record whose blocks are summed while they are copied to the journal.
+type summer Record
+
+// Seal implements journal.Sealer for what is not encrypted.
+func (s *summer) Seal(entry []byte, _ uint32, dst, data []byte) {
+	for k := range len(data) / segment.BlockSize {
+		at := k * segment.BlockSize
+		s.crc[k] = checksum.CopyPast(dst[at:], data[at:at+segment.BlockSize])
+		segment.PutSum(entry, k, s.crc[k])
+	}
 }
 
 // kick wakes the destager.

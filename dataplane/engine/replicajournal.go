@@ -229,34 +229,32 @@ func (rep *replica) lasts(notes []segment.Entry) {
 }
 
 // collectHeld lists what is to be destaged of a replica's record; the lane's mutex is held.
-func (n *nvram) collectHeld(l *lane, b *branch, sl *nvSlot, en *segment.Entry, raw []byte,
-	place uint32,
-) {
+func (n *nvram) collectHeld(b *branch, sl *nvSlot, en *segment.Entry, f *found) {
 	rep := b.fam.replica
 	if rep.gone {
 		if en.Kind == segment.KindData { // what was not swept yet is dropped
-			n.collectData(l, b, sl.life, en, raw, place)
+			n.collectData(nil, b, f, en.Block)
 		}
 		return
 	}
-	h := rep.lanes[l.no].held[heldKey{sliceOf(en.Block), en.Version}]
-	if h != nil && (h.slot != sl || en.Kind == segment.KindData && h.Addr != n.addr(place)) {
+	h := rep.lanes[f.l.no].held[heldKey{sliceOf(en.Block), en.Version}]
+	if h != nil && (h.slot != sl || en.Kind == segment.KindData && h.Addr != n.addr(f.place)) {
 		h = nil
 	}
 	if en.Kind == segment.KindData && (h == nil || rep.ended(h)) {
-		n.collectData(l, b, sl.life, en, raw, place)
+		n.collectData(nil, b, f, en.Block)
 		if h != nil {
 			n.batch.ended = append(n.batch.ended, h)
 		}
 		return
 	}
 	m := settle{
-		l: l, br: b, id: b.id, kind: en.Kind, block: en.Block, count: en.Len(), place: place,
-		crc: len(n.batch.crcs), entry: raw, whole: true, held: h,
+		l: f.l, br: b, id: b.id, kind: en.Kind, block: en.Block, count: en.Len(), place: f.place,
+		crc: len(n.batch.crcs), entry: f.raw, whole: true, held: h,
 	}
 	if en.Kind == segment.KindData {
 		for i := range en.Count {
-			n.batch.crcs = append(n.batch.crcs, en.Further(raw, i))
+			n.batch.crcs = append(n.batch.crcs, en.Further(f.raw, i))
 		}
 	}
 	n.batch.moves = append(n.batch.moves, m)
@@ -280,7 +278,7 @@ func (n *nvram) whole(m settle) error {
 	}
 	if bytes > 0 {
 		p := c.buf[segment.HeaderMax+c.payload:]
-		if copy(p, n.share.At(m.place, m.count)); n.sound(p, &m) < m.count {
+		if n.copyOut(p, &m) < m.count {
 			return n.broken(m)
 		}
 	}

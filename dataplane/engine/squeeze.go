@@ -146,8 +146,8 @@ func (n *nvram) text(m *settle, i int) (block []byte, crc uint32, ok bool) {
 	if m.br.key == nil || m.life == nil {
 		return block, crc, true
 	}
-	block = append(n.batch.squeezer.open[:0], block...)
-	if !n.verify(block, m, i) {
+	block = n.batch.squeezer.open[:segment.BlockSize]
+	if !n.copyBlock(block, m, i) {
 		return nil, 0, false
 	}
 	return block, segment.Checksum(block), true

@@ -98,7 +98,7 @@ func (v *Volume) append(r *Record, own *Hold) {
 	}
 	r.kind = r.Kind
 	if r.Kind == segment.KindData {
-		sum(r, !v.Encrypted())
+		sum(r, !v.Encrypted() && v.e.nv == nil)
 	}
 	if v.e.nv != nil {
 		r.To.Appended(r, v.keep(r, own))
@@ -117,7 +117,8 @@ func (v *Volume) append(r *Record, own *Hold) {
 }
 
 // sum computes the checksums outside of any lock and turns a record of zeros into a range of them.
-// Without all only the latter: those of what is encrypted follow when it is.
+// Without all only the latter: those of what is encrypted follow when it is, those of what goes to
+// the journal while it is copied there.
 func sum(r *Record, all bool) {
 	zero := true
 	if !all {

@@ -330,12 +330,35 @@ func (e *Entry) Size() int {
 // cipher text, and its tag.
 func PutSeal(entry []byte, i int, crc uint32, tag []byte) {
 	n, at := entrySize(entry)
+	putSum(entry, at, i, crc)
+	copy(entry[n-TagBytes*(int(entry[9])+1-i):], tag[:TagBytes])
+}
+
+// PutSum notes in an encoded DATA entry without FlagEncrypted the CRC of its block i.
+func PutSum(entry []byte, i int, crc uint32) {
+	n, _ := entrySize(entry)
+	putSum(entry, n-4*int(entry[9]), i, crc)
+}
+
+// putSum notes a CRC in an entry whose further ones start at a place.
+func putSum(entry []byte, further, i int, crc uint32) {
 	if i == 0 {
 		le.PutUint32(entry[EntrySettled-4:], crc)
-	} else {
-		le.PutUint32(entry[at+4*(i-1):], crc)
+		return
 	}
-	copy(entry[n-TagBytes*(int(entry[9])+1-i):], tag[:TagBytes])
+	le.PutUint32(entry[further+4*(i-1):], crc)
+}
+
+// SumOf gives the CRC of block i of an encoded DATA entry.
+func SumOf(entry []byte, i int) uint32 {
+	if i == 0 {
+		return le.Uint32(entry[EntrySettled-4:])
+	}
+	n, at := entrySize(entry)
+	if !Encrypted(entry) {
+		at = n - 4*int(entry[9])
+	}
+	return le.Uint32(entry[at+4*(i-1):])
 }
 
 // Tag gives the tag of block i of an encrypted entry whose bytes are b: a view.
