@@ -2005,6 +2005,54 @@ func TestContractCrash(t *testing.T) {
 	t.Logf("%d crash images", total)
 }
 
+// TestContractCrashMarkOnItsWay cuts the power when a record of which a duplicate came on its way is
+// there, and one that came between the two is not: that is a state of the records, and what both
+// mark is marked (C1, C11).
+func TestContractCrashMarkOnItsWay(t *testing.T) {
+	inner := crashDevice(t, 60, 1)
+	dev := faulty.New(inner, nil)
+	c := newContractRun(t, dev, 1, quiet)
+	defer dev.Heal() // else a failed test waits for ever
+	x := &ramRecord{what: ramAway}
+	c.ram.log(x)
+	must(t, c.p.Away(background, 0, 7))
+	inner.StartHistory()
+	x.acked = inner.Mark()
+	var early, late sync.WaitGroup
+	write := func(wg *sync.WaitGroup, block, seq uint64) {
+		r := versioned(block, 1, seq, 5, seq)
+		c.d.spell[r.Version] = seq
+		c.give(r, 5, wg, inner.Mark)
+	}
+	first := dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
+	write(&early, 0, 1)
+	<-first.Stalled()
+	second := dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
+	write(&late, 500, 2)
+	write(&early, 0, 1)
+	first.Release()
+	early.Wait()
+	between := inner.Mark()
+	<-second.Stalled()
+	second.Release()
+	late.Wait()
+	c.e.Abandon()
+	n := 0
+	for en := inner.Enumerate(); en.Next(); {
+		e := opened(t, en.Image(mem.RandomGarbage(uint64(en.At()))), quiet)
+		if err := c.prefix(mustReplica(t, e), en.At()); err != nil {
+			t.Errorf("cut %d: %v", en.At(), err)
+		}
+		if en.At() == between {
+			n++
+		}
+		e.Abandon()
+	}
+	if n == 0 {
+		t.Error("no cut between the two")
+	}
+}
+
 // opened is open for a crash image.
 func opened(t *testing.T, dev backends.Device, tune ...func(*Config)) *Engine {
 	t.Helper()
@@ -2035,11 +2083,12 @@ func soundCrash(t *testing.T, dev *mem.Device) {
 }
 
 // prefix compares a replica behind a cut with the model after every number of records that may be
-// there.
+// there. A mark says nothing of what was logged before it: that of a record which came again while
+// its first was on its way is told with that one, before others that came between them.
 func (c *contractRun) prefix(p *Replica, cut int) error {
 	least, most := 0, 0
 	for i, x := range c.ram.order {
-		if x.acked <= cut {
+		if x.acked <= cut && x.what != ramMark {
 			least = i + 1
 		}
 		if x.begun <= cut {
@@ -2064,6 +2113,11 @@ func (c *contractRun) prefix(p *Replica, cut int) error {
 	var err error
 	for k := least; k <= most; k++ {
 		m := c.ram.after(k)
+		for _, x := range c.ram.order[k:] {
+			if x.acked <= cut && x.what == ramMark {
+				m.mark(x)
+			}
+		}
 		if err = m.is(p, maps.Clone(found), floors, c.ram.floor); err == nil {
 			err = m.parts(p, parts, floors)
 		}
