@@ -157,7 +157,6 @@ func TestC12Sealed(t *testing.T) {
 		v, _, err := p.At(1)
 		must(t, err)
 		kindOf(t, put(v, data(1, 1, 1)), domain.ReadOnly)
-		kindOf(t, p.BeginEra(background, 0, 9), domain.Unsupported)
 	}
 	mustGive(t, p, ofGen(7, 3, 41), Applied)
 	v, _, err := p.At(2)

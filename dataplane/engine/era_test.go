@@ -41,6 +41,12 @@ func copied(seq uint64) Copy {
 	}
 }
 
+// top names the head of a replica.
+func top(p *Replica) Link {
+	line := p.Line()
+	return line[len(line)-1]
+}
+
 func began(t testing.TB, p *Replica, slice uint32, since domain.Epoch) {
 	t.Helper()
 	if err := p.BeginEra(background, slice, since); err != nil {
@@ -50,7 +56,7 @@ func began(t testing.TB, p *Replica, slice uint32, since domain.Epoch) {
 
 func imported(t testing.TB, p *Replica, since domain.Epoch, block, floor uint64, list ...Copy) {
 	t.Helper()
-	if err := p.Import(since, block, list, at(floor)); err != nil {
+	if err := p.Import(since, top(p), block, list, at(floor)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -60,14 +66,14 @@ func synced(t testing.TB, p *Replica, slice uint32, since domain.Epoch) {
 	t.Helper()
 	first := uint64(slice) * segment.SliceBlocks
 	for b := first; b < min(first+segment.SliceBlocks, p.v.blocks()); b += segment.LeafBlocks {
-		if err := p.Unchanged(since, b, segment.LeafBlocks); domain.IsKind(err, domain.Conflict) {
+		if err := p.Unchanged(since, top(p), b, segment.LeafBlocks); domain.IsKind(err, domain.Conflict) {
 			for i := range uint64(segment.LeafBlocks) {
-				if p.Unchanged(since, b+i, 1) == nil {
+				if p.Unchanged(since, top(p), b+i, 1) == nil {
 					continue
 				}
-				one, floor, err := p.Export(b+i, 1) // the source has the same
+				one, floor, err := p.Export(top(p), b+i, 1) // the source has the same
 				if err == nil {
-					err = p.Import(since, b+i, one, floor)
+					err = p.Import(since, top(p), b+i, one, floor)
 				}
 				if err != nil {
 					t.Fatal(err)
@@ -149,10 +155,10 @@ func TestC8EraBeatsVersion(t *testing.T) {
 		t.Errorf("%d records of another session", n)
 	}
 	for _, since := range []domain.Epoch{6, 8} {
-		err := p.Import(since, 0, []Copy{copied(1)}, at(1))
-		_, bad := p.Same(since, 0, 1)
+		err := p.Import(since, top(p), 0, []Copy{copied(1)}, at(1))
+		_, bad := p.Same(since, top(p), 0, 1)
 		if !domain.IsKind(err, domain.Stale) || !domain.IsKind(bad, domain.Stale) ||
-			!domain.IsKind(p.Unchanged(since, 9, 1), domain.Stale) ||
+			!domain.IsKind(p.Unchanged(since, top(p), 9, 1), domain.Stale) ||
 			!domain.IsKind(p.EndEra(background, 0, since), domain.Stale) {
 			t.Errorf("session %d: %v, %v", since, err, bad)
 		}
@@ -218,7 +224,7 @@ func TestC8EndIsWhole(t *testing.T) {
 	p := replicaOn(t, e)
 	giving(t, p, 5, 1, 120, Applied)
 	began(t, p, 0, 6)
-	err := p.Unchanged(6, 5, 1)
+	err := p.Unchanged(6, top(p), 5, 1)
 	if !domain.IsKind(err, domain.Conflict) {
 		t.Errorf("a tail that the source may lack is trusted: %v", err)
 	}
@@ -227,7 +233,7 @@ func TestC8EndIsWhole(t *testing.T) {
 		if b == 0 {
 			first, n = 8, n-8
 		}
-		if err := p.Unchanged(6, first, n); err != nil {
+		if err := p.Unchanged(6, top(p), first, n); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -298,7 +304,7 @@ func TestC8OldRecordsInASession(t *testing.T) {
 	}
 	settle(1)
 	for _, b := range []uint64{0, 1, 3} {
-		if err := p.Unchanged(6, b, 1); (err != nil) != (b < 3) {
+		if err := p.Unchanged(6, top(p), b, 1); (err != nil) != (b < 3) {
 			t.Errorf("block %d: %v", b, err)
 		}
 	}
@@ -328,7 +334,7 @@ func TestC10HeldHole(t *testing.T) {
 		}
 	}
 	for i := range 3 {
-		list, floor, err := p.Export(0, 3)
+		list, floor, err := p.Export(top(p), 0, 3)
 		if err != nil || floor != (domain.Version{}) || list[0].Version != at(105) ||
 			list[1].Version != at(106) || list[1].Kind != segment.KindZero ||
 			list[2].Version != (domain.Version{}) || !list[2].Parent {
@@ -341,7 +347,7 @@ func TestC10HeldHole(t *testing.T) {
 		}
 		if i == 2 {
 			began(t, p, 1, 6)
-			if err := p.Import(6, segment.SliceBlocks, list, floor); err != nil {
+			if err := p.Import(6, top(p), segment.SliceBlocks, list, floor); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -372,11 +378,11 @@ func TestC10SameIsDurable(t *testing.T) {
 		p := replicaOn(t, e)
 		giving(t, p, 0, 1, 100, Applied)
 		began(t, p, 0, 6)
-		if got, err := p.Same(6, 0, 3); got != 1 || err != nil { // block 1 is a hole
+		if got, err := p.Same(6, top(p), 0, 3); got != 1 || err != nil { // block 1 is a hole
 			t.Fatalf("trusted %b %v", got, err)
 		}
 		giving(t, p, 0, 2, 95, Mixed, 0)
-		if got, err := p.Same(6, 0, 3); got != 1 || err != nil { // block 1 was written since
+		if got, err := p.Same(6, top(p), 0, 3); got != 1 || err != nil { // block 1 was written since
 			t.Fatalf("trusted %b %v", got, err)
 		}
 		synced(t, p, 0, 6)
@@ -412,7 +418,7 @@ func TestC10SameTwice(t *testing.T) {
 	}
 	e, p = again(t, e, dev, quiet)
 	began(t, p, 0, 7)
-	if got, err := p.Same(7, 0, 1); got != 1 || err != nil {
+	if got, err := p.Same(7, top(p), 0, 1); got != 1 || err != nil {
 		t.Fatalf("trusted %b %v", got, err)
 	}
 	giving(t, p, 0, 1, 97, Superseded)
@@ -501,18 +507,18 @@ func TestC10Refuses(t *testing.T) {
 	began(t, p, 0, 6)
 	bad := copied(3)
 	bad.CRC++
-	if err := p.Import(6, 0, []Copy{copied(2), bad}, at(1)); !domain.IsKind(err, domain.Corrupt) {
+	if err := p.Import(6, top(p), 0, []Copy{copied(2), bad}, at(1)); !domain.IsKind(err, domain.Corrupt) {
 		t.Errorf("%v", err)
 	}
 	bad = copied(3)
 	bad.Version = domain.Version{}
-	if err := p.Import(6, 0, []Copy{copied(2), bad}, at(1)); !domain.IsKind(err, domain.Invalid) {
+	if err := p.Import(6, top(p), 0, []Copy{copied(2), bad}, at(1)); !domain.IsKind(err, domain.Invalid) {
 		t.Errorf("%v", err)
 	}
-	if _, err := p.Same(6, 3, 1); !domain.IsKind(err, domain.Invalid) {
+	if _, err := p.Same(6, top(p), 3, 1); !domain.IsKind(err, domain.Invalid) {
 		t.Errorf("%v", err)
 	}
-	if err := p.Import(6, 1020, make([]Copy, 5), at(1)); !domain.IsKind(err, domain.OutOfRange) {
+	if err := p.Import(6, top(p), 1020, make([]Copy, 5), at(1)); !domain.IsKind(err, domain.OutOfRange) {
 		t.Errorf("%v", err)
 	}
 	check(t, p.v, 0, 0)
@@ -543,7 +549,7 @@ func fillFrom(t testing.TB, from, to *Replica, slice uint32, since domain.Epoch,
 				t.Fatal(err)
 			}
 			beside()
-			list, floor, err := from.Export(b, segment.SameBlocks)
+			list, floor, err := from.Export(top(from), b, segment.SameBlocks)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -554,13 +560,13 @@ func fillFrom(t testing.TB, from, to *Replica, slice uint32, since domain.Epoch,
 					same |= 1 << i
 				}
 			}
-			trusted, err := to.Same(since, b, same)
+			trusted, err := to.Same(since, top(to), b, same)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for i := range list {
 				if trusted>>i&1 == 0 {
-					if err := to.Import(since, b+uint64(i), list[i:i+1], floor); err != nil {
+					if err := to.Import(since, top(to), b+uint64(i), list[i:i+1], floor); err != nil {
 						t.Fatal(err)
 					}
 				}

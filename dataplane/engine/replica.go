@@ -112,7 +112,7 @@ type replicaLane struct {
 	extents map[uint32]domain.Version      // the highest that was accepted in each
 	kept    int                            // records and known blocks left by the last sweep
 	knowns  int                            // blocks of which holders know a version
-	trusted map[uint32]*trust              // in join sessions, by extent
+	trusted map[trustKey]*trust            // in join sessions
 	scratch sumBuffer
 	fresh   bool // records came since a floor was logged here
 
@@ -324,7 +324,7 @@ func newReplica(e *Engine, b *branch) *replica {
 		rep.lanes[i] = replicaLane{
 			held: map[heldKey]*heldRecord{}, head: b, blocks: map[uint64]holders{},
 			cuts:    map[*branch]map[uint64]holders{},
-			extents: map[uint32]domain.Version{}, trusted: map[uint32]*trust{},
+			extents: map[uint32]domain.Version{}, trusted: map[trustKey]*trust{},
 			slots: map[uint32]uint64{}, logged: map[uint32]uint64{}, late: map[uint32]bool{},
 		}
 	}
@@ -541,7 +541,7 @@ func (rep *replica) outdo(l *lane, h *heldRecord, r *Record) {
 	above := s.Open && h.Version.Epoch >= ss.since
 	for i := range h.Count {
 		b := h.Block + uint64(i)
-		if rep.beaten(l, h.br, b, h.Version, s.Era) || resolved && rl.trusts(b) {
+		if rep.beaten(l, h.br, b, h.Version, s.Era) || resolved && rl.trusts(h.br, b) {
 			r.Kept.Set(i)
 			kept++
 			continue
@@ -550,7 +550,7 @@ func (rep *replica) outdo(l *lane, h *heldRecord, r *Record) {
 		hs.newest = h
 		rl.keep(h.br, b, hs)
 		if above { // whatever the source had before the session
-			rl.rely(b)
+			rep.relyFrom(rl, h.br, b)
 		}
 	}
 	switch kept {
@@ -754,7 +754,8 @@ func (l *lane) sweepHeld(rep *replica) {
 	rl := &rep.lanes[l.no]
 	for k, h := range rl.held {
 		if h.durable && h.slot == nil && h.Version.Compare(rep.slice(k.slice).Floor) <= 0 &&
-			rep.e.requests.retired(h.Request) && rl.joined(rep, h) {
+			rep.e.requests.retired(h.Request) &&
+			rl.joined(rep, h.branchOf(), h.Block, h.Count) {
 			l.letGo(rep, h)
 		}
 	}
@@ -763,7 +764,8 @@ func (l *lane) sweepHeld(rep *replica) {
 			return
 		}
 		for b, hs := range blocks {
-			if hs.known != nil && hs.known.ver.Compare(rep.slice(sliceOf(b)).Floor) <= 0 {
+			if hs.known != nil && hs.known.ver.Compare(rep.slice(sliceOf(b)).Floor) <= 0 &&
+				rl.joined(rep, br, b, 1) {
 				rep.raiseGen(sliceOf(b), hs.known.gen)
 				rl.note(rep.e.space, br, b, nil)
 			}

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"weft/dataplane/segment"
 	"weft/domain"
@@ -117,6 +116,11 @@ func (rep *replica) leave(b *branch) {
 			}
 		}
 		delete(rl.cuts, b)
+		for k := range rl.trusted {
+			if k.br == b {
+				delete(rl.trusted, k)
+			}
+		}
 	}
 	if b.fam.root == nil {
 		delete(rep.e.mu.replicas, b.fam.id)
@@ -202,18 +206,20 @@ func (rep *replica) displace(l *lane, home *branch, r *Record, era uint16) []dis
 	}
 	var list []displaced
 	var ended segment.Mask
+	resolved := r.Version.Compare(rep.slice(sliceOf(r.Block)).Floor) <= 0 // see outdo
 	for i := range r.Count {
-		if rep.beaten(l, home, r.Block+uint64(i), r.Version, era) {
+		b := r.Block + uint64(i)
+		if rep.beaten(l, home, b, r.Version, era) || resolved && rl.trusts(home, b) {
 			ended.Set(i)
 		}
 	}
 	leaves := rep.fam.leaves[l.no][uint32(r.Block/segment.LeafBlocks)]
-	for _, b := range rep.line[slices.Index(rep.line, home)+1:] {
+	for _, b := range rep.from(home)[1:] {
 		lf, blocks, d := leaves.of(b), rl.of(b), displaced{br: b}
 		for i := range r.Count {
 			hs := blocks[r.Block+uint64(i)]
 			own := lf != nil && lf.own.get(int(r.Block%segment.LeafBlocks)+i) != 0
-			if !ended.Kept(i) && hs.beats(r.Version, era) {
+			if hs.beats(r.Version, era) || resolved && rl.trusts(b, r.Block+uint64(i)) {
 				ended.Set(i)
 			}
 			if ended.Kept(i) || !own && hs == (holders{}) {
@@ -319,17 +325,8 @@ func (p *Replica) reach(ctx context.Context, gen uint32) error {
 	}
 }
 
-// mayCut refuses a cut while there are too many that are not sealed, and while a slice is filled
-// from another member: what is not there yet has no place in a line.
+// mayCut refuses a cut while there are too many that are not sealed.
 func (p *Replica) mayCut() error {
-	p.rep.mu.Lock()
-	for no, s := range p.rep.mu.slices {
-		if s.Open && !s.Buried || p.rep.mu.sessions[no] != nil {
-			p.rep.mu.Unlock()
-			return domain.Errorf(domain.Unsupported, "slice %d is in a join session: no cut", no)
-		}
-	}
-	p.rep.mu.Unlock()
 	e, n := p.v.e, 0
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -371,8 +368,7 @@ func (p *Replica) cut(gen uint32) *branch {
 // it. Records that come late still are, until SealCut. A record of a higher generation does the
 // same by itself. Durable on return. Cutting again is a success, and cutting what was dropped
 // changes nothing. Errors: NotFound, TooLarge for too many cuts or cuts that are not sealed,
-// Unsupported while a slice is in a join session, Aborted when ctx ends first: then it may be there
-// or not.
+// Aborted when ctx ends first: then it may be there or not.
 func (p *Replica) Cut(ctx context.Context, gen uint32) error {
 	if gen == 0 || gen+1 == 0 {
 		return domain.Errorf(domain.Invalid, "a cut of generation %d", gen)

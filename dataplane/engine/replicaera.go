@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"weft/dataplane/segment"
 	"weft/domain"
@@ -13,10 +14,14 @@ import (
 // era and beats all that is older, whatever its version: so the tail of writes that only this
 // member ever held is forgotten. Within the era the higher version wins, as ever.
 //
-// A block is trusted from when a copy of it was imported, when the source said that it is the same,
-// or when a record came whose version is of the session's epoch or later: that is above all that
-// there was before. A record of an older epoch leaves it untrusted, since the source may have had
-// more. The version of a trusted block that no record tells is at or below the floor, or noted:
+// A session is of all branches of the slice. A block of a branch is trusted when what the branch
+// shows of it is what the source's shows: from when a copy of it was imported, when the source said
+// that it is the same, or when a record came whose version is of the session's epoch or later: that
+// is above all that there was before, in its branch and in every later one. A record of an older
+// epoch leaves it untrusted, since the source may have had more. A branch that is made in a session
+// is not trusted, since the source's may be older than the session.
+//
+// The version of a trusted block that no record tells is at or below the floor, or noted:
 // with 24 bytes a block, until the floor has passed it. The floor rises to that of the source with
 // each copy: what the source says is resolved, is resolved. So a floor is never taken back, and a
 // record at or below it changes a trusted block never, and any other always.
@@ -48,31 +53,53 @@ type trust [segment.LeafBlocks / 64]uint64
 
 func (t *trust) has(i uint64) bool { return t != nil && t[i/64]>>(i%64)&1 != 0 }
 
-// trusts tells whether a block is trusted in the session under way; the lane's mutex is held.
-func (rl *replicaLane) trusts(block uint64) bool {
-	return rl.trusted[uint32(block/segment.LeafBlocks)].has(block % segment.LeafBlocks)
+// trustKey names the trusted blocks of a branch in an extent.
+type trustKey struct {
+	br  *branch
+	ext uint32
 }
 
-// rely lets a block be trusted; the lane's mutex is held.
-func (rl *replicaLane) rely(block uint64) {
-	ext, i := uint32(block/segment.LeafBlocks), block%segment.LeafBlocks
-	t := rl.trusted[ext]
+// trusts tells whether a block of a branch is trusted in the session under way; the lane's mutex is
+// held.
+func (rl *replicaLane) trusts(b *branch, block uint64) bool {
+	return rl.trusted[trustKey{b, uint32(block / segment.LeafBlocks)}].has(block % segment.LeafBlocks)
+}
+
+// rely lets a block of a branch be trusted; the lane's mutex is held.
+func (rl *replicaLane) rely(b *branch, block uint64) {
+	k, i := trustKey{b, uint32(block / segment.LeafBlocks)}, block%segment.LeafBlocks
+	t := rl.trusted[k]
 	if t == nil {
 		t = &trust{}
-		rl.trusted[ext] = t
+		rl.trusted[k] = t
 	}
 	t[i/64] |= 1 << (i % 64)
 }
 
-// joined tells whether a record may be settled as far as sessions go: none is under way, or its
-// blocks are trusted. What the floor says is resolved is so at the source, and may be missing here.
-func (rl *replicaLane) joined(rep *replica, h *heldRecord) bool {
-	if _, ss := rep.status(h.key().slice); ss == (session{}) {
+// relyFrom lets a block be trusted in a branch and every later one.
+func (rep *replica) relyFrom(rl *replicaLane, home *branch, block uint64) {
+	for _, b := range rep.from(home) {
+		rl.rely(b, block)
+	}
+}
+
+// from gives a branch and all later ones; a lane's mutex is held.
+func (rep *replica) from(home *branch) []*branch {
+	return rep.line[slices.Index(rep.line, home):]
+}
+
+// joined tells whether what is known of blocks may be forgotten as far as sessions go: none is
+// under way, or they are trusted, in their branch and in all later ones, whose copies may come late
+// and be lower. What the floor says is resolved is so at the source, and may be missing here.
+func (rl *replicaLane) joined(rep *replica, home *branch, block uint64, count int) bool {
+	if _, ss := rep.status(sliceOf(block)); ss == (session{}) {
 		return true
 	}
-	for i := range h.Count {
-		if !rl.trusts(h.Block + uint64(i)) {
-			return false
+	for _, b := range rep.from(home) {
+		for i := range uint64(count) {
+			if !rl.trusts(b, block+i) {
+				return false
+			}
 		}
 	}
 	return true
@@ -160,10 +187,10 @@ func (p *Replica) stale(no uint32, msg string) error {
 }
 
 // BeginEra opens a join session of a slice, named by the epoch that it began at: everything that
-// the slice holds is untrusted on return, durably, and its records are forgotten as such. It waits
-// for those on their way. Opening the session under way again is a success; Stale for one that
-// began before it, Unsupported where there are cuts, whose blocks have no way here yet, TooLarge
-// behind 65,000 sessions: then the copy has to be deleted and made anew.
+// the slice holds, in all branches, is untrusted on return, durably, and its records are forgotten
+// as such. It waits for those on their way. Opening the session under way again is a success; Stale
+// for one that began before it, TooLarge behind 65,000 sessions: then the copy has to be deleted
+// and made anew.
 func (p *Replica) BeginEra(ctx context.Context, slice uint32, since domain.Epoch) error {
 	if err := p.reachable(slice); err != nil {
 		return err
@@ -178,8 +205,6 @@ func (p *Replica) BeginEra(ctx context.Context, slice uint32, since domain.Epoch
 	switch {
 	case ss != (session{}) && since == ss.since:
 		return nil
-	case len(p.Cuts()) > 0:
-		return domain.Errorf(domain.Unsupported, "a join session of a replica that has cuts")
 	case ss != (session{}) && since < ss.since:
 		return p.stale(slice, fmt.Sprintf("session %d: %d is under way", since, ss.since))
 	case s.Era >= eraMax:
@@ -213,9 +238,8 @@ func (p *Replica) BeginEra(ctx context.Context, slice uint32, since domain.Epoch
 }
 
 // EndEra ends a session: all of the slice is trusted from then on, durably on return. It is what a
-// member does before it says that it is synced.
-// Ending a session that has ended is Stale, and so is ending one with a block that is not trusted:
-// that one is named.
+// member does before it says that it is synced. Ending a session that has ended is Stale, and so is
+// ending one with a block of some branch that is not trusted: that one is named.
 func (p *Replica) EndEra(ctx context.Context, slice uint32, since domain.Epoch) error {
 	if err := p.reachable(slice); err != nil {
 		return err
@@ -229,8 +253,8 @@ func (p *Replica) EndEra(ctx context.Context, slice uint32, since domain.Epoch) 
 	first := uint64(slice) * segment.SliceBlocks
 	end := min(first+segment.SliceBlocks, p.v.blocks())
 	for at := first; at < end; at += segment.LeafBlocks {
-		if b, all := p.relied(at, min(at+segment.LeafBlocks, end)); !all {
-			return p.stale(slice, fmt.Sprintf("block %d is not trusted", b))
+		if b, gen, all := p.relied(at, min(at+segment.LeafBlocks, end)); !all {
+			return p.stale(slice, fmt.Sprintf("block %d of generation %d is not trusted", b, gen))
 		}
 	}
 	// The floor comes first: it is the version of holes that were there before, as the generation is
@@ -254,19 +278,21 @@ func (p *Replica) EndEra(ctx context.Context, slice uint32, since domain.Epoch) 
 	return nil
 }
 
-// relied tells whether all blocks of an extent up to an end may be read behind the session, and
-// which is the first that may not.
-func (p *Replica) relied(block, end uint64) (uint64, bool) {
+// relied tells whether all blocks of an extent up to an end may be read behind the session, in each
+// branch that somebody reads, and which is the first that may not.
+func (p *Replica) relied(block, end uint64) (first uint64, gen uint32, all bool) {
 	l := p.v.lane(block)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	rl := &p.rep.lanes[l.no]
-	for ; block < end; block++ {
-		if !rl.trusts(block) {
-			return block, false
+	for _, br := range p.rep.line {
+		for b := block; br.named() && b < end; b++ {
+			if !rl.trusts(br, b) {
+				return b, br.gen, false
+			}
 		}
 	}
-	return 0, true
+	return 0, 0, true
 }
 
 // setSession changes the session of a slice, and lets those go on who waited for that.
@@ -326,9 +352,9 @@ func (l *lane) turn(rep *replica, slice uint32, era uint16) {
 
 // distrust forgets which blocks of a slice are trusted in a session; the lane's mutex is held.
 func (l *lane) distrust(rep *replica, slice uint32) {
-	for ext := range rep.lanes[l.no].trusted {
-		if ext/sliceExtents == slice {
-			delete(rep.lanes[l.no].trusted, ext)
+	for k := range rep.lanes[l.no].trusted {
+		if k.ext/sliceExtents == slice {
+			delete(rep.lanes[l.no].trusted, k)
 		}
 	}
 }

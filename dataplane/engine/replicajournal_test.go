@@ -58,7 +58,7 @@ func TestReplicaInJournal(t *testing.T) {
 		t.Errorf("%d writes, %d records in the journal", n, inSlots(p))
 	}
 	before := [2][]Meta{metas(t, p, 0), metas(t, p, 1)}
-	copies, _, err := p.Export(0, 702)
+	copies, _, err := p.Export(top(p), 0, 702)
 	must(t, err)
 	sum, err := p.Digest(0, segment.LeafBlocks)
 	must(t, err)
@@ -82,7 +82,7 @@ func TestReplicaInJournal(t *testing.T) {
 			check(t, p.v, b, n)
 		}
 		check(t, p.v, segment.SliceBlocks+1, 7)
-		now, _, err := p.Export(0, 702)
+		now, _, err := p.Export(top(p), 0, 702)
 		must(t, err)
 		for i := range now {
 			if a, b := now[i], copies[i]; a.Version != b.Version || a.Kind != b.Kind ||
@@ -210,7 +210,7 @@ func TestReplicaJournalHoles(t *testing.T) {
 	e.floors.done.Wait()
 	must(t, e.nv.drain(background))
 	for range 2 {
-		list, _, err := p.Export(1, 1)
+		list, _, err := p.Export(top(p), 1, 1)
 		must(t, err)
 		gen, err := p.Read(1, 1, backends.AlignedBuffer(segment.BlockSize))
 		must(t, err)
@@ -307,7 +307,7 @@ func TestReplicaJournalSession(t *testing.T) {
 	}
 	for ext := range uint64(segment.SliceBlocks / segment.LeafBlocks) {
 		for at := ext * segment.LeafBlocks; at < (ext+1)*segment.LeafBlocks; at += 256 {
-			must(t, p.Import(9, at, slices.Repeat([]Copy{{Kind: segment.KindUnmap}}, 256),
+			must(t, p.Import(9, top(p), at, slices.Repeat([]Copy{{Kind: segment.KindUnmap}}, 256),
 				domain.Version{Epoch: 6}))
 		}
 	}

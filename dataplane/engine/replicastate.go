@@ -555,7 +555,7 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 		return
 	case segment.KindSame:
 		l.turn(rep, no, en.Era)
-		l.confirm(rep, en.Block, en.Same(), en.Era)
+		l.confirm(rep, b, en.Block, en.Same(), en.Era)
 		return
 	}
 	ext := uint32(en.Block / segment.LeafBlocks)

@@ -102,6 +102,7 @@ type versionSearch struct {
 	above  []domain.Version // of holes and zeros of which a record is held
 	locs   []segment.Loc    // where all of them stand
 	floor  domain.Version   // of the moment at which they stood there
+	link   *Link            // not nil: a branch of which only what it has itself is looked for
 	wanted map[uint32]map[segment.Loc]int
 	kept   []byte // bytes of those that stand in the journal; nil: they are not asked for
 }
@@ -122,9 +123,20 @@ func (s *versionSearch) lookup() error {
 		return p.v.missing()
 	}
 	s.floor = p.Floor(sliceOf(s.block))
+	br := p.v.br.Load()
+	if s.link != nil {
+		var err error
+		if br, err = p.link(*s.link); err != nil {
+			return err
+		}
+	}
+	lf := p.rep.fam.leaves[l.no][uint32(s.block/segment.LeafBlocks)].of(br)
 	for i := range s.found {
 		b := s.block + uint64(i)
-		hs, loc := p.rep.shows(l, p.v.br.Load(), b)
+		hs, loc := p.rep.shows(l, br, b)
+		if s.link != nil && (lf == nil || lf.own.get(int(b%segment.LeafBlocks)) == 0) {
+			loc = 0 // as the parent, of the version that this shows
+		}
 		s.locs[i] = loc
 		if s.kept != nil && p.v.e.nv.holds(loc) {
 			p.v.e.nv.fetch(s.locs[i:i+1], block(s.kept, i))
