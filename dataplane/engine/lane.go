@@ -168,6 +168,7 @@ type lane struct {
 
 	seal    sync.Mutex // held while a chunk is taken and placed, so the chain follows seal order
 	open    *openSegment
+	loaded  uint64 // no leaf was complete beyond it when it was loaded
 	lastLSN uint64 // of the chunk sealed last
 	lastCRC uint32
 

@@ -94,6 +94,7 @@ func (e *Engine) loadLeaves() error {
 func (e *Engine) adopt(b *branch, im *segment.Leaf) {
 	l := e.laneOf(b.fam, im.Extent)
 	lf := &leaf{br: b, ext: im.Extent, complete: im.Complete}
+	l.loaded = max(l.loaded, im.Complete)
 	l.insert(lf)
 	count := 0
 	for i, loc := range im.Loc {
@@ -159,9 +160,12 @@ func (l *lane) settleExtent(lf *leaf) {
 			continue
 		}
 		l.bound(m.lf)
+		var all sight
 		m.lf.own.each(func(i int, loc segment.Loc) {
-			m.lf.br.count(seen(m.lf.base.at(i), shown(loc)))
+			s := seen(m.lf.base.at(i), shown(loc))
+			all.mapped, all.data, all.saved = all.mapped+s.mapped, all.data+s.data, all.saved+s.saved
 		})
+		m.lf.br.count(all)
 	}
 }
 

@@ -176,8 +176,8 @@ func (n *nvram) damaged(d journal.Damage) {
 func (n *nvram) redo(sl *nvSlot, en *segment.Entry, raw []byte, place uint32) {
 	e := n.e
 	b := e.branch(en.Branch)
-	if (b == nil || b.fam.replica == nil) && en.Version.Seq > e.versionSeq.Load() {
-		e.versionSeq.Store(en.Version.Seq)
+	if b == nil || b.fam.replica == nil {
+		e.raiseVersion(en.Version.Seq)
 	}
 	if b == nil {
 		return // nobody sees it any more

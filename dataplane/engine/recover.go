@@ -309,8 +309,9 @@ func (e *Engine) recover() error {
 	if err != nil {
 		return err
 	}
+	q := newRedoQueue()
 	for i, l := range e.lanes {
-		if err := l.replay(a.Lanes[i], heads); err != nil {
+		if err := l.replay(a.Lanes[i], heads, q); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"math"
+	"math/bits"
 
 	"weft/dataplane/segment"
 )
@@ -13,13 +14,12 @@ var (
 	redoBulk = 8
 )
 
-// redoBits is how many bits of an extent's number are sorted by at once.
-const redoBits = 11
+// redoBits is the most bits of an extent's number that are sorted by at once.
+const redoBits = 12
 
 // redo is a block of data that recovery found in the log.
 type redo struct {
 	loc segment.Loc
-	lsn uint64
 	ext uint32
 	i   uint16 // in the extent
 	br  uint16 // which of the queue's branches
@@ -30,15 +30,24 @@ type redo struct {
 // order stays; what is not a single block of data waits for all before it.
 type redoQueue struct {
 	list, spare []redo
+	extents     uint32            // all their numbers, or'ed
 	branches    []*branch         // that entries named since all entered; nil: nobody answers
 	places      map[uint32]uint16 // of those, by what entries call them
 	lastID      uint32            // what an entry named last
 	last        uint16
 	family      []uint32 // of the branches, numbered
-	at          []int    // of a pass
+	at          []uint32 // of a pass
 	sums        redoSums
 	all         [segment.LeafBlocks]segment.Loc // of a leaf that is a list
+
+	// What all lanes use one after the other.
+	room   footerRoom
+	chunks []logChunk // of one segment
+	entry  segment.Entry
+	seq    uint64 // the highest of a version that was seen
 }
+
+func newRedoQueue() *redoQueue { return &redoQueue{room: footerRoom{kept: true}} }
 
 // redoSums are changes of what all lanes count together, gathered for many blocks.
 type redoSums struct {
@@ -91,7 +100,11 @@ func (q *redoQueue) branch(l *lane, id uint32) (*branch, uint16) {
 
 // add holds a block back; what is held enters when there is much of it.
 func (q *redoQueue) add(l *lane, r redo) {
+	if q.list == nil {
+		q.list = make([]redo, 0, redoMax)
+	}
 	q.list = append(q.list, r)
+	q.extents |= r.ext
 	if len(q.list) >= redoMax {
 		q.enter(l)
 	}
@@ -113,7 +126,7 @@ func (q *redoQueue) enter(l *lane) {
 			from = to
 		}
 		q.sums.give(l.e)
-		q.list = q.list[:0]
+		q.list, q.extents = q.list[:0], 0
 	}
 	clear(q.places)
 	q.branches = q.branches[:0]
@@ -121,17 +134,7 @@ func (q *redoQueue) enter(l *lane) {
 
 // leaf enters blocks of one leaf, in their order.
 func (q *redoQueue) leaf(l *lane, br *branch, list []redo) {
-	complete, ext := uint64(0), list[0].ext
-	if there := br.fam.leaves[l.no][ext].of(br); there != nil {
-		complete = there.complete
-	}
-	for len(list) > 0 && list[0].lsn <= complete {
-		list = list[1:]
-	}
-	if len(list) == 0 {
-		return
-	}
-	lf := l.leaf(br, uint64(ext)*segment.LeafBlocks)
+	lf := l.leaf(br, uint64(list[0].ext)*segment.LeafBlocks)
 	if lf == nil {
 		return // buried
 	}
@@ -194,28 +197,28 @@ func (q *redoQueue) bulk(l *lane, lf *leaf, list []redo) {
 
 // sort orders the blocks by extent, by family within one, and as they came within that.
 func (q *redoQueue) sort() {
-	most := uint32(0)
-	for i := range q.list {
-		most = max(most, q.list[i].ext)
-	}
 	if cap(q.spare) < len(q.list) {
 		q.spare = make([]redo, cap(q.list))
 	}
 	if families := q.families(); families > 1 {
 		q.pass(families, func(r *redo) uint32 { return q.family[r.br] })
 	}
-	for shift := 0; most>>shift > 0; shift += redoBits {
-		q.pass(1<<redoBits, func(r *redo) uint32 { return r.ext >> shift & (1<<redoBits - 1) })
+	width := bits.Len32(q.extents)
+	for done, left := 0, (width+redoBits-1)/redoBits; left > 0; left-- {
+		n := (width - done + left - 1) / left
+		shift, mask := done, uint32(1)<<n-1
+		q.pass(1<<n, func(r *redo) uint32 { return r.ext >> shift & mask })
+		done += n
 	}
 }
 
 // pass orders the blocks by a number below a bound, and leaves those with the same as they are.
 func (q *redoQueue) pass(bound int, of func(*redo) uint32) {
-	q.at = append(q.at[:0], make([]int, bound)...)
+	q.at = append(q.at[:0], make([]uint32, bound)...)
 	for i := range q.list {
 		q.at[of(&q.list[i])]++
 	}
-	sum := 0
+	sum := uint32(0)
 	for i, n := range q.at {
 		q.at[i], sum = sum, sum+n
 	}

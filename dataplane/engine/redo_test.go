@@ -20,10 +20,11 @@ func TestRedoSort(t *testing.T) {
 	of := []int{0, -1, 1, 0}
 	for _, extents := range []uint32{1, 2, 100, 1 << redoBits, 1<<redoBits + 1, 1 << 22, 1<<32 - 1} {
 		for _, n := range []int{1, 2, 1000, 300} {
-			q.list = q.list[:0]
+			q.list, q.extents = q.list[:0], 0
 			for i := range n {
 				br := []uint16{0, 2, 3}[rng.IntN(3)]
-				q.list = append(q.list, redo{ext: rng.Uint32N(extents), lsn: uint64(i), br: br})
+				ext := rng.Uint32N(extents)
+				q.list, q.extents = append(q.list, redo{ext: ext, loc: segment.Loc(i), br: br}), q.extents|ext
 			}
 			want := slices.Clone(q.list)
 			slices.SortStableFunc(want, func(a, b redo) int {
@@ -38,8 +39,8 @@ func TestRedoSort(t *testing.T) {
 }
 
 // TestRedoBulk proves that many blocks of a leaf enter together as they would one by one: over
-// nothing, zeros, plain and compressed blocks, over each other, and over what the checkpoint had
-// already; in a list, in an array, and in a list that becomes one.
+// nothing, zeros, plain and compressed blocks, and over each other; in a list, in an array, and in
+// a list that becomes one.
 func TestRedoBulk(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for round := range 60 {
@@ -68,11 +69,9 @@ func TestRedoBulk(t *testing.T) {
 		list := make([]redo, 2+rng.IntN(900))
 		for i := range list {
 			list[i] = redo{
-				loc: segment.MakeLoc(place(0, 0), rng.Uint32()), lsn: uint64(i),
-				i: uint16(rng.IntN(segment.LeafBlocks)),
+				loc: segment.MakeLoc(place(0, 0), rng.Uint32()), i: uint16(rng.IntN(segment.LeafBlocks)),
 			}
 		}
-		complete := uint64(rng.IntN(len(list)))
 		var got [2]state
 		for k, bulk := range []int{1, len(list) + 1} {
 			redoBulk = bulk
@@ -85,7 +84,6 @@ func TestRedoBulk(t *testing.T) {
 					l.point(lf, i, loc)
 				}
 			}
-			lf.complete = complete
 			q := redoQueue{branches: []*branch{br}, list: slices.Clone(list)}
 			q.enter(l)
 			s := state{
@@ -108,9 +106,7 @@ func TestRedoBulk(t *testing.T) {
 			want[i] = loc
 		}
 		for _, r := range list {
-			if r.lsn > complete {
-				want[r.i] = r.loc
-			}
+			want[r.i] = r.loc
 		}
 		if got[0].all != want {
 			t.Errorf("round %d: the leaf holds what it should not", round)

@@ -25,16 +25,17 @@ func (e *Engine) unreadable(err error) error {
 func (e *Engine) eachChunk(id uint32, seq uint64,
 	fn func(off int64, h *segment.Chunk, entries []byte) error,
 ) error {
-	_, err := e.readChunks(id, seq, fn)
+	_, err := e.readChunks(id, seq, &footerRoom{}, fn)
 	return err
 }
 
-// readChunks is eachChunk and tells whether the segment was sealed.
-func (e *Engine) readChunks(id uint32, seq uint64,
+// readChunks is eachChunk and tells whether the segment was sealed. Then entries are fn's only until
+// the room is used again.
+func (e *Engine) readChunks(id uint32, seq uint64, room *footerRoom,
 	fn func(off int64, h *segment.Chunk, entries []byte) error,
 ) (sealed bool, err error) {
 	base := e.space.off(id)
-	t, body, err := e.footer(id, seq)
+	t, body, err := e.footer(id, seq, room)
 	if err != nil {
 		return false, err
 	}
@@ -55,29 +56,52 @@ func (e *Engine) readChunks(id uint32, seq uint64,
 	return true, fault
 }
 
-// footer reads a segment's footer; nil when this life of the segment has none that verifies.
-func (e *Engine) footer(id uint32, seq uint64) (*segment.Trailer, []byte, error) {
-	b := backends.AlignedBuffer(segment.Sector)
+// footerRoom is where one footer after the other is read. The next one is asked for at the size of
+// the one before, so that a single read takes the trailer and the body.
+type footerRoom struct {
+	buf  []byte
+	last int  // bytes of the footer before
+	kept bool // for many footers: huge pages are worth it
+}
+
+// read gives the last n bytes of a segment that ends at an offset of the device.
+func (r *footerRoom) read(dev backends.Device, end int64, n int) ([]byte, error) {
+	switch {
+	case n <= len(r.buf):
+	case r.kept:
+		r.buf = backends.HugeBuffer(n)
+	default:
+		r.buf = backends.AlignedBuffer(n)
+	}
+	b := r.buf[:n]
+	return b, dev.ReadAt(b, end-int64(n))
+}
+
+// footer reads a segment's footer; nil when this life of the segment has none. Its body is not
+// verified yet, and stays as it is until the room is used again.
+func (e *Engine) footer(id uint32, seq uint64, room *footerRoom) (*segment.Trailer, []byte, error) {
 	end := e.space.off(id) + e.space.size
-	if err := e.dev.ReadAt(b, end-segment.Sector); err != nil {
+	b, err := room.read(e.dev, end, max(room.last, segment.Sector))
+	if err != nil && len(b) > segment.Sector { // what cannot be read may be no part of this footer
+		b, err = room.read(e.dev, end, segment.Sector)
+	}
+	if err != nil {
 		return nil, nil, e.unreadable(err)
 	}
-	t, err := segment.DecodeTrailer(b)
-	if err != nil || t.Sequence != seq {
+	t, bad := segment.DecodeTrailer(b[len(b)-segment.Sector:])
+	if bad != nil || t.Sequence != seq {
 		return nil, nil, nil //nolint:nilerr // no footer is an answer, not an error
 	}
-	n := segment.RoundUp(int(t.Bytes), segment.Sector)
-	if int64(n) > e.space.size-2*segment.Sector {
+	n := segment.RoundUp(int(t.Bytes), segment.Sector) + segment.Sector
+	if int64(n) > e.space.size-segment.Sector {
 		return nil, nil, nil
 	}
-	body := backends.AlignedBuffer(max(n, segment.Sector))
-	if err := e.dev.ReadAt(body[:n], end-segment.Sector-int64(n)); err != nil {
-		return nil, nil, e.unreadable(err)
+	if room.last = n; n > len(b) {
+		if b, err = room.read(e.dev, end, n); err != nil {
+			return nil, nil, e.unreadable(err)
+		}
 	}
-	if segment.Checksum(body[:t.Bytes]) != t.CRC {
-		return nil, nil, nil
-	}
-	return t, body, nil
+	return t, b[len(b)-n : len(b)-segment.Sector], nil
 }
 
 // scan walks a segment sector by sector: behind a valid chunk it goes on at its end, elsewhere one

@@ -434,6 +434,57 @@ func put56(b []byte, v uint64) {
 	b[6] = byte(v >> 48)
 }
 
+// Single is what an entry says of a plain block of data alone: all that recovery asks of most of a
+// log.
+type Single struct {
+	Branch uint32
+	Off    uint32
+	Block  uint64
+	Seq    uint64 // of the version
+	LSN    uint64
+	CRC    uint32
+}
+
+// DecodeSingle reads the entry at the start of b into s, whose chunk has the given LSN, and returns
+// its size: 0 when it is no single plain block that was applied, was moved, or is nothing that a
+// writer writes. DecodeEntry says of all that DecodeSingle reads the same, and of the rest what it
+// is.
+func DecodeSingle(b []byte, chunkLSN uint64, s *Single) int {
+	if len(b) < EntrySettled {
+		return 0
+	}
+	e := (*[EntrySettled]byte)(b)
+	// Block in 5 bytes, blocks less one, kind, flags; place in 4 bytes, units in 2, era in 2.
+	head, at := le.Uint64(e[4:]), le.Uint64(e[32:])
+	const (
+		flags = uint64(FlagFresh|FlagEncrypted) << 56
+		block = 1<<40 - 1
+		place = 0xffff<<32 | (BlockUnits - 1)
+	)
+	if head&^(flags|block) != uint64(KindData)<<48 || at&place != BlockUnits<<32 {
+		return 0
+	}
+	n := EntrySettled + int(e[11]&FlagFresh)/int(FlagFresh)*EntryFresh +
+		int(e[11]&FlagEncrypted)/int(FlagEncrypted)*TagBytes
+	if len(b) < n {
+		return 0
+	}
+	s.Branch, s.Block, s.Off = le.Uint32(e[:]), head&block, uint32(at)
+	s.Seq = le.Uint64(e[20:]) & (1<<48 - 1)
+	s.LSN, s.CRC = logLSN(chunkLSN, le.Uint32(e[40:])), le.Uint32(e[44:])
+	return n
+}
+
+// logLSN gives the LSN of an entry that was not moved from its low bits. The chunk's is that of its
+// last entry, so they wrap at most once below it.
+func logLSN(chunkLSN uint64, low uint32) uint64 {
+	lsn := chunkLSN&^(1<<32-1) | uint64(low)
+	if lsn > chunkLSN && lsn >= 1<<32 {
+		lsn -= 1 << 32
+	}
+	return lsn
+}
+
 // DecodeEntry reads the entry at the start of b into e, whose chunk has the given LSN, and returns
 // its size. The further CRCs stand at b[e.FurtherAt:], four bytes each.
 func DecodeEntry(b []byte, chunkLSN uint64, e *Entry) (int, error) {
@@ -471,11 +522,7 @@ func DecodeEntry(b []byte, chunkLSN uint64, e *Entry) (int, error) {
 		}
 		n += EntryFresh
 	}
-	// The chunk's LSN is that of its last entry, so the low bits wrap at most once below it.
-	e.LSN = chunkLSN&^(1<<32-1) | uint64(low)
-	if e.LSN > chunkLSN && e.LSN >= 1<<32 {
-		e.LSN -= 1 << 32
-	}
+	e.LSN = logLSN(chunkLSN, low)
 	if e.Flags&FlagMoved != 0 {
 		e.From, e.FromSeq = get40(b[n:]), le.Uint64(b[n+8:])
 		e.LSN = uint64(low) | (uint64(b[n+5])|uint64(b[n+6])<<8|uint64(b[n+7])<<16)<<32

@@ -189,6 +189,8 @@ func FuzzEntry(f *testing.F) {
 		var e, again Entry
 		n, err := DecodeEntry(b, lsn, &e)
 		judge(t, err)
+		var s Single
+		judgeSingle(t, DecodeSingle(b, lsn, &s), &s, &e, err)
 		if err != nil {
 			return
 		}
@@ -218,6 +220,23 @@ func FuzzEntry(f *testing.F) {
 			t.Fatalf("mask %x, not %x", twice, mask)
 		}
 	})
+}
+
+// judgeSingle compares what DecodeSingle says of an entry, and its size, with DecodeEntry.
+func judgeSingle(t *testing.T, got int, s *Single, e *Entry, err error) {
+	t.Helper()
+	const others = FlagMoved | FlagCompressed | FlagParent | outcomeMask
+	n := 0
+	if err == nil && e.Kind == KindData && e.Count == 1 && e.Flags&others == 0 {
+		n = e.Size()
+	}
+	if got != n {
+		t.Fatalf("a single block in %d B, not %d: %+v, %v", got, n, e, err)
+	}
+	want := Single{e.Branch, e.Off, e.Block, e.Version.Seq, e.LSN, e.CRC}
+	if n > 0 && *s != want {
+		t.Fatalf("a single block %+v, not %+v", *s, want)
+	}
 }
 
 // FuzzReplicas: see above; the table is covered by the checksums of the root's pieces.

@@ -1,6 +1,9 @@
 package segment
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 const (
 	leafMagic = 0x4641454c // "LEAF"
@@ -45,22 +48,19 @@ func (l *Leaf) Count() int {
 // Encode appends the image to dst: as runs of blocks that follow each other on the device, or
 // dense, whichever is smaller.
 func (l *Leaf) Encode(dst []byte) []byte {
-	runs, data := l.runs()
-	form, size := formRuns, leafFixed+runs*leafRun+4*data
-	if size >= leafFixed+leafDense {
-		form, size = formDense, leafFixed+leafDense
-	}
 	at := len(dst)
-	var fixed [leafFixed]byte
-	dst = append(dst, fixed[:]...)
-	if form == formRuns {
-		dst = l.appendRuns(dst)
-	} else {
-		for _, loc := range l.Loc {
-			dst = le.AppendUint64(dst, uint64(loc))
+	dst = slices.Grow(dst, LeafMax)[:at+LeafMax]
+	b := dst[at:]
+	clear(b[:leafFixed])
+	runs, size := l.putRuns(b[leafFixed:])
+	form := formRuns
+	if size += leafFixed; size >= LeafMax {
+		form, size = formDense, LeafMax
+		for i, loc := range l.Loc {
+			le.PutUint64(b[leafFixed+8*i:], uint64(loc))
 		}
 	}
-	b := dst[at:]
+	b = b[:size]
 	le.PutUint32(b[0:], leafMagic)
 	le.PutUint32(b[4:], l.Branch)
 	le.PutUint32(b[8:], l.Extent)
@@ -69,62 +69,56 @@ func (l *Leaf) Encode(dst []byte) []byte {
 	le.PutUint16(b[26:], uint16(runs))
 	le.PutUint32(b[28:], uint32(size))
 	le.PutUint32(b[60:], leafCRC(b))
-	return dst
+	return dst[:at+size]
 }
 
 func leafCRC(b []byte) uint32 { return crcUpdate(Checksum(b[:60]), b[leafFixed:]) }
 
-// follows tells whether block i continues the run that ends with block i-1.
-func (l *Leaf) follows(i int) bool {
-	a, b := l.Loc[i-1], l.Loc[i]
+// follows tells whether a block continues the run that ends with another.
+func follows(a, b Loc) bool {
 	if a.Kind() == Flash && b.Kind() == Flash {
 		return b>>32 == a>>32+1 // also of compressed ones: where in its sector each says itself
 	}
 	return a != 0 && a == b
 }
 
-func (l *Leaf) runs() (runs, data int) {
+// putRuns writes the runs, which always have room in b, and gives their number; then the low halves
+// of all data, if both are smaller than the dense form. size is that of both. A run that stands
+// nowhere names its kind in the place of the address.
+func (l *Leaf) putRuns(b []byte) (runs, size int) {
+	var lows [LeafBlocks]uint32
+	data, last := 0, Loc(0)
+	var run []byte
 	for i, loc := range l.Loc {
 		if loc == 0 {
+			last = 0
 			continue
 		}
-		if loc.Kind() == Flash {
+		flash := loc.Kind() == Flash
+		if flash {
+			lows[data] = uint32(loc)
 			data++
 		}
-		if i == 0 || !l.follows(i) {
-			runs++
-		}
-	}
-	return runs, data
-}
-
-// appendRuns writes the runs. One that stands nowhere names its kind in the place of the address.
-func (l *Leaf) appendRuns(dst []byte) []byte {
-	for i := 0; i < LeafBlocks; {
-		loc := l.Loc[i]
-		if loc == 0 {
-			i++
-			continue
-		}
-		n := 1
-		for i+n < LeafBlocks && l.follows(i+n) {
-			n++
-		}
-		dst = le.AppendUint16(dst, uint16(i))
-		dst = le.AppendUint16(dst, uint16(n))
-		if loc.Kind() == Flash {
-			dst = le.AppendUint32(dst, uint32(loc>>32))
+		if follows(last, loc) {
+			le.PutUint16(run[2:], le.Uint16(run[2:])+1)
 		} else {
-			dst = le.AppendUint32(dst, uint32(loc))
+			run = b[leafRun*runs:][:leafRun]
+			runs++
+			addr := uint32(loc)
+			if flash {
+				addr = uint32(loc >> 32)
+			}
+			le.PutUint64(run, uint64(addr)<<32|1<<16|uint64(i))
 		}
-		i += n
+		last = loc
 	}
-	for _, loc := range l.Loc {
-		if loc.Kind() == Flash {
-			dst = le.AppendUint32(dst, uint32(loc))
+	size = leafRun*runs + 4*data
+	if size < leafDense {
+		for i, low := range lows[:data] {
+			le.PutUint32(b[leafRun*runs+4*i:], low)
 		}
 	}
-	return dst
+	return runs, size
 }
 
 // DecodeLeaf reads and checks an image into l and returns its size.

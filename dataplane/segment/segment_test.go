@@ -344,7 +344,7 @@ func TestLeafRoundTrip(t *testing.T) {
 			}
 		}
 		b := l.Encode(nil)
-		if runs, data := l.runs(); len(b) != min(LeafMax, leafFixed+runs*leafRun+4*data) ||
+		if runs, data := runsOf(&l); len(b) != min(LeafMax, leafFixed+runs*leafRun+4*data) ||
 			len(b) > LeafFixed+LeafEntry*l.Count() {
 			t.Fatalf("%d runs of %d blocks take %d B", runs, data, len(b))
 		}
@@ -353,6 +353,61 @@ func TestLeafRoundTrip(t *testing.T) {
 			t.Fatalf("%d of %d B: %v", n, len(b), err)
 		}
 	}
+}
+
+// TestSingle proves that DecodeSingle reads what DecodeEntry reads of a single plain block, and
+// nothing else: whatever bit of an entry is another, wherever it is cut short, and where the low
+// bits of the LSN have wrapped.
+func TestSingle(t *testing.T) {
+	var e Entry
+	var s Single
+	singles := 0
+	for _, flags := range []uint8{0, FlagFresh, FlagEncrypted, FlagFresh | FlagEncrypted} {
+		want := Entry{
+			Branch: 0x01020304, Block: 0xf1f2f3f4f5, Count: 1, Kind: KindData, Flags: flags, Era: 0xffff,
+			Version: domain.Version{Epoch: 1 << 60, Seq: 1<<48 - 2, Node: 0xffff}, Gen: 1 << 31,
+			Off: 0xfffffff8, Units: BlockUnits, LSN: 0xfffffff0, CRC: 0x11121314,
+		}
+		whole := make([]byte, want.Size(), 200)
+		want.Encode(whole, nil)
+		for _, lsn := range []uint64{0xfffffff0, 0xffffffff, 1<<32 + 5, 7<<32 - 1} {
+			for bit := range 8 * len(whole) {
+				whole[bit/8] ^= 1 << (bit % 8)
+				_, err := DecodeEntry(whole, lsn, &e)
+				judge(t, err)
+				got := DecodeSingle(whole, lsn, &s)
+				judgeSingle(t, got, &s, &e, err)
+				if got > 0 {
+					singles++
+				}
+				whole[bit/8] ^= 1 << (bit % 8)
+			}
+			for n := range len(whole) {
+				if got := DecodeSingle(whole[:n], lsn, &s); got != 0 {
+					t.Errorf("%d of %d B are %d", n, len(whole), got)
+				}
+			}
+		}
+	}
+	if singles == 0 {
+		t.Error("nothing is a single block")
+	}
+}
+
+// runsOf counts the runs of a leaf, and the blocks that stand somewhere.
+func runsOf(l *Leaf) (runs, data int) {
+	for i, loc := range l.Loc {
+		if loc == 0 {
+			continue
+		}
+		if loc.Kind() == Flash {
+			data++
+		}
+		if i == 0 || !follows(l.Loc[i-1], loc) {
+			runs++
+		}
+	}
+	return runs, data
 }
 
 // TestChainIgnoresPlace proves that a chunk written again elsewhere keeps its name in the chain,
