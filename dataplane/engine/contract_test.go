@@ -2011,9 +2011,9 @@ func TestContractCrash(t *testing.T) {
 	t.Logf("%d crash images", total)
 }
 
-// TestContractCrashMarkOnItsWay cuts the power when a record of which a duplicate came on its way is
-// there, and one that came between the two is not: that is a state of the records, and what both
-// mark is marked (C1, C11).
+// TestContractCrashMarkOnItsWay cuts the power when a record of which a duplicate came on its
+// way is there, and one that came between the two is not: that is a state of the records, and
+// what both mark is marked (C1, C11).
 func TestContractCrashMarkOnItsWay(t *testing.T) {
 	inner := crashDevice(t, 60, 1)
 	dev := faulty.New(inner, nil)

@@ -507,18 +507,24 @@ func TestC10Refuses(t *testing.T) {
 	began(t, p, 0, 6)
 	bad := copied(3)
 	bad.CRC++
-	if err := p.Import(6, top(p), 0, []Copy{copied(2), bad}, at(1)); !domain.IsKind(err, domain.Corrupt) {
+	if err := p.Import(
+		6, top(p), 0, []Copy{copied(2), bad}, at(1),
+	); !domain.IsKind(err, domain.Corrupt) {
 		t.Errorf("%v", err)
 	}
 	bad = copied(3)
 	bad.Version = domain.Version{}
-	if err := p.Import(6, top(p), 0, []Copy{copied(2), bad}, at(1)); !domain.IsKind(err, domain.Invalid) {
+	if err := p.Import(
+		6, top(p), 0, []Copy{copied(2), bad}, at(1),
+	); !domain.IsKind(err, domain.Invalid) {
 		t.Errorf("%v", err)
 	}
 	if _, err := p.Same(6, top(p), 3, 1); !domain.IsKind(err, domain.Invalid) {
 		t.Errorf("%v", err)
 	}
-	if err := p.Import(6, top(p), 1020, make([]Copy, 5), at(1)); !domain.IsKind(err, domain.OutOfRange) {
+	if err := p.Import(
+		6, top(p), 1020, make([]Copy, 5), at(1),
+	); !domain.IsKind(err, domain.OutOfRange) {
 		t.Errorf("%v", err)
 	}
 	check(t, p.v, 0, 0)

@@ -13,8 +13,9 @@ import (
 	"weft/domain"
 )
 
-// The tests of join sessions of replicas that have cuts (C8, C10, C12): a member beside a model that
-// knows every version and every branch's own copies, and two members that must be equal at the end.
+// The tests of join sessions of replicas that have cuts (C8, C10, C12): a member beside a model
+// that knows every version and every branch's own copies, and two members that must be equal at
+// the end.
 
 // spot names a block of the branch of a generation.
 type spot struct {
@@ -296,10 +297,11 @@ func (c *joinRun) give(r *Record, wg *sync.WaitGroup) {
 		return
 	}
 	ops := c.cut(r.Gen)
-	want, mask, kept := Duplicate, segment.Mask{}, 0
+	want, mask := Duplicate, segment.Mask{}
 	if !c.m.held[r.Version] && (c.m.since != 0 || r.Version.Compare(c.floor) > 0) {
 		o := &lineOp{what: "append", block: r.Block, count: r.Count, x: c.block(r.Version)}
 		o.floor, o.begun, o.acked = c.floor, c.mark(), 1<<62
+		var kept int
 		mask, kept = c.m.apply(o)
 		c.order = append(c.order, o)
 		ops = append(ops, o)
@@ -720,9 +722,9 @@ func TestC10CutsModel(t *testing.T) {
 	}
 }
 
-// TestC10CutsCrash enumerates power cuts of a device under a member that has cuts and joins: what is
-// there is what the first so many operations make, all acknowledged ones among them (C8, C10, C12,
-// E1, E2).
+// TestC10CutsCrash enumerates power cuts of a device under a member that has cuts and joins:
+// what is there is what the first so many operations make, all acknowledged ones among them (C8,
+// C10, C12, E1, E2).
 func TestC10CutsCrash(t *testing.T) {
 	total := 0
 	for seed := range uint64(3) {

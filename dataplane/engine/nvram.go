@@ -272,7 +272,8 @@ func (l *lane) keep(b *branch, r *Record) error {
 	p := pending{br: b, kind: r.kind, block: r.Block, count: r.Count}
 	if r.kind == segment.KindData {
 		en.Count, en.Units = r.Count, uint16(r.Count*segment.BlockUnits)
-		data, crcs, by := r.Data[:r.Count*segment.BlockSize], r.crc[:r.Count], journal.Sealer((*summer)(r))
+		data, crcs := r.Data[:r.Count*segment.BlockSize], r.crc[:r.Count]
+		by := journal.Sealer((*summer)(r))
 		if b.key != nil {
 			en.Flags |= segment.FlagEncrypted
 			l.sealer.key, l.sealer.life = b.key, l.mu.slot.life

@@ -12,8 +12,8 @@ import (
 	"weft/domain"
 )
 
-// crashedLog gives an engine that wrote to so many segments and was ended as by a crash, all of them
-// but the last sealed, and the headers of its log in their order.
+// crashedLog gives an engine that wrote to so many segments and was ended as by a crash, all of
+// them but the last sealed, and the headers of its log in their order.
 func crashedLog(t *testing.T, dev backends.Device, segments int64) (*Engine, []segment.Header) {
 	t.Helper()
 	e := open(t, dev, quiet)
@@ -49,7 +49,8 @@ type chunkRead struct {
 	entries []byte
 }
 
-func chunksOf(t *testing.T, e *Engine, h segment.Header, room *footerRoom) (list []chunkRead, sealed bool) {
+func chunksOf(t *testing.T, e *Engine, h segment.Header, room *footerRoom,
+) (list []chunkRead, sealed bool) {
 	t.Helper()
 	sealed, err := e.readChunks(h.Segment, h.Sequence, room,
 		func(off int64, c *segment.Chunk, entries []byte) error {

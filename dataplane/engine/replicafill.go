@@ -113,9 +113,9 @@ type Copy struct {
 }
 
 // Export gives what a branch of a replica has itself in count blocks from block on, inside one
-// extent, all as it was at one moment, and the slice's floor at that moment. Whether it is committed
-// is the caller's to know, before and after. Errors: those of Versions, Conflict for a branch that
-// is not there, or stands on another.
+// extent, all as it was at one moment, and the slice's floor at that moment. Whether it is
+// committed is the caller's to know, before and after. Errors: those of Versions, Conflict for a
+// branch that is not there, or stands on another.
 func (p *Replica) Export(at Link, block uint64, count int) ([]Copy, domain.Version, error) {
 	if err := p.v.inside(block, count); err != nil {
 		return nil, domain.Version{}, err
@@ -306,7 +306,7 @@ func (p *Replica) choose(l *lane, br *branch, block uint64, list []Copy, floor d
 		b := block + uint64(done)
 		hs := rl.of(br)[b]
 		stays := hs.beats(ver, s.Era) || ver.Compare(s.Floor) <= 0 && rl.trusts(br, b)
-		below := br.parent != nil && (c.Parent || p.rep.outdone(rl, br, b, ver, s.Era))
+		below := br.parent != nil && (c.Parent || rl.outdone(br, b, ver, s.Era))
 		if h != nil && below != h.displaces() {
 			return done, h
 		}
@@ -337,9 +337,7 @@ func (p *Replica) choose(l *lane, br *branch, block uint64, list []Copy, floor d
 
 // outdone tells whether something came in the session into a branch older than one that is above
 // the version of its copy. The version of a hole or of zeros that are on their way may be a bound.
-func (rep *replica) outdone(rl *replicaLane, br *branch, block uint64, ver domain.Version,
-	era uint16,
-) bool {
+func (rl *replicaLane) outdone(br *branch, block uint64, ver domain.Version, era uint16) bool {
 	for b, m := range rl.cuts {
 		hs := m[block]
 		if hs.newest != nil && hs.newest.copied && !hs.newest.exact {
@@ -401,9 +399,9 @@ func (nobody) Appended(*Record, error) {}
 // Same says, in the session that began at since, that the source has the same as this member in
 // some of the segment.SameBlocks blocks of a branch from block, a multiple of that, on: those whose
 // bits are set. It gives the bits of those that are trusted on return, durably. The others have to
-// be imported: holes and zeros, which are nowhere the same, what is as the parent, blocks of which a
-// record is held, for it may have come after the versions were compared, and those of which one is
-// on its way into an older branch. Errors: those of Import, but for copies.
+// be imported: holes and zeros, which are nowhere the same, what is as the parent, blocks of which
+// a record is held, for it may have come after the versions were compared, and those of which one
+// is on its way into an older branch. Errors: those of Import, but for copies.
 func (p *Replica) Same(since domain.Epoch, at Link, block, blocks uint64,
 ) (trusted uint64, err error) {
 	if block%segment.SameBlocks != 0 {
@@ -453,7 +451,7 @@ func (p *Replica) alike(l *lane, br *branch, block, blocks uint64) (trusted, fre
 		case rl.trusts(br, b):
 			trusted |= 1 << i
 		case lf == nil || lf.own.get(int(b%segment.LeafBlocks)).Kind() != segment.Flash:
-		case rl.of(br)[b].newest != nil || p.rep.coming(rl, br, b):
+		case rl.of(br)[b].newest != nil || rl.coming(br, b):
 		default:
 			fresh |= 1 << i
 			rl.rely(br, b)
@@ -464,7 +462,7 @@ func (p *Replica) alike(l *lane, br *branch, block, blocks uint64) (trusted, fre
 
 // coming tells whether something is on its way to a block of a branch older than one: it may take
 // away what is there. The lane's mutex is held.
-func (rep *replica) coming(rl *replicaLane, br *branch, block uint64) bool {
+func (rl *replicaLane) coming(br *branch, block uint64) bool {
 	for b, m := range rl.cuts {
 		if h := m[block].newest; b.gen < br.gen && h != nil && !h.durable {
 			return true
@@ -485,11 +483,11 @@ func (l *lane) confirm(rep *replica, br *branch, block, blocks uint64, era uint1
 	}
 }
 
-// Unchanged says, in the session that began at since, that the source has changed nothing in count
-// blocks of a branch from block on, inside one extent, since this member had all of it: they are
-// trusted as they are, holes too. Conflict, and nothing is trusted, where this member has or had
-// records above the floor in the range, in this branch: there the versions have to be compared. More
-// errors: those of Import.
+// Unchanged says, in the session that began at since, that the source has changed nothing in
+// count blocks of a branch from block on, inside one extent, since this member had all of it:
+// they are trusted as they are, holes too. Conflict, and nothing is trusted, where this member
+// has or had records above the floor in the range, in this branch: there the versions have to be
+// compared. More errors: those of Import.
 func (p *Replica) Unchanged(since domain.Epoch, at Link, block uint64, count int) error {
 	if err := p.v.inside(block, count); err != nil {
 		return err

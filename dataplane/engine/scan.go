@@ -29,8 +29,8 @@ func (e *Engine) eachChunk(id uint32, seq uint64,
 	return err
 }
 
-// readChunks is eachChunk and tells whether the segment was sealed. Then entries are fn's only until
-// the room is used again.
+// readChunks is eachChunk and tells whether the segment was sealed. Then entries are fn's only
+// until the room is used again.
 func (e *Engine) readChunks(id uint32, seq uint64, room *footerRoom,
 	fn func(off int64, h *segment.Chunk, entries []byte) error,
 ) (sealed bool, err error) {
