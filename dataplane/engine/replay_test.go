@@ -63,9 +63,10 @@ func chunksOf(t *testing.T, e *Engine, h segment.Header, room *footerRoom,
 	return list, sealed
 }
 
-// TestFooterRoom proves that footers which are read one after the other into the same room are the
-// ones that are read alone, whichever is the larger, and that a sector which cannot be read in front
-// of one, where the one before had its own, costs nothing; in it, the footer cannot be read.
+// TestFooterRoom proves that footers which are read one after the other into the same room are
+// the ones that are read alone, whichever is the larger, and that a sector which cannot be read
+// in front of one, where the one before had its own, costs nothing; in it, the footer cannot be
+// read.
 func TestFooterRoom(t *testing.T) {
 	inner := newMem(t, 24<<20, 512<<10, 1)
 	dev := faulty.New(inner, nil)
