@@ -789,3 +789,53 @@ func (c *joinRun) prefix(p *Replica, at int) error {
 	}
 	return nil
 }
+
+// TestC10CutsOrder proves that a session of a replica with cuts takes the copies of a block
+// oldest branch first, for branches that stand where the source's do, that a record of the
+// session's epoch is trusted in its branch and every later one, and that all branches have to be
+// trusted at the end.
+func TestC10CutsOrder(t *testing.T) {
+	e := open(t, newMem(t, 16<<20, 256<<10, 1))
+	defer e.Abandon()
+	p := replicaOn(t, e)
+	must(t, p.Cut(background, 1))
+	line := p.Line()
+	if len(line) != 2 || line[0] != (Link{1, 0}) || line[1].Under != 1 {
+		t.Fatalf("line %v", line)
+	}
+	cut, head := line[0], line[1]
+	began(t, p, 0, 6)
+	give := func(l Link, block uint64) error {
+		return p.Import(6, l, block, []Copy{copied(3)}, at(1))
+	}
+	if err := give(head, 7); !domain.IsKind(err, domain.Stale) {
+		t.Errorf("the head before the cut: %v", err)
+	}
+	for _, l := range []Link{{1, 1}, {head.Gen, 0}, {head.Gen + 1, 1}, {1, head.Gen}} {
+		if err := give(l, 7); !domain.IsKind(err, domain.Conflict) {
+			t.Errorf("branch %v: %v", l, err)
+		}
+	}
+	must(t, give(cut, 7))
+	must(t, give(head, 7))
+
+	late := versioned(9, 1, 3, 6, 20) // of the session's epoch, to the cut
+	late.Gen = 1
+	mustGive(t, p, late, Applied)
+	rl := &p.rep.lanes[0]
+	for _, br := range p.rep.line {
+		if !rl.trusts(br, 9) {
+			t.Errorf("generation %d does not trust a record of the session below it", br.gen)
+		}
+	}
+	for b := uint64(0); b < p.v.blocks(); b++ { // the head alone
+		rl.rely(p.rep.line[len(p.rep.line)-1], b)
+	}
+	if err := p.EndEra(background, 0, 6); !domain.IsKind(err, domain.Stale) {
+		t.Errorf("a cut that is not trusted: %v", err)
+	}
+	for b := uint64(0); b < p.v.blocks(); b++ {
+		rl.rely(p.rep.line[0], b)
+	}
+	must(t, p.EndEra(background, 0, 6))
+}
