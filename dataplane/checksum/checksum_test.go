@@ -27,11 +27,20 @@ func random(n int) []byte {
 }
 
 // TestSums holds every length and alignment, alone, behind other bytes and beside a copy, to
-// hash/crc32.
+// hash/crc32, folded where the processor can, and not.
 func TestSums(t *testing.T) {
+	defer func(can bool) { canFold = can }(canFold)
 	if !canFold {
 		t.Log("this processor folds nothing: only hash/crc32 is tested")
+	} else {
+		testSums(t)
 	}
+	canFold = false
+	testSums(t)
+}
+
+func testSums(t *testing.T) {
+	t.Helper()
 	const most = 4*foldUnit + 70
 	src := random(most + 64)
 	dst := page(most + 64)

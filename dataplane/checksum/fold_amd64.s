@@ -84,31 +84,33 @@ end:
 	MOVL AX, ret+24(FP)
 	RET
 
+// COPY is fold that puts what it has loaded; arguments are in DI, SI, CX and AX.
+#define COPY(PUT) \
+	LOAD(Z0, Z1, Z2, Z3);     \
+	PUT(Z0, Z1, Z2, Z3);      \
+	BEGIN;                    \
+next:                             \
+	ADDQ $256, SI;            \
+	ADDQ $256, DI;            \
+	SUBQ $256, CX;            \
+	JZ   end;                 \
+	LOAD(Z4, Z5, Z6, Z7);     \
+	PUT(Z4, Z5, Z6, Z7);      \
+	FOLD(Z0, Z4);             \
+	FOLD(Z1, Z5);             \
+	FOLD(Z2, Z6);             \
+	FOLD(Z3, Z7);             \
+	JMP  next;                \
+end:                              \
+	END
+
 // func foldCopy(dst, p *byte, n int, crc uint32) uint32
 TEXT ·foldCopy(SB), NOSPLIT, $64-36
 	MOVQ dst+0(FP), DI
 	MOVQ p+8(FP), SI
 	MOVQ n+16(FP), CX
 	MOVL crc+24(FP), AX
-	LOAD(Z0, Z1, Z2, Z3)
-	STORE(Z0, Z1, Z2, Z3)
-	BEGIN
-
-next:
-	ADDQ $256, SI
-	ADDQ $256, DI
-	SUBQ $256, CX
-	JZ   end
-	LOAD(Z4, Z5, Z6, Z7)
-	STORE(Z4, Z5, Z6, Z7)
-	FOLD(Z0, Z4)
-	FOLD(Z1, Z5)
-	FOLD(Z2, Z6)
-	FOLD(Z3, Z7)
-	JMP  next
-
-end:
-	END
+	COPY(STORE)
 	MOVL AX, ret+32(FP)
 	RET
 
@@ -118,25 +120,7 @@ TEXT ·foldCopyPast(SB), NOSPLIT, $64-36
 	MOVQ p+8(FP), SI
 	MOVQ n+16(FP), CX
 	MOVL crc+24(FP), AX
-	LOAD(Z0, Z1, Z2, Z3)
-	STOREPAST(Z0, Z1, Z2, Z3)
-	BEGIN
-
-next:
-	ADDQ $256, SI
-	ADDQ $256, DI
-	SUBQ $256, CX
-	JZ   end
-	LOAD(Z4, Z5, Z6, Z7)
-	STOREPAST(Z4, Z5, Z6, Z7)
-	FOLD(Z0, Z4)
-	FOLD(Z1, Z5)
-	FOLD(Z2, Z6)
-	FOLD(Z3, Z7)
-	JMP  next
-
-end:
+	COPY(STOREPAST)
 	SFENCE
-	END
 	MOVL AX, ret+32(FP)
 	RET

@@ -4,11 +4,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"sync"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
+
+	"weft/dataplane/checksum"
 )
 
 // Sizes in bytes.
@@ -32,18 +33,15 @@ const (
 // ErrBad says that bytes are no compressed block. Match with errors.Is.
 var ErrBad = errors.New("no compressed block")
 
-var (
-	table = crc32.MakeTable(crc32.Castagnoli)
-	// decoders is shared by all readers: DecodeAll may be called by many at once.
-	decoders = sync.OnceValue(func() *zstd.Decoder {
-		d, err := zstd.NewReader(nil, zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true),
-			zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(1<<20))
-		if err != nil {
-			panic("compress: " + err.Error()) // the options are constants
-		}
-		return d
-	})
-)
+// decoders is shared by all readers: DecodeAll may be called by many at once.
+var decoders = sync.OnceValue(func() *zstd.Decoder {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true),
+		zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(1<<20))
+	if err != nil {
+		panic("compress: " + err.Error()) // the options are constants
+	}
+	return d
+})
 
 // Packer compresses. It belongs to one goroutine; the zero value is ready.
 type Packer struct {
@@ -125,7 +123,7 @@ func Unpack(dst, src []byte) error {
 		return fmt.Errorf("%w: %w", ErrBad, err)
 	case got != Block:
 		return fmt.Errorf("it is of %d bytes: %w", got, ErrBad)
-	case crc32.Checksum(dst, table) != binary.LittleEndian.Uint32(src):
+	case checksum.Sum(dst) != binary.LittleEndian.Uint32(src):
 		return fmt.Errorf("checksum of the block: %w", ErrBad)
 	}
 	return nil

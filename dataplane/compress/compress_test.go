@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-func crcOf(b []byte) uint32 { return crc32.Checksum(b, table) }
+func crcOf(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 func random(seed uint64) []byte {
 	rnd, b := rand.New(rand.NewPCG(seed, 1)), make([]byte, Block)

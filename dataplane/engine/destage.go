@@ -95,7 +95,7 @@ type found struct {
 type rank struct {
 	line  uint64 // lane; whole records first; then branch
 	block uint64
-	move  int32
+	at    int32 // in the list of records, or of moves
 }
 
 func lineOf(l *lane, branch uint32) uint64 { return uint64(l.no)<<33 | 1<<32 | uint64(branch) }
@@ -224,11 +224,11 @@ func (n *nvram) write() error {
 func (n *nvram) logAll() error {
 	b := &n.batch
 	for i, o := range b.order {
-		m := &b.moves[o.move]
+		m := &b.moves[o.at]
 		if err := n.log(*m); err != nil {
 			return err
 		}
-		if i+1 == len(b.order) || b.moves[b.order[i+1].move].l != m.l {
+		if i+1 == len(b.order) || b.moves[b.order[i+1].at].l != m.l {
 			if err := n.handOver(m.l); err != nil {
 				return err
 			}
@@ -322,22 +322,22 @@ func (n *nvram) lookUp() {
 	b := &n.batch
 	for i := 0; i < len(b.order); {
 		o := b.order[i]
-		l := b.found[o.move].l
-		ext := o.block / segment.LeafBlocks
+		l, ext := b.found[o.at].l, o.block/segment.LeafBlocks
 		var near *leaf
 		l.mu.Lock()
 		for k := 0; k < lookHold && i < len(b.order); k, i = k+1, i+1 {
-			if at := b.order[i]; at.line != o.line || at.block/segment.LeafBlocks != ext {
+			r := b.order[i]
+			if r.line != o.line || r.block/segment.LeafBlocks != ext {
 				break
 			}
-			f := &b.found[b.order[i].move]
+			f := &b.found[r.at]
 			br := f.br.now()
 			switch {
 			case br == nil:
 			case f.kind == segment.KindData:
-				near = n.collectData(near, br, f, b.order[i].block)
+				near = n.collectData(near, br, f, r.block)
 			default:
-				n.collectRange(br, f, b.order[i].block)
+				n.collectRange(br, f, r.block)
 			}
 		}
 		l.mu.Unlock()
@@ -452,18 +452,17 @@ func (l *lane) says(b *branch, block uint64) (*branch, segment.Loc) {
 	}
 }
 
-// spoiled tells of a block of a move whose bytes went bad.
-func (n *nvram) spoiled(m *settle, i int) {
+// spoiled tells of a block of a record whose bytes went bad.
+func (n *nvram) spoiled(b *branch, block uint64) {
 	n.e.report(Fact{
-		What: "corrupt", Volume: n.e.volumeOf(m.br), Block: m.block + uint64(i),
-		Detail: "found in the journal",
+		What: "corrupt", Volume: n.e.volumeOf(b), Block: block, Detail: "found in the journal",
 	})
 }
 
 // lose gives a block of a move up, unless it was written meanwhile.
 func (n *nvram) lose(m *settle, i int) {
 	block := m.block + uint64(i)
-	n.spoiled(m, i)
+	n.spoiled(m.br, block)
 	m.l.mu.Lock()
 	defer m.l.mu.Unlock()
 	from := n.loc(m.place+uint32(i), n.batch.crcs[m.crc+i])

@@ -210,10 +210,7 @@ func (n *nvram) check(b *branch, en *segment.Entry, raw []byte, place uint32,
 	for i := 0; en.Kind == segment.KindData && i < en.Count; i++ {
 		crcs[i] = en.Further(raw, i)
 		if segment.Checksum(n.share.At(place+uint32(i), 1)) != crcs[i] {
-			n.e.report(Fact{
-				What: "corrupt", Volume: n.e.volumeOf(b), Block: en.Block + uint64(i),
-				Detail: "found in the journal",
-			})
+			n.spoiled(b, en.Block+uint64(i))
 		}
 	}
 	return crcs

@@ -332,7 +332,7 @@ func (n *nvram) broken(m settle) error {
 	for i := range m.count {
 		if en.Kept(m.entry, i) {
 			if segment.Checksum(n.share.At(m.place+uint32(i), 1)) != n.batch.crcs[m.crc+i] {
-				n.spoiled(&m, i)
+				n.spoiled(m.br, m.block+uint64(i))
 			}
 			continue
 		}

@@ -2,10 +2,10 @@ package journal
 
 import (
 	"fmt"
-	"hash/crc32"
 	"slices"
 
 	"weft/backends"
+	"weft/dataplane/checksum"
 	"weft/domain"
 )
 
@@ -177,14 +177,14 @@ func (h *regionHeader) encode(b []byte) {
 		le.PutUint64(p[16:], uint64(s.off))
 		le.PutUint64(p[24:], uint64(s.size))
 	}
-	le.PutUint32(b[page-4:], crc32.Checksum(b[:page-4], castagnoli))
+	le.PutUint32(b[page-4:], checksum.Sum(b[:page-4]))
 }
 
 // decodeRegion reads a table, whose shares lie one behind the other in memory of a size.
 func decodeRegion(b []byte, size int64) (h regionHeader, ok bool) {
 	n := int(le.Uint32(b[12:]))
 	if le.Uint64(b) != regionMagic || le.Uint32(b[8:]) != version || n > SharesMax ||
-		le.Uint32(b[page-4:]) != crc32.Checksum(b[:page-4], castagnoli) {
+		le.Uint32(b[page-4:]) != checksum.Sum(b[:page-4]) {
 		return h, false
 	}
 	copy(h.cluster.UUID[:], b[16:])

@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"sync/atomic"
 	"unsafe"
 
 	"weft/backends"
+	"weft/dataplane/checksum"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -65,10 +65,7 @@ type Share struct {
 	salt    uint32
 }
 
-var (
-	le         = binary.LittleEndian
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-)
+var le = binary.LittleEndian
 
 // entryBytes gives the bytes that a slot keeps for its entries.
 func entryBytes(payload int) int {
@@ -106,7 +103,7 @@ func newShare(dev backends.ByteDevice, h Header) *Share {
 	s := &Share{dev: dev, mem: dev.Bytes(), head: h, entries: entryBytes(int(h.Payload))}
 	var id [8]byte
 	le.PutUint64(id[:], h.ID)
-	s.salt = crc32.Checksum(id[:], castagnoli)
+	s.salt = checksum.Sum(id[:])
 	return s
 }
 
@@ -189,13 +186,13 @@ func (h *Header) encode(b []byte) {
 	le.PutUint32(b[80:], h.Incarnation)
 	le.PutUint32(b[84:], h.Payload)
 	le.PutUint32(b[88:], h.Slots)
-	le.PutUint32(b[page-4:], crc32.Checksum(b[:page-4], castagnoli))
+	le.PutUint32(b[page-4:], checksum.Sum(b[:page-4]))
 }
 
 func decodeHeader(b []byte) (*Header, bool) {
 	v := le.Uint32(b[8:])
 	if le.Uint64(b) != shareMagic || v < 1 || v > version ||
-		le.Uint32(b[page-4:]) != crc32.Checksum(b[:page-4], castagnoli) {
+		le.Uint32(b[page-4:]) != checksum.Sum(b[:page-4]) {
 		return nil, false
 	}
 	h := &Header{

@@ -2,8 +2,8 @@ package journal
 
 import (
 	"fmt"
-	"hash/crc32"
 
+	"weft/dataplane/checksum"
 	"weft/dataplane/segment"
 )
 
@@ -24,10 +24,11 @@ type Slot struct {
 	scratch [24]byte
 }
 
-// Sealer closes the data of a record while it is put.
+// Sealer copies the data of a record while it is put, closed where the entry says that.
 type Sealer interface {
-	// Seal writes the cipher text of data to dst, as long, which begins at a place of the share, and
-	// notes checksums and tags of its blocks in the entry, by segment.PutSeal.
+	// Seal writes data, or its cipher text, to dst, as long, which begins at a place of the share. It
+	// notes the checksums of its blocks in the entry, by segment.PutSum, or with tags by
+	// segment.PutSeal.
 	Seal(entry []byte, place uint32, dst, data []byte)
 }
 
@@ -96,10 +97,10 @@ func (s *Share) Fits(sl *Slot, entry, blocks int) bool {
 
 // Put stores a record, which fits: its entry, whose Off it sets, its mask and further CRCs as
 // segment.Entry's PutMask and Encode take them, and its data. A mask is read where the outcome is
-// mixed. With a sealer, for an entry with segment.FlagEncrypted, that
-// closes the data and gives the CRCs; nil stores it as it is. The record is there, durably as the
-// memory is, when Put returns; a crash before leaves nothing of it. It gives the place of the first
-// block, in blocks of the share's memory.
+// mixed. A sealer copies the data and gives the CRCs; without one they are those of the entry, and
+// the data is stored as it is. The record is there, durably as the memory is, when Put returns; a
+// crash before leaves nothing of it. It gives the place of the first block, in blocks of the
+// share's memory.
 func (s *Share) Put(sl *Slot, en *segment.Entry, kept *segment.Mask, further []uint32, data []byte,
 	by Sealer,
 ) uint32 {
@@ -162,9 +163,9 @@ func (s *Share) state(no int, lane uint8, sequence uint64, salt segment.Salt) ui
 	le.PutUint64(b[0:], uint64(no))
 	le.PutUint64(b[8:], sequence)
 	b[16] = lane
-	crc := crc32.Update(s.salt, castagnoli, b[:])
+	crc := checksum.Update(s.salt, b[:])
 	if salt != (segment.Salt{}) {
-		crc = crc32.Update(crc, castagnoli, salt[:])
+		crc = checksum.Update(crc, salt[:])
 	}
 	return uint64(crc)<<32 | 1
 }
@@ -176,7 +177,7 @@ func (s *Share) seal(sl *Slot) uint64 {
 	le.PutUint64(b[8:], sl.Sequence)
 	le.PutUint32(b[16:], uint32(sl.Entries))
 	b[20] = 1
-	return uint64(crc32.Update(s.salt, castagnoli, b[:]))<<32 | uint64(sl.Entries+1)
+	return uint64(checksum.Update(s.salt, b[:]))<<32 | uint64(sl.Entries+1)
 }
 
 // commit is the word of entry i of a slot, whose bytes are in memory already.
@@ -189,8 +190,8 @@ func (s *Share) commit(sl *Slot, i, at, n int) uint64 {
 	le.PutUint32(b[16:], uint32(sl.No))
 	le.PutUint32(b[20:], uint32(sl.Lane))
 	off := s.slot(sl.No) + page + int64(at)
-	crc := crc32.Update(s.salt, castagnoli, b[:])
-	return uint64(crc32.Update(crc, castagnoli, s.mem[off:off+int64(n)]))<<32 | uint64(low)
+	crc := checksum.Update(s.salt, b[:])
+	return uint64(checksum.Update(crc, s.mem[off:off+int64(n)]))<<32 | uint64(low)
 }
 
 // Damage is something in a slot that was there and does not verify.
