@@ -43,7 +43,8 @@ func Copy(dst, src []byte) uint32 {
 }
 
 // CopyPast is Copy that writes dst past the caches where the processor can, for what is not read
-// again soon: dst is 64-byte aligned then, or it is Copy. On return dst is visible to everybody.
+// again soon: dst is 64-byte aligned then, or it is Copy. Others see dst behind the caller's next
+// atomic operation that writes, or lock, or unlock: on this processor these wait for all stores.
 func CopyPast(dst, src []byte) uint32 {
 	if n := len(src); canFold && n >= foldMin && n%foldUnit == 0 && aligned(dst) {
 		return foldCopyPast(&dst[:n][0], &src[0], n, 0)

@@ -83,8 +83,7 @@ func bytesOf(t testing.TB, dev *mem.Device) []byte {
 
 func (f *families) save() saved {
 	if f.nv != nil { // device and journal of one moment: nothing goes from here to there
-		f.e.nv.turn.Lock()
-		defer f.e.nv.turn.Unlock()
+		defer undestaged(f.e.nv)()
 	}
 	dev, err := mem.New(mem.Config{Size: f.dev.Geometry().Size, Durability: backends.NeedsFlush})
 	f.must(err)

@@ -1,12 +1,11 @@
 package engine
 
 import (
+	"errors"
 	"slices"
 	"time"
 
-	"weft/dataplane/checksum"
 	"weft/dataplane/compress"
-	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/dataplane/tier"
 	"weft/domain"
@@ -17,40 +16,26 @@ type batch struct {
 	slots []*nvSlot
 	found []found
 	moves []settle
-	order []rank // of what was found, then of the moves, as they are logged
+	now   int32  // which of the moves is logged
+	order []rank // of what was found
+	line  []rank // of the moves, as they are logged
 	crcs  []uint32
-	last  [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
-	ended []*heldRecord            // of replicas, of which only what shows is destaged
-	out   *chunk                   // gathers what goes to one lane; kept empty between batches
+	ended []*heldRecord // of replicas, of which only what shows is destaged
 
-	group  []sent // chunks that no flush has made durable yet, in the order of each lane
-	faults uint64 // of the engine, when the group began
-	turn   bool   // the group has its turn on the device
-	asked  bool   // somebody waits for the batch whatever the fill
+	out    *chunk     // gathers what goes to one lane; nil: not begun
+	ready  []sent     // chunks of the batch, in the order of each lane, that wait for their data
+	copies []transfer // of all blocks of the slots, in their order
+	base   []int      // by slot: what added to a place in it gives the block's place among those
+	bad    []transfer
+
+	away   []*group // on their way to be durable, in their order
+	spare  []*group
+	turn   bool // the destager has its turn on the device
+	asked  bool // somebody waits for the batch whatever the fill
 	rested time.Duration
 
 	squeezer squeezer
 	pad      pad
-}
-
-// sent is a chunk that a lane writes for the destager, who tells its outcome.
-type sent struct {
-	l *lane
-	c *chunk
-}
-
-// A group is chunks of the destager that one flush makes durable. Its segments stay unsealed until
-// then, out of the cleaner's reach, so it is a small part of a small device.
-const (
-	groupMax  = 16 // chunks
-	groupMin  = 2
-	groupPart = 32 // of a device
-)
-
-// groupSize gives the most chunks of a group.
-func (e *Engine) groupSize() int {
-	n := e.space.capacity / groupPart / int64(e.payloadMax())
-	return int(min(max(n, groupMin), groupMax))
 }
 
 // settle is one record that goes from the journal to the log: blocks of one record of a host that
@@ -116,52 +101,55 @@ func compareRanks(x, y rank) int {
 // the other. They are in that order already, but for those of replicas, and of branches that were
 // absorbed.
 func (b *batch) sort() {
-	b.order = b.order[:0]
+	b.line = b.line[:0]
 	for i := range b.moves {
 		m := &b.moves[i]
 		o := rank{lineOf(m.l, m.id), m.block, int32(i)}
 		if m.whole {
 			o.line, o.block = uint64(m.l.no)<<33, uint64(i)
 		}
-		b.order = append(b.order, o)
+		b.line = append(b.line, o)
 	}
-	if !slices.IsSortedFunc(b.order, compareRanks) {
-		slices.SortFunc(b.order, compareRanks)
+	if !slices.IsSortedFunc(b.line, compareRanks) {
+		slices.SortFunc(b.line, compareRanks)
 	}
 }
 
-// destage takes batches until the fill is low enough and nobody waits for more.
+// destage takes batches until the fill is low enough and nobody waits for more, and until all of
+// them are durable.
 func (n *nvram) destage() error {
 	for !n.e.failed.Load() {
 		select {
 		case <-n.halt:
-			return nil
+			return n.rest()
 		default:
 		}
 		if more, err := n.one(); !more || err != nil {
 			return err
 		}
 	}
-	return nil
+	return n.rest()
 }
 
-// one destages a batch, if there is one.
+// rest waits until nothing is under way.
+func (n *nvram) rest() error {
+	n.turn.Lock()
+	defer n.turn.Unlock()
+	return n.land(0)
+}
+
+// one destages a batch, if there is one: it is on its way when one returns. Where there is none,
+// all that was has become durable.
 func (n *nvram) one() (more bool, err error) {
 	n.turn.Lock()
 	defer n.turn.Unlock()
-	if !n.pick() {
-		return false, nil
-	}
-	n.batch.rested = 0
 	began := n.clock.Now()
-	if err := n.write(); err != nil {
-		return false, err
+	if !n.pick() {
+		return false, n.land(0)
 	}
-	took := max(n.clock.Now()-began-n.batch.rested, 0) // where writers wait it does not rest
-	size := int64(len(n.batch.slots)) * int64(n.share.SlotBlocks()) * segment.BlockSize
-	n.pace.Lock()
-	n.pace.state = n.pace.state.Destaged(size, took)
-	n.pace.Unlock()
+	if err := n.write(began); err != nil {
+		return false, errors.Join(err, n.land(0))
+	}
 	return true, nil
 }
 
@@ -170,12 +158,12 @@ func (n *nvram) pick() bool {
 	b := &n.batch
 	b.slots = b.slots[:0]
 	slot := int64(n.share.SlotBlocks()) * segment.BlockSize
-	bytes := tier.Batch(n.fill(), int64(len(n.slots))*slot)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	bytes := tier.Batch(n.part(n.used.Load()-n.mu.away), int64(len(n.slots))*slot)
 	b.asked = false
 	for _, sl := range n.mu.queue {
-		if !sl.Sealed {
+		if !sl.Sealed || sl.away {
 			continue
 		}
 		wanted := sl.Sequence <= n.mu.want && int64(len(b.slots))*slot < tier.BatchMax
@@ -185,101 +173,96 @@ func (n *nvram) pick() bool {
 		b.slots = append(b.slots, sl)
 		b.asked = b.asked || wanted
 	}
+	for _, sl := range b.slots {
+		sl.away = true
+	}
+	n.mu.away += int64(len(b.slots))
 	return len(b.slots) > 0
 }
 
 // urgent tells whether somebody waits for the batch, or writers are slowed down.
 func (n *nvram) urgent() bool { return n.batch.asked || n.fill() > tier.FillSlow }
 
-// write brings the batch to the device and frees its slots. An error leaves the engine out of
-// service and the journal as it is, for the next Open.
-func (n *nvram) write() error {
+// write hands the batch to the device; its slots become free when it is durable there. An error
+// leaves the engine out of service and the journal as it is, for the next Open.
+func (n *nvram) write(began time.Duration) error {
 	b := &n.batch
-	b.moves, b.crcs = b.moves[:0], b.crcs[:0]
-	b.found, b.order = b.found[:0], b.order[:0]
-	clear(b.last[:])
-	for _, sl := range b.slots {
-		n.collect(sl)
-	}
-	slices.SortFunc(b.order, compareRanks)
-	n.lookUp()
-	b.sort()
-	err := n.logAll()
-	if flushed := n.sync(); err == nil { // whatever happened, who waits for a chunk gets an outcome
-		err = flushed
-	}
-	clear(b.moves)
-	if err != nil {
+	b.rested = 0
+	if err := n.prepare(); err != nil {
 		return err
 	}
-	for i, l := range n.e.lanes { // a branch's record may be under way before the last chunk
-		if err := l.reach(b.last[i]); err != nil {
+	size := n.e.groupSize()
+	for first := 0; ; first += size {
+		g := n.group()
+		last := first+size >= len(b.ready)
+		if last {
+			g.slots, g.ended = append(g.slots, b.slots...), append(g.ended, b.ended...)
+		}
+		err := n.depart(g, b.ready[first:min(first+size, len(b.ready))], began)
+		if last || err != nil {
+			clear(b.ready)
+			clear(b.ended)
+			b.ready, b.ended = b.ready[:0], b.ended[:0]
 			return err
 		}
 	}
-	return n.release()
 }
 
-// logAll hands all moves to their lanes, in full chunks.
+// prepare makes chunks of what is current of the batch. Where blocks of it went bad it gives them
+// up and begins anew, for then they are not current any more.
+func (n *nvram) prepare() error {
+	b := &n.batch
+	b.moves, b.crcs = b.moves[:0], b.crcs[:0]
+	b.found, b.order = b.found[:0], b.order[:0]
+	for _, sl := range b.slots {
+		n.collect(sl)
+	}
+	defer clear(b.found)
+	slices.SortFunc(b.order, compareRanks)
+	whole, crcs := len(b.moves), len(b.crcs)
+	for {
+		n.lookUp()
+		n.lay()
+		b.sort()
+		if err := n.logAll(); err != nil {
+			return err
+		}
+		if n.copyAll(); len(b.bad) == 0 {
+			clear(b.moves)
+			return nil
+		}
+		for i := range b.bad {
+			n.lose(&b.moves[b.bad[i].move], int(b.bad[i].k))
+		}
+		n.discard()
+		b.moves, b.crcs = b.moves[:whole], b.crcs[:crcs]
+	}
+}
+
+// discard gives up the chunks of the batch.
+func (n *nvram) discard() {
+	b := &n.batch
+	for _, s := range b.ready {
+		n.e.cache.put(s.c)
+	}
+	clear(b.ready)
+	b.ready = b.ready[:0]
+}
+
+// logAll puts all moves into chunks of their lanes, full ones as far as it goes.
 func (n *nvram) logAll() error {
 	b := &n.batch
-	for i, o := range b.order {
+	for i, o := range b.line {
+		b.now = o.at
 		m := &b.moves[o.at]
 		if err := n.log(*m); err != nil {
 			return err
 		}
-		if i+1 == len(b.order) || b.moves[b.order[i+1].at].l != m.l {
-			if err := n.handOver(m.l); err != nil {
-				return err
-			}
+		if i+1 == len(b.line) || b.moves[b.line[i+1].at].l != m.l {
+			n.handOver(m.l)
 		}
 	}
 	return nil
-}
-
-// sync waits for the group's writes, makes them durable by one flush, and lets them into the index.
-// If the flush failed, or anything that may have been one since the group began, all of it is
-// written once more, durably, in other segments. An error leaves the engine out of service.
-func (n *nvram) sync() error {
-	b, e := &n.batch, n.e
-	for _, s := range b.group {
-		s.l.mu.Lock()
-		for !s.c.written {
-			s.l.room.Wait()
-		}
-		s.l.mu.Unlock()
-	}
-	var bad error
-	if e.fua && len(b.group) > 0 && !e.failed.Load() {
-		bad = e.dev.Flush(background)
-		if bad != nil {
-			e.faults.Add(1)
-			e.report(Fact{What: "write-error", Detail: "flush: " + bad.Error()})
-		}
-	}
-	again := e.fua && (bad != nil || e.faults.Load() != b.faults)
-	var failed error
-	for _, s := range b.group {
-		err := s.c.err
-		if err == nil && again && !e.failed.Load() {
-			err = s.l.elsewhere(s.c)
-		}
-		if err != nil {
-			e.fail(err)
-			failed = err
-		}
-		s.l.finish(s.c, err)
-	}
-	clear(b.group)
-	b.group = b.group[:0]
-	if b.turn {
-		b.turn = false
-		e.sched.End(qos.Destage)
-	}
-	if failed == nil && e.failed.Load() {
-		failed = domain.Errorf(domain.Unavailable, "device failed")
-	}
-	return failed
 }
 
 // collect lists the records of a slot; those of replicas as moves at once, in the order in which
@@ -342,7 +325,6 @@ func (n *nvram) lookUp() {
 		}
 		l.mu.Unlock()
 	}
-	clear(b.found)
 }
 
 // now gives the branch that has absorbed this one, itself where none has, nil when it is gone. A
@@ -511,57 +493,20 @@ func (n *nvram) log(m settle) error {
 		return n.whole(m)
 	}
 	if codec := m.br.squeeze.warm(); codec != compress.None && m.kind == segment.KindData {
-		return n.squeeze(m, codec)
+		n.squeeze(m, codec)
+		return nil
 	}
-	return n.plain(m)
+	n.plain(m)
+	return nil
 }
 
 // plain is log for blocks as they are.
-func (n *nvram) plain(m settle) error {
-	for {
-		c, err := n.chunkFor(&m)
-		if err != nil {
-			return err
-		}
-		good := m.count
-		if m.kind == segment.KindData {
-			at := segment.HeaderMax + c.payload
-			good = n.copyOut(c.buf[at:], &m)
-		}
-		if good > 0 {
-			n.record(c, &m, good)
-		}
-		if good == m.count {
-			return nil
-		}
-		n.lose(&m, good)
-		bad := good + 1
-		m = m.part(bad, m.count)
-		if m.count == 0 {
-			return nil
-		}
+func (n *nvram) plain(m settle) {
+	c := n.chunkFor(&m)
+	if m.kind == segment.KindData {
+		n.plan(c, &m)
 	}
-}
-
-// copyOut copies the blocks of a move to p and opens them, up to the first that does not verify; it
-// gives their number.
-func (n *nvram) copyOut(p []byte, m *settle) int {
-	for i := range m.count {
-		if !n.copyBlock(p[i*segment.BlockSize:(i+1)*segment.BlockSize], m, i) {
-			return i
-		}
-	}
-	return m.count
-}
-
-// copyBlock copies block i of a move to p and opens it, and tells whether it is what was put there.
-func (n *nvram) copyBlock(p []byte, m *settle, i int) bool {
-	by := checksum.CopyPast // only the device looks at it
-	if m.br.key != nil {
-		by = checksum.Copy
-	}
-	return by(p, n.share.At(m.place+uint32(i), 1)) == n.batch.crcs[m.crc+i] &&
-		n.unseal(&n.batch.pad, m.br.key, m.life, m.entry, m.first+i, m.place+uint32(i), p)
+	n.record(c, &m)
 }
 
 // part gives the blocks of a move from one on, up to another.
@@ -572,8 +517,8 @@ func (m *settle) part(from, to int) settle {
 	return p
 }
 
-// chunkFor gives the gathering chunk with room for a move. A full one goes to its lane before.
-func (n *nvram) chunkFor(m *settle) (*chunk, error) {
+// chunkFor gives the gathering chunk with room for a move. A full one is put by before.
+func (n *nvram) chunkFor(m *settle) *chunk {
 	bytes := 0
 	if m.kind == segment.KindData {
 		bytes = m.count * segment.BlockSize
@@ -582,22 +527,21 @@ func (n *nvram) chunkFor(m *settle) (*chunk, error) {
 }
 
 // chunkOf is chunkFor for so many bytes.
-func (n *nvram) chunkOf(m *settle, bytes int) (*chunk, error) {
+func (n *nvram) chunkOf(m *settle, bytes int) *chunk {
 	b := &n.batch
 	if b.out != nil && !b.out.takes(m.br.key, bytes, n.e.payloadMax()) {
-		if err := n.handOver(m.l); err != nil {
-			return nil, err
-		}
+		n.handOver(m.l)
 	}
 	if b.out == nil {
 		b.out = n.e.cache.get()
 	}
-	return b.out, nil
+	return b.out
 }
 
-// record adds the first count blocks of a move, whose data is in the chunk. Its LSN follows when
-// the lane takes the chunk.
-func (n *nvram) record(c *chunk, m *settle, count int) {
+// record adds a move to a chunk that has room for it. Its LSN follows when the lane takes the
+// chunk.
+func (n *nvram) record(c *chunk, m *settle) {
+	count := m.count
 	p := pending{
 		br: m.br, block: m.block, count: count, unit: uint32(c.payload / segment.Unit),
 		crc: len(c.crcs),
@@ -619,7 +563,6 @@ func (n *nvram) record(c *chunk, m *settle, count int) {
 			en.Flags, p.tags = segment.FlagEncrypted, count*segment.TagBytes
 			c.conceal(secret{m.br.key, len(c.entries), p.unit, count, segment.BlockSize, p.crc})
 		}
-		n.e.stats.destaged.Add(int64(count) * segment.BlockSize)
 	} else {
 		en.Range = uint64(count)
 	}
@@ -627,98 +570,17 @@ func (n *nvram) record(c *chunk, m *settle, count int) {
 	c.recs = append(c.recs, p)
 }
 
-// handOver gives the gathered chunk to a lane, which gives an empty one for it if it has one, and
-// its records their LSNs. It waits while the lane's writers are behind. A full group ends with it.
-func (n *nvram) handOver(l *lane) error {
+// handOver puts the gathered chunk by, for a lane.
+func (n *nvram) handOver(l *lane) {
 	b := &n.batch
-	if b.out == nil || len(b.out.recs) == 0 {
-		return nil
-	}
-	if len(b.group) == 0 {
-		b.faults = n.e.faults.Load()
-		b.rested += n.e.sched.Begin(qos.Destage, n.urgent)
-		b.turn = true
-	}
 	c := b.out
+	if c == nil || len(c.recs) == 0 {
+		return
+	}
 	base := c.join()
 	for _, t := range c.tails {
 		c.recs[t.rec].unit += base
 	}
-	if err := n.send(l, c); err != nil {
-		return err
-	}
-	b.group = append(b.group, sent{l, c})
-	if len(b.group) < n.e.groupSize() {
-		return nil
-	}
-	return n.sync()
-}
-
-// send puts the gathered chunk where the lane's writers take the next one from.
-func (n *nvram) send(l *lane, c *chunk) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for l.mu.cur != nil && len(l.mu.cur.recs) > 0 {
-		if err := l.dead(); err != nil {
-			return err
-		}
-		l.room.Wait()
-	}
-	if err := l.dead(); err != nil {
-		return err
-	}
-	at := 0
-	for i := range c.recs {
-		p := &c.recs[i]
-		l.mu.lsn++
-		p.lsn = l.mu.lsn
-		segment.PutLSN(c.entries[at:], p.lsn)
-		switch {
-		case p.whole:
-			at += p.size
-		case p.kind == segment.KindData:
-			at += segment.EntrySettled + 4*(p.count-1) + p.tags
-		default:
-			at += segment.EntrySettled
-		}
-	}
-	c.full, c.group = true, true
-	n.batch.last[l.no] = l.mu.lsn
-	n.batch.out, l.mu.cur = l.mu.cur, c
-	l.work.Signal()
-	return nil
-}
-
-// release frees the batch's slots, the oldest first: a crash between two must not leave an older
-// record of a lane without the later ones.
-func (n *nvram) release() error {
-	n.letEnd()
-	for _, sl := range n.batch.slots {
-		if left := sl.live.Load(); left != 0 {
-			return domain.Errorf(domain.Internal, "%d bytes of NVRAM slot %d are neither destaged nor dead",
-				left, sl.No)
-		}
-		if left := sl.held.Load(); left != 0 {
-			return domain.Errorf(domain.Internal,
-				"%d records of replicas in NVRAM slot %d were not destaged", left, sl.No)
-		}
-		n.share.Free(sl.No)
-	}
-	n.mu.Lock()
-	n.mu.queue = slices.DeleteFunc(n.mu.queue, func(o *nvSlot) bool {
-		return slices.Contains(n.batch.slots, o)
-	})
-	for _, sl := range n.batch.slots {
-		n.mu.free = append(n.mu.free, sl.No)
-	}
-	n.mu.Unlock()
-	n.used.Add(-int64(len(n.batch.slots)))
-	n.e.stats.destages.Add(1)
-	n.freed.Broadcast()
-	for _, l := range n.e.lanes {
-		l.mu.Lock()   // whoever saw no free slot under it waits by now
-		l.mu.Unlock() //nolint:staticcheck // an empty section is the point
-		l.room.Broadcast()
-	}
-	return nil
+	b.ready = append(b.ready, sent{l, c})
+	b.out = nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"weft/backends"
 	"weft/backends/mem"
@@ -152,5 +153,65 @@ func TestDestageFlushFails(t *testing.T) {
 				check(t, mustVolume(t, e), n*3, n+1)
 			}
 		})
+	}
+}
+
+// TestDestageTwoGroups proves that a group is written while the one before it still is where
+// somebody waits, that no room is free before the older one is durable, and that where the flush of
+// the older one fails both are written again.
+func TestDestageTwoGroups(t *testing.T) {
+	for _, failing := range []int{0, 1} {
+		inner := recorded(t, smallSize, 64<<10, 1)
+		gate, stuck := make(chan struct{}), make(chan struct{})
+		b, nv := &barrier{Device: inner}, newMemory(t, inner, 40)
+		var e *Engine
+		var size int
+		enough := make(chan struct{})
+		b.written = func(n int) {
+			switch n {
+			case 1: // and the lane's other writer goes on
+				b.mu.Unlock()
+				close(stuck)
+				<-gate
+				b.mu.Lock()
+			case size + 2:
+				close(enough)
+			}
+		}
+		e = filled(t, b, nv, 64)
+		size = e.groupSize()
+		b.failing = failing
+		used := e.nv.used.Load()
+		done := make(chan error, 1)
+		go func() { done <- e.nv.drain(background) }()
+		<-stuck
+		select {
+		case <-enough:
+		case <-time.After(time.Minute):
+			t.Fatal("the second group is not written beside the first one")
+		}
+		b.mu.Lock()
+		if b.flushes != 0 || e.nv.used.Load() < used {
+			t.Errorf("%d flushes, %d of %d slots in use", b.flushes, e.nv.used.Load(), used)
+		}
+		b.mu.Unlock()
+		crashed := inner.CrashImage(inner.Ops(), mem.None)
+		mem := newMemory(t, inner, 40)
+		copy(mem.Bytes(), nv.Bytes())
+		close(gate)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		b.mu.Lock()
+		if again := failing * 2 * size; b.fua < min(again, b.lazy) || failing == 0 && b.fua > 0 {
+			t.Errorf("%d chunks in groups of %d, %d written again", b.lazy, size, b.fua)
+		}
+		b.mu.Unlock()
+		e.Abandon()
+		e = open(t, crashed, journaled(mem))
+		for n := range uint64(64) {
+			check(t, mustVolume(t, e), n*3, n+1)
+		}
+		e.Abandon()
 	}
 }

@@ -106,8 +106,7 @@ func TestDestageGivesWay(t *testing.T) {
 	occupied(e)
 	block := uint64(0)
 	fill := func(to int) (urgent bool) {
-		e.nv.turn.Lock() // nothing is destaged before it is there
-		defer e.nv.turn.Unlock()
+		defer undestaged(e.nv)() // nothing is destaged before it is there
 		for ; e.nv.fill() < to; block++ {
 			if err := put(v, data(block%4000, 1, block+1)); err != nil {
 				t.Fatal(err)

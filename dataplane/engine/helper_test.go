@@ -145,17 +145,23 @@ func all(lf *leaf) []*leaf {
 	return list
 }
 
+// undestaged holds the destager off, with nothing of it under way, until what it gives is called.
+func undestaged(n *nvram) func() {
+	n.turn.Lock()
+	_ = n.land(0) // the engine tells why it failed
+	return n.turn.Unlock
+}
+
 // still holds the destager and the cleaner off, which compress, until what it gives is called.
 func still(e *Engine) func() {
+	release := func() {}
 	if e.nv != nil { // first: what is being destaged may wait for a segment that the cleaner frees
-		e.nv.turn.Lock()
+		release = undestaged(e.nv)
 	}
 	e.maint.ckpt.Lock()
 	return func() {
 		e.maint.ckpt.Unlock()
-		if e.nv != nil {
-			e.nv.turn.Unlock()
-		}
+		release()
 	}
 }
 

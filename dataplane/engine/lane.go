@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -175,6 +176,7 @@ type lane struct {
 	mu struct {
 		sync.Mutex
 		cur     *chunk
+		queue   []*chunk // full, before cur: the destager's, and what gathered before those
 		spare   []*chunk
 		head    *chunk // in flight, in LSN order
 		tail    *chunk
@@ -186,6 +188,8 @@ type lane struct {
 		dirty   []*leaf
 		holds   []*Hold
 		closed  bool
+		// entering: the first chunk in flight is entered into the index, by who then takes the next ones.
+		entering bool
 	}
 	work   *sync.Cond // the writers wait for records
 	room   *sync.Cond // appenders wait for a chunk, a hold, an apply
@@ -281,7 +285,9 @@ func (l *lane) carry(c *chunk) {
 
 // rests tells whether a record is alone in its chunk and nothing is in flight before it; mu is
 // held.
-func (l *lane) rests() bool { return l.mu.head == nil && len(l.mu.cur.recs) == 1 }
+func (l *lane) rests() bool {
+	return l.mu.head == nil && len(l.mu.queue) == 0 && len(l.mu.cur.recs) == 1
+}
 
 // push sees to what has gathered: the caller writes it where it has the time and nothing is before
 // it, else the lane's writer does. mu is held, and released.
@@ -299,11 +305,7 @@ func (l *lane) push(now bool) {
 // cut seals what has gathered as a chunk and gives it its place. Both locks are held, and released.
 func (l *lane) cut() *chunk {
 	defer l.seal.Unlock()
-	c := l.mu.cur
-	l.mu.cur = nil
-	if n := len(l.mu.spare); n > 0 {
-		l.mu.cur, l.mu.spare = l.mu.spare[n-1], l.mu.spare[:n-1]
-	}
+	c := l.next()
 	last := c.recs[len(c.recs)-1].lsn
 	c.head = segment.Chunk{
 		Incarnation: l.e.incarnation, LSN: last, PrevLSN: l.lastLSN, PrevCRC: l.lastCRC,
@@ -324,6 +326,38 @@ func (l *lane) cut() *chunk {
 	l.lastLSN, l.lastCRC = last, c.chain
 	c.err = l.place(c)
 	return c
+}
+
+// next takes the chunk whose turn it is from those that wait for a writer; mu is held.
+func (l *lane) next() *chunk {
+	if len(l.mu.queue) > 0 {
+		c := l.mu.queue[0]
+		l.mu.queue = slices.Delete(l.mu.queue, 0, 1)
+		return c
+	}
+	c := l.mu.cur
+	l.renew()
+	return c
+}
+
+// renew makes an empty chunk the one that gathers, if there is one; mu is held.
+func (l *lane) renew() {
+	l.mu.cur = nil
+	if n := len(l.mu.spare); n > 0 {
+		l.mu.cur, l.mu.spare = l.mu.spare[n-1], l.mu.spare[:n-1]
+	}
+}
+
+// line puts a full chunk where the writers take the next one from, behind what has gathered; mu is
+// held.
+func (l *lane) line(c *chunk) {
+	if cur := l.mu.cur; cur != nil && len(cur.recs) > 0 {
+		cur.full = true
+		l.mu.queue = append(l.mu.queue, cur)
+		l.renew()
+	}
+	l.mu.queue = append(l.mu.queue, c)
+	l.work.Signal()
 }
 
 // await waits for records and then holds both locks; false, and no lock, when the lane is closed
@@ -353,7 +387,7 @@ func (l *lane) await() bool {
 // idle tells whether nothing waits for a writer; mu is held.
 func (l *lane) idle() bool {
 	c := l.mu.cur
-	return c == nil || len(c.recs) == 0
+	return len(l.mu.queue) == 0 && (c == nil || len(c.recs) == 0)
 }
 
 // place gives the chunk its segment and offset, opening a new segment where needed. The seal lock
@@ -447,18 +481,20 @@ func (l *lane) finish(c *chunk, err error) {
 	var first, last *chunk
 	l.mu.Lock()
 	c.done, c.err = true, err
-	for l.mu.head != nil && l.mu.head.done {
+	for l.mu.head != nil && l.mu.head.done && !l.mu.entering {
 		d := l.mu.head
+		if d.err == nil && !l.e.failed.Load() {
+			l.mu.entering = true
+			l.apply(d)
+			l.mu.entering = false
+		} else if d.err == nil {
+			d.err = domain.Errorf(domain.Unavailable, "device failed")
+		}
 		l.mu.head = d.next
 		if l.mu.head == nil {
 			l.mu.tail = nil
 		}
 		d.next = nil
-		if d.err == nil && !l.e.failed.Load() {
-			l.apply(d)
-		} else if d.err == nil {
-			d.err = domain.Errorf(domain.Unavailable, "device failed")
-		}
 		if first == nil {
 			first = d
 		} else {
@@ -514,12 +550,22 @@ func (l *lane) acknowledge(d *chunk) {
 	l.room.Broadcast()
 }
 
-// apply enters a durable chunk into the index; mu is held.
+// applyHold is the most records of the destager that enter the index under one hold of the mutex: a
+// host that waits for it longer goes to sleep, which costs it and its processor many times as much.
+const applyHold = 16
+
+// apply enters a durable chunk into the index; mu is held, but let go between records of the
+// destager, which say where blocks stand and not what they are.
 func (l *lane) apply(c *chunk) {
 	base := uint64(c.off)/segment.Unit + uint64(c.head.HeaderBytes())/segment.Unit
 	var near *leaf
 	for i := range c.recs {
 		p := &c.recs[i]
+		if c.group && i%applyHold == applyHold-1 {
+			l.mu.Unlock()
+			near = nil
+			l.mu.Lock()
+		}
 		if p.whole {
 			near = l.destaged(near, p, base, c)
 			continue

@@ -22,7 +22,8 @@ import (
 //
 //	Append -> slot: entry, data, commit word -> index -> Appended
 //	                  |  oldest slots
-//	                  +-> live, sorted -> [chunks] -> write -> one flush -> index -> free
+//	                  +-> live, sorted -> [chunks] -> queue -> write -> one flush -> index -> free
+//	                      a batch                     up to two groups
 //
 // A place in the journal is an address above the device's own, so a leaf needs no other form for
 // it. No image of a leaf holds one: there such a block is lost, and the journal, or the log behind
@@ -52,6 +53,7 @@ type nvram struct {
 		queue []*nvSlot // in use, the oldest first
 		next  uint64    // sequence of the next slot
 		want  uint64    // slots up to this sequence are to be destaged whatever the fill
+		away  int64     // slots of batches under way
 		ended bool
 	}
 	freed *sync.Cond // on mu: slots became free, or there is no more hope
@@ -59,6 +61,7 @@ type nvram struct {
 	pace struct {
 		sync.Mutex
 		state tier.State
+		last  time.Duration // of the clock: when slots became free last
 	}
 	wakeup chan struct{}
 	halt   chan struct{}
@@ -78,6 +81,7 @@ type nvSlot struct {
 	// held counts the records of replicas that are to go from here to the log.
 	held atomic.Int32
 	life *life // of its keys; nil: nothing in it is encrypted. Changed while the index names nothing
+	away bool  // its batch is under way; guarded by nvram.mu
 }
 
 func newNVRAM(e *Engine, share *journal.Share, base uint32) *nvram {
@@ -189,7 +193,10 @@ func (n *nvram) wait(bytes int64) {
 }
 
 // fill gives how much of the journal is in use, in parts of tier.FillWhole.
-func (n *nvram) fill() int { return int(n.used.Load()) * tier.FillWhole / len(n.slots) }
+func (n *nvram) fill() int { return n.part(n.used.Load()) }
+
+// part gives so many slots as parts of tier.FillWhole.
+func (n *nvram) part(slots int64) int { return int(slots) * tier.FillWhole / len(n.slots) }
 
 // slotFor makes sure that the lane's open slot takes the record, of an encrypted volume or of
 // another; false when the journal is full. The lane's mutex is held.

@@ -446,7 +446,7 @@ func TestFullJournalOfDead(t *testing.T) {
 	e := open(t, dev, quiet, journaled(newMemory(t, dev, 8)))
 	defer e.Abandon()
 	v := create(t, e, 16*domain.MiB)
-	e.nv.turn.Lock()
+	release := undestaged(e.nv)
 	done := make(chan error, 1)
 	go func() {
 		for n := range uint64(36) { // 32 fill all slots
@@ -460,7 +460,7 @@ func TestFullJournalOfDead(t *testing.T) {
 	for e.Stats().JournalFull == 0 {
 		runtime.Gosched()
 	}
-	e.nv.turn.Unlock()
+	release()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -742,11 +742,11 @@ func TestJournalIdle(t *testing.T) {
 	}
 	before := dev.Stats()
 	e.nv.kick()
-	e.nv.turn.Lock() // whatever it wanted to do it has begun by now, or finds nothing
+	release := undestaged(e.nv) // whatever it wanted to do it has done by now, or finds nothing
 	if e.nv.pick() {
 		t.Error("something is to be destaged")
 	}
-	e.nv.turn.Unlock()
+	release()
 	e.Abandon()
 	if after := dev.Stats(); after != before {
 		t.Errorf("%+v, then %+v", before, after)

@@ -287,3 +287,37 @@ func TestLeafKnowsWhatItHolds(t *testing.T) {
 	defer e.Abandon()
 	check(t, mustVolume(t, e), 99*1024, 200)
 }
+
+// TestEntersAlone proves that while the first chunk of a lane enters the index, which lets the
+// mutex go now and then, nobody else enters one: whoever enters it takes what has ended meanwhile,
+// in its order.
+func TestEntersAlone(t *testing.T) {
+	e := open(t, newMem(t, smallSize, 64<<10, 1), quiet)
+	defer e.Abandon()
+	v := create(t, e, 16*domain.MiB)
+	l := e.lanes[0]
+	enters := func(is bool) {
+		l.mu.Lock()
+		l.mu.entering = is
+		l.mu.Unlock()
+	}
+	enters(true)
+	first := later(v, data(1, 1, 1))
+	for written := false; !written; runtime.Gosched() {
+		select {
+		case err := <-first:
+			t.Fatalf("entered beside another: %v", err)
+		default:
+		}
+		l.mu.Lock()
+		written = l.mu.head != nil && l.mu.head.done
+		l.mu.Unlock()
+	}
+	enters(false)
+	for _, told := range []<-chan error{later(v, data(1, 1, 2)), first} {
+		if err := <-told; err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(t, v, 1, 2)
+}

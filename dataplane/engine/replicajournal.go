@@ -268,14 +268,9 @@ func (n *nvram) whole(m settle) error {
 		bytes = m.count * segment.BlockSize
 	}
 	if b := &n.batch; b.out != nil && !b.out.takesHeld(bytes, 0, n.e.payloadMax()) {
-		if err := n.handOver(m.l); err != nil {
-			return err
-		}
+		n.handOver(m.l)
 	}
-	c, err := n.chunkOf(&m, bytes)
-	if err != nil {
-		return err
-	}
+	c := n.chunkOf(&m, bytes)
 	if bytes > 0 {
 		p := c.buf[segment.HeaderMax+c.payload:]
 		if n.copyOut(p, &m) < m.count {
@@ -304,7 +299,6 @@ func (n *nvram) recordWhole(c *chunk, m *settle) error {
 		p.from, en.Off, further = m.place, p.unit, crcs[1:]
 		c.payload += m.count * segment.BlockSize
 		c.crcs, c.was = append(c.crcs, crcs...), append(c.was, crcs...)
-		n.e.stats.destaged.Add(int64(m.count) * segment.BlockSize)
 	}
 	at := len(c.entries)
 	c.encode(&en, further)
@@ -330,14 +324,15 @@ func (n *nvram) broken(m settle) error {
 	m.whole, m.held = false, nil
 	m.version, m.gen, m.era = en.Version, en.Gen, en.Era
 	for i := range m.count {
-		if en.Kept(m.entry, i) {
-			if segment.Checksum(n.share.At(m.place+uint32(i), 1)) != n.batch.crcs[m.crc+i] {
-				n.spoiled(m.br, m.block+uint64(i))
-			}
-			continue
-		}
-		if err := n.plain(m.part(i, i+1)); err != nil {
-			return err
+		sound := segment.Checksum(n.share.At(m.place+uint32(i), 1)) == n.batch.crcs[m.crc+i]
+		switch kept := en.Kept(m.entry, i); {
+		case kept && !sound:
+			n.spoiled(m.br, m.block+uint64(i))
+		case kept:
+		case !sound:
+			n.lose(&m, i)
+		default:
+			n.plain(m.part(i, i+1))
 		}
 	}
 	return nil
@@ -377,8 +372,8 @@ func (l *lane) resettle(h *heldRecord, addr uint64) {
 }
 
 // letEnd lets go of the records of a batch of which only what showed was destaged.
-func (n *nvram) letEnd() {
-	for _, h := range n.batch.ended {
+func (n *nvram) letEnd(ended []*heldRecord) {
+	for _, h := range ended {
 		rep := h.br.fam.replica
 		l := n.e.laneOf(rep.fam, uint32(h.Block/segment.LeafBlocks))
 		l.mu.Lock()
@@ -387,6 +382,4 @@ func (n *nvram) letEnd() {
 		}
 		l.mu.Unlock()
 	}
-	clear(n.batch.ended)
-	n.batch.ended = n.batch.ended[:0]
 }

@@ -106,7 +106,7 @@ func (c *chunk) join() uint32 {
 
 // squeeze is log for blocks that are compressed where that is worth it; those between go as they
 // are. What does not match its checksum is not told from what is not worth it: plain finds it.
-func (n *nvram) squeeze(m settle, codec compress.Codec) error {
+func (n *nvram) squeeze(m settle, codec compress.Codec) {
 	b, back := &n.batch, &m.br.squeeze.fresh
 	first := 0 // of those that go as they are
 	for i := range m.count {
@@ -124,19 +124,14 @@ func (n *nvram) squeeze(m settle, codec compress.Codec) error {
 			continue
 		}
 		if i > first {
-			if err := n.plain(m.part(first, i)); err != nil {
-				return err
-			}
+			n.plain(m.part(first, i))
 		}
-		if err := n.packed(m.part(i, i+1), b.squeezer.stored[:units*segment.Unit]); err != nil {
-			return err
-		}
+		n.packed(m.part(i, i+1), b.squeezer.stored[:units*segment.Unit])
 		first = i + 1
 	}
-	if first == m.count {
-		return nil
+	if first < m.count {
+		n.plain(m.part(first, m.count))
 	}
-	return n.plain(m.part(first, m.count))
 }
 
 // text gives block i of a move as its host wrote it, and its checksum, which is still to be
@@ -147,25 +142,21 @@ func (n *nvram) text(m *settle, i int) (block []byte, crc uint32, ok bool) {
 		return block, crc, true
 	}
 	block = n.batch.squeezer.open[:segment.BlockSize]
-	if !n.copyBlock(block, m, i) {
+	if !n.copyBlock(block, m, i, m.place+uint32(i), crc) {
 		return nil, 0, false
 	}
 	return block, segment.Checksum(block), true
 }
 
 // packed puts a compressed block into the gathering chunk.
-func (n *nvram) packed(m settle, stored []byte) error {
-	c, err := n.chunkOf(&m, len(stored))
-	if err != nil {
-		return err
-	}
-	c.tail(&pending{br: m.br, kind: m.kind, block: m.block, from: m.place}, &segment.Entry{
+func (n *nvram) packed(m settle, stored []byte) {
+	c := n.chunkOf(&m, len(stored))
+	p := pending{br: m.br, kind: m.kind, block: m.block, from: m.place}
+	c.tail(&p, &segment.Entry{
 		Branch: m.id, Block: m.block, Kind: m.kind, Version: m.version, Gen: m.gen, Era: m.era,
 	}, m.br.key, stored, n.batch.crcs[m.crc])
-	n.e.stats.destaged.Add(segment.BlockSize)
 	n.e.stats.packed.Add(1)
 	n.e.stats.packedBytes.Add(int64(len(stored)))
-	return nil
 }
 
 // store adds blocks of a move to the output, from the first'th on; data begins with them. What is

@@ -14,8 +14,8 @@ const (
 // Limits of the controller.
 const (
 	// BatchMax is the most that is destaged at once, in bytes: enough to sort, little enough that the
-	// room comes back smoothly.
-	BatchMax = 32 << 20
+	// room comes back smoothly. All of it is in memory twice, in the journal and in chunks.
+	BatchMax = 16 << 20
 	// batchPart is the part of a small journal that is destaged at once.
 	batchPart = 16
 	// DelayMax is the longest that one writer waits for its turn; who then finds no room waits for
