@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"time"
+	"unsafe"
 
 	"weft/dataplane/compress"
 	"weft/dataplane/segment"
@@ -43,6 +44,7 @@ type batch struct {
 type settle struct {
 	l     *lane
 	br    *branch // that holds the blocks
+	near  *leaf   // DATA: where they stand in the index
 	id    uint32  // its number when it was looked up: older branches have lower ones
 	kind  segment.Kind
 	block uint64
@@ -64,6 +66,7 @@ type settle struct {
 type found struct {
 	l       *lane
 	br      *branch // that it was written to
+	near    *leaf   // that named its first block first; nil: not known
 	life    *life   // of the slot
 	raw     []byte  // the entry, in the journal
 	place   uint32  // DATA: of the first block
@@ -283,6 +286,9 @@ func (n *nvram) collect(sl *nvSlot) {
 			blocks: en.Range, version: en.Version, gen: en.Gen, era: en.Era,
 		}
 		if last.fam.replica == nil {
+			if en.Kind == segment.KindData && sl.leaves != nil {
+				f.near = sl.leaves[place-n.share.Start(sl.No)]
+			}
 			b.order = append(b.order, rank{lineOf(l, last.id), en.Block, int32(len(b.found))})
 			b.found = append(b.found, f)
 			return
@@ -313,17 +319,43 @@ func (n *nvram) lookUp() {
 			if r.line != o.line || r.block/segment.LeafBlocks != ext {
 				break
 			}
+			n.ahead(i, o.line)
 			f := &b.found[r.at]
 			br := f.br.now()
 			switch {
 			case br == nil:
 			case f.kind == segment.KindData:
+				if f.near != nil {
+					near = f.near
+				}
 				near = n.collectData(near, br, f, r.block)
 			default:
 				n.collectRange(br, f, r.block)
 			}
 		}
 		l.mu.Unlock()
+	}
+}
+
+// How far ahead lines of memory are fetched, in records: a leaf first, then what it says.
+const (
+	leafAhead = 8
+	lineAhead = 4
+)
+
+// ahead lets the processor fetch what will be looked up behind record i of the order, as far as
+// that is in the same line; the lane's mutex is held.
+func (n *nvram) ahead(i int, line uint64) {
+	b := &n.batch
+	if i+lineAhead >= len(b.order) || b.order[i+lineAhead].line != line {
+		return
+	}
+	r := b.order[i+lineAhead]
+	if lf := b.found[r.at].near; lf != nil {
+		lf.own.soon(int(r.block % segment.LeafBlocks))
+	}
+	if i+leafAhead < len(b.order) {
+		prefetch(unsafe.Pointer(b.found[b.order[i+leafAhead].at].near))
 	}
 }
 
@@ -367,7 +399,7 @@ func (n *nvram) collectData(near *leaf, b *branch, f *found, first uint64) *leaf
 		}
 		run = lf
 		n.batch.moves = append(n.batch.moves, settle{
-			l: l, br: lf.br, id: lf.br.id, kind: f.kind, block: block, count: 1,
+			l: l, br: lf.br, near: lf, id: lf.br.id, kind: f.kind, block: block, count: 1,
 			place: f.place + uint32(i), crc: len(n.batch.crcs) - 1, life: f.life, entry: f.raw, first: i,
 			version: f.version, gen: f.gen, era: f.era,
 		})
@@ -553,7 +585,7 @@ func (n *nvram) record(c *chunk, m *settle) {
 	var further []uint32
 	if m.kind == segment.KindData {
 		crcs := n.batch.crcs[m.crc : m.crc+count]
-		p.kind, p.from = m.kind, m.place
+		p.kind, p.from, p.near = m.kind, m.place, m.near
 		en.Count, en.Off, en.CRC = count, p.unit, crcs[0]
 		en.Units = uint16(count * segment.BlockUnits)
 		c.payload += count * segment.BlockSize

@@ -208,6 +208,7 @@ func (n *nvram) release(g *group) error {
 	})
 	for _, sl := range g.slots {
 		sl.away = false
+		clear(sl.leaves)
 		n.mu.free = append(n.mu.free, sl.No)
 	}
 	freed := int64(len(g.slots))

@@ -7,9 +7,14 @@ import "weft/dataplane/segment"
 
 // setData points the blocks of a record at their new place.
 func (l *lane) setData(p *pending, base uint64, crcs []uint32) {
-	lf := l.leaf(p.br, p.block)
+	l.setBlocks(l.leaf(p.br, p.block), p, base, crcs)
+}
+
+// setBlocks is setData in the leaf of the record; nil where that was buried while the record was on
+// its way.
+func (l *lane) setBlocks(lf *leaf, p *pending, base uint64, crcs []uint32) {
 	if lf == nil {
-		return // buried while the record was on its way
+		return
 	}
 	first := int(p.block % segment.LeafBlocks)
 	for i, crc := range crcs {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"weft/backends"
 	"weft/dataplane/segment"
@@ -36,6 +37,7 @@ type pending struct {
 	newly int64            // bytes admitted for it
 	tags  int              // DATA: bytes of tags in its entry
 	from  uint32           // DATA: place in the journal that it comes from; 0: from a host
+	near  *leaf            // DATA from there: where it stands in the index; nil: not known
 	lines []segment.Branch // BRANCH
 	held  *heldRecord      // of a replica
 	whole bool             // one of those, from the journal
@@ -554,6 +556,20 @@ func (l *lane) acknowledge(d *chunk) {
 // host that waits for it longer goes to sleep, which costs it and its processor many times as much.
 const applyHold = 16
 
+// ahead lets the processor fetch what will be looked up behind record i; the lane's mutex is held.
+func (c *chunk) ahead(i int) {
+	if i+lineAhead >= len(c.recs) {
+		return
+	}
+	p := &c.recs[i+lineAhead]
+	if p.near != nil {
+		p.near.own.soon(int(p.block % segment.LeafBlocks))
+	}
+	if i+leafAhead < len(c.recs) {
+		prefetch(unsafe.Pointer(c.recs[i+leafAhead].near))
+	}
+}
+
 // apply enters a durable chunk into the index; mu is held, but let go between records of the
 // destager, which say where blocks stand and not what they are.
 func (l *lane) apply(c *chunk) {
@@ -578,6 +594,10 @@ func (l *lane) apply(c *chunk) {
 		switch p.kind { //nolint:exhaustive // the other kinds change no index
 		case segment.KindData:
 			if crcs := c.crcs[p.crc : p.crc+p.count]; p.from != 0 {
+				if p.near != nil {
+					near = p.near
+				}
+				c.ahead(i)
 				near = l.settleData(near, p, base, crcs, c.was[p.crc:p.crc+p.count])
 			} else {
 				l.setData(p, base, crcs)

@@ -82,6 +82,8 @@ type nvSlot struct {
 	held atomic.Int32
 	life *life // of its keys; nil: nothing in it is encrypted. Changed while the index names nothing
 	away bool  // its batch is under way; guarded by nvram.mu
+	// leaves are, by block, those that named it first; nil: not known. Guarded by the lane's mutex.
+	leaves []*leaf
 }
 
 func newNVRAM(e *Engine, share *journal.Share, base uint32) *nvram {
@@ -247,6 +249,9 @@ func (n *nvram) take(lane uint8) *nvSlot {
 	sl := &n.slots[no]
 	n.share.Open(&sl.Slot, no, lane, n.mu.next, n.salt)
 	sl.life = n.lifeOf(&sl.Slot)
+	if sl.leaves == nil {
+		sl.leaves = make([]*leaf, n.share.SlotBlocks())
+	}
 	n.mu.next++
 	n.mu.queue = append(n.mu.queue, sl)
 	n.used.Add(1)
@@ -263,7 +268,7 @@ func (n *nvram) take(lane uint8) *nvSlot {
 // is held.
 func (l *lane) keep(b *branch, r *Record) error {
 	e, newly := l.e, int64(0)
-	if r.kind != segment.KindUnmap {
+	if r.kind != segment.KindUnmap && !e.space.ample(len(e.lanes)) {
 		newly = l.newBytes(b, r)
 		if !e.space.admit(newly) {
 			return e.full()
@@ -286,9 +291,14 @@ func (l *lane) keep(b *branch, r *Record) error {
 			l.sealer.key, l.sealer.life = b.key, l.mu.slot.life
 			crcs, by = l.sealer.crcs[:r.Count], &l.sealer
 		}
+		lf := l.leaf(b, r.Block)
+		if lf != nil {
+			lf.own.soon(int(r.Block % segment.LeafBlocks)) // while the data is copied
+		}
 		place := e.nv.share.Put(&l.mu.slot.Slot, &en, nil, crcs[1:], data, by)
 		base := (uint64(e.nv.base) + uint64(place)) * segment.BlockUnits
-		l.setData(&p, base, crcs)
+		l.setBlocks(lf, &p, base, crcs)
+		l.mu.slot.leaves[place-e.nv.share.Start(l.mu.slot.No)] = lf
 	} else {
 		en.Range = uint64(r.Count)
 		e.nv.share.Put(&l.mu.slot.Slot, &en, nil, nil, nil, nil)

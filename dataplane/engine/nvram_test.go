@@ -901,3 +901,27 @@ func TestRangeDestagedBesideSweep(t *testing.T) {
 		e.Abandon()
 	}
 }
+
+// TestJournalAdmitsNoMore proves that what the journal takes never needs more than there is, though
+// nobody computes what a record needs while there is plenty of room.
+func TestJournalAdmitsNoMore(t *testing.T) {
+	dev := newMem(t, 16<<20, 64<<10, 1)
+	e := open(t, dev, quiet, journaled(newMemory(t, dev, 40)))
+	defer e.Abandon()
+	v := create(t, e, 64*domain.MiB)
+	s, count := e.space, e.RecordBlocks()
+	for block := uint64(0); ; block += uint64(count) {
+		err := put(v, data(block, count, 1+block))
+		index := s.charge(s.index.Load() + s.tables.Load())
+		if taken := s.live.Load() + s.admitted.Load() + index; taken > s.usable.Load() {
+			t.Fatalf("%d bytes are taken of %d at block %d", taken, s.usable.Load(), block)
+		}
+		if err != nil {
+			kindOf(t, err, domain.NoSpace)
+			break
+		}
+	}
+	if e.space.ample(1) {
+		t.Error("it is full, and there is plenty of room")
+	}
+}

@@ -206,6 +206,16 @@ func (s *space) admit(n int64) bool {
 	return true
 }
 
+// ample tells whether there is room for whatever records of hosts may take that are on their way in
+// all lanes: then they need not be looked at.
+func (s *space) ample(lanes int) bool {
+	image := s.charge(imageBytes(segment.LeafBlocks))
+	most := int64(lanes) * (segment.RecordBlocks*segment.BlockSize + image)
+	index := s.charge(s.index.Load() + s.tables.Load())
+	return s.admitted.Load()+s.live.Load()+index+most <= s.usable.Load() &&
+		(s.disk == nil || index+most <= s.disk.index.Load())
+}
+
 // imageBytes bounds what a leaf with so many blocks mapped takes on the device: its image in whole
 // units, at worst in runs of one block, and its line in the root.
 func imageBytes(mapped int) int64 {

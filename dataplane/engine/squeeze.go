@@ -151,7 +151,7 @@ func (n *nvram) text(m *settle, i int) (block []byte, crc uint32, ok bool) {
 // packed puts a compressed block into the gathering chunk.
 func (n *nvram) packed(m settle, stored []byte) {
 	c := n.chunkOf(&m, len(stored))
-	p := pending{br: m.br, kind: m.kind, block: m.block, from: m.place}
+	p := pending{br: m.br, kind: m.kind, block: m.block, from: m.place, near: m.near}
 	c.tail(&p, &segment.Entry{
 		Branch: m.id, Block: m.block, Kind: m.kind, Version: m.version, Gen: m.gen, Era: m.era,
 	}, m.br.key, stored, n.batch.crcs[m.crc])

@@ -3,6 +3,7 @@ package engine
 import (
 	"math/bits"
 	"slices"
+	"unsafe"
 
 	"weft/dataplane/segment"
 )
@@ -26,6 +27,16 @@ type table struct {
 type few struct {
 	at  []uint16
 	loc []segment.Loc
+}
+
+// soon lets the processor fetch what get reads of a block.
+func (t *table) soon(i int) {
+	switch {
+	case t.dense != nil:
+		prefetch(unsafe.Pointer(&t.dense[i]))
+	case t.few != nil && len(t.few.at) > 0:
+		prefetch(unsafe.Pointer(&t.few.at[len(t.few.at)/2]))
+	}
 }
 
 // find gives the place of the first block that is not below i.

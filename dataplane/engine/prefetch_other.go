@@ -1,0 +1,8 @@
+//go:build !amd64
+
+package engine
+
+import "unsafe"
+
+// prefetch does nothing on this processor.
+func prefetch(unsafe.Pointer) {}
