@@ -44,7 +44,7 @@ func mustGive(t *testing.T, p *Replica, r *Record, want Outcome) {
 }
 
 // must fails the test on an error.
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

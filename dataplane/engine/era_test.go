@@ -61,31 +61,27 @@ func imported(t testing.TB, p *Replica, since domain.Epoch, block, floor uint64,
 	}
 }
 
-// synced lets the rest of a slice be trusted, and ends its session.
+// synced lets the rest of a slice be trusted, the oldest branch first, and ends its session.
 func synced(t testing.TB, p *Replica, slice uint32, since domain.Epoch) {
 	t.Helper()
 	first := uint64(slice) * segment.SliceBlocks
-	for b := first; b < min(first+segment.SliceBlocks, p.v.blocks()); b += segment.LeafBlocks {
-		if err := p.Unchanged(since, top(p), b, segment.LeafBlocks); domain.IsKind(err, domain.Conflict) {
-			for i := range uint64(segment.LeafBlocks) {
-				if p.Unchanged(since, top(p), b+i, 1) == nil {
+	for _, at := range p.Line() {
+		for b := first; b < min(first+segment.SliceBlocks, p.v.blocks()); b += segment.LeafBlocks {
+			err := p.Unchanged(since, at, b, segment.LeafBlocks)
+			for i := uint64(0); i < segment.LeafBlocks && domain.IsKind(err, domain.Conflict); i++ {
+				if p.Unchanged(since, at, b+i, 1) == nil {
 					continue
 				}
-				one, floor, err := p.Export(top(p), b+i, 1) // the source has the same
-				if err == nil {
-					err = p.Import(since, top(p), b+i, one, floor)
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
+				one, floor, err := p.Export(at, b+i, 1) // the source has the same
+				must(t, err)
+				must(t, p.Import(since, at, b+i, one, floor))
 			}
-		} else if err != nil {
-			t.Fatal(err)
+			if !domain.IsKind(err, domain.Conflict) {
+				must(t, err)
+			}
 		}
 	}
-	if err := p.EndEra(background, slice, since); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.EndEra(background, slice, since))
 }
 
 func again(t testing.TB, e *Engine, dev backends.Device, tune ...func(*Config),

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,6 +158,26 @@ type heldRecord struct {
 
 func (h *heldRecord) key() heldKey {
 	return heldKey{sliceOf(h.Block), h.Version}
+}
+
+// bound tells whether its version is no more than that: of a copy that is at or below the floor.
+func (h *heldRecord) bound() bool { return h.copied && !h.exact }
+
+// newer gives which of two, each of which may be nil, says more of a block: the higher version, and
+// never a bound where there is a version.
+func newer(a, b *heldRecord) *heldRecord {
+	switch {
+	case a == nil || b == nil:
+		return cmp.Or(a, b)
+	case a.bound() != b.bound():
+		if a.bound() {
+			return b
+		}
+		return a
+	case a.Version.Compare(b.Version) > 0:
+		return a
+	}
+	return b
 }
 
 // keeps tells whether block i kept a higher version.
@@ -695,6 +716,7 @@ func (l *lane) enter(p *pending, base uint64, crcs []uint32) {
 		}
 		b := h.Block + uint64(i)
 		hs := rl.of(p.br)[b]
+		was := hs.top
 		if hs.top != nil { // before its place leaves the index: its segment must not look empty
 			l.spare(hs.top, int(b-hs.top.Block), 1)
 		}
@@ -705,7 +727,7 @@ func (l *lane) enter(p *pending, base uint64, crcs []uint32) {
 			loc = segment.MakeLoc(h.Addr+uint64(i)*segment.BlockUnits, crcs[i])
 		}
 		if h.copied && hs.newest == h {
-			hs.newest = nil
+			hs.newest = was // it came in the session: a later branch's copy may be from before
 		}
 		rl.keep(p.br, b, hs)
 		if rl.note(l.e.space, p.br, b, nil); h.exact {
@@ -764,8 +786,7 @@ func (l *lane) sweepHeld(rep *replica) {
 			return
 		}
 		for b, hs := range blocks {
-			if hs.known != nil && hs.known.ver.Compare(rep.slice(sliceOf(b)).Floor) <= 0 &&
-				rl.joined(rep, br, b, 1) {
+			if hs.known != nil && hs.known.ver.Compare(rep.slice(sliceOf(b)).Floor) <= 0 {
 				rep.raiseGen(sliceOf(b), hs.known.gen)
 				rl.note(rep.e.space, br, b, nil)
 			}

@@ -138,9 +138,7 @@ func (rep *replica) inherit(l *lane, from, to *branch, block uint64) {
 	rl.note(rep.e.space, from, block, nil)
 	rl.keep(from, block, holders{})
 	ts := rl.of(to)[block]
-	if hs.newest != nil && (ts.newest == nil || ts.newest.Version.Compare(hs.newest.Version) < 0) {
-		ts.newest = hs.newest
-	}
+	ts.newest = newer(hs.newest, ts.newest)
 	lf := rep.fam.leaves[l.no][uint32(block/segment.LeafBlocks)].of(to)
 	hides := lf != nil && lf.own.get(int(block%segment.LeafBlocks)) != 0
 	known := ts.known

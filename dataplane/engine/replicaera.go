@@ -22,7 +22,8 @@ import (
 // is not trusted, since the source's may be older than the session.
 //
 // The version of a trusted block that no record tells is at or below the floor, or noted:
-// with 24 bytes a block, until the floor has passed it. The floor rises to that of the source with
+// with 24 bytes a block, until the floor has passed it. A record of the session stays the newest
+// beside a copy that has it, for the copy of a later branch may be from before it came. The floor rises to that of the source with
 // each copy: what the source says is resolved, is resolved. So a floor is never taken back, and a
 // record at or below it changes a trusted block never, and any other always.
 //
@@ -88,9 +89,12 @@ func (rep *replica) from(home *branch) []*branch {
 	return rep.line[slices.Index(rep.line, home):]
 }
 
-// joined tells whether what is known of blocks may be forgotten as far as sessions go: none is
-// under way, or they are trusted, in their branch and in all later ones, whose copies may come late
-// and be lower. What the floor says is resolved is so at the source, and may be missing here.
+// joined tells whether a record of blocks may be forgotten as far as sessions go: none is under
+// way, or they are trusted, in their branch and in all later ones, whose copies may be from before
+// it. What the floor says is resolved is so at the source, and may be missing here. The version of
+// a copy needs no such care: what came to the source since the session began came here as well, as
+// a record, before a floor passed it, and what was there by then is in the copies of later
+// branches.
 func (rl *replicaLane) joined(rep *replica, home *branch, block uint64, count int) bool {
 	if _, ss := rep.status(sliceOf(block)); ss == (session{}) {
 		return true

@@ -340,7 +340,7 @@ func (p *Replica) choose(l *lane, br *branch, block uint64, list []Copy, floor d
 func (rl *replicaLane) outdone(br *branch, block uint64, ver domain.Version, era uint16) bool {
 	for b, m := range rl.cuts {
 		hs := m[block]
-		if hs.newest != nil && hs.newest.copied && !hs.newest.exact {
+		if hs.newest != nil && hs.newest.bound() {
 			hs.newest = nil
 		}
 		if b.gen < br.gen && hs.beats(ver, era) {
@@ -367,7 +367,7 @@ func (p *Replica) place(l *lane, h *heldRecord, list []Copy) (lsn uint64, err er
 	}
 	for i := range uint64(h.Count) {
 		hs := rl.of(h.br)[h.Block+i]
-		hs.newest = h
+		hs.newest = newer(hs.newest, h)
 		rl.keep(h.br, h.Block+i, hs)
 	}
 	p.rep.arrived(l, h)

@@ -1,0 +1,217 @@
+package engine
+
+import (
+	"runtime"
+	"testing"
+
+	"weft/backends/faulty"
+	"weft/dataplane/segment"
+	"weft/domain"
+)
+
+// The rules of a join session of a replica with cuts, one small case each: a cut of generation 1
+// and a head of generation 2, one lane, a session of epoch 6.
+
+// member is a replica with a cut, in a session.
+type member struct {
+	t         *testing.T
+	dev       *faulty.Device
+	e         *Engine
+	p         *Replica
+	cut, head Link
+}
+
+// joining makes a member: records are given before its session begins by early.
+func joining(t *testing.T, early func(m *member)) *member {
+	t.Helper()
+	m := &member{t: t, dev: faulty.New(newMem(t, 16<<20, 256<<10, 1), nil)}
+	m.e = open(t, m.dev, quiet)
+	t.Cleanup(func() {
+		m.dev.Heal() // else a failed test waits for ever
+		m.e.Abandon()
+	})
+	var err error
+	m.p, err = m.e.CreateReplica(background, testVolume, 4*segment.LeafBlocks*segment.BlockSize, 7)
+	must(t, err)
+	must(t, m.p.Cut(background, 1))
+	m.cut, m.head = m.p.Line()[0], m.p.Line()[1]
+	if early != nil {
+		early(m)
+	}
+	began(t, m.p, 0, 6)
+	return m
+}
+
+// record is one of a block, of an epoch and generation; it spells its sequence.
+func record(block uint64, gen uint32, epoch domain.Epoch, seq uint64) *Record {
+	r := versioned(block, 1, seq, epoch, seq)
+	r.Gen = gen
+	return r
+}
+
+// take gives a record and expects its outcome.
+func (m *member) take(r *Record, want Outcome) {
+	m.t.Helper()
+	if got, err := give(m.p, r, 9); err != nil || got != want {
+		m.t.Fatalf("version %s of generation %d: %v %v, not %v", r.Version, r.Gen, got, err, want)
+	}
+}
+
+// bring imports the copy of a block of a branch.
+func (m *member) bring(at Link, block, floor uint64, c Copy) {
+	m.t.Helper()
+	must(m.t, m.p.Import(6, at, block, []Copy{c}, domain.Version{Epoch: 5, Seq: floor, Node: 1}))
+}
+
+// settle lets all records that are in the floor be settled.
+func (m *member) settle(floor domain.Version) {
+	m.p.SetFloor(0, floor)
+	m.e.Retire(3, 4, 1000)
+	for _, l := range m.e.lanes {
+		l.mu.Lock()
+		l.sweepHeld(m.p.rep)
+		l.mu.Unlock()
+	}
+}
+
+// sees expects what block 0 is in both branches.
+func (m *member) sees(cut, head uint64) {
+	m.t.Helper()
+	cutSees(m.t, m.p, 1, 0, cut)
+	cutSees(m.t, m.p, 0, 0, head)
+	recount(m.t, m.e)
+}
+
+// trusts tells whether block 0 of a branch is trusted.
+func (m *member) trusts(i int) bool {
+	l := m.e.lanes[0]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return m.p.rep.lanes[0].trusts(m.p.rep.line[i], 0)
+}
+
+// ends ends the session and begins anew behind a crash.
+func (m *member) ends() {
+	m.t.Helper()
+	synced(m.t, m.p, 0, 6)
+	m.e.Abandon()
+	m.e = open(m.t, m.dev, quiet)
+	m.p = mustReplica(m.t, m.e)
+}
+
+// TestC10HoleOnItsWay imports a hole of a cut and, before that is durable, the head's copy, which
+// is below the bound of the hole's version and above the hole: it stays.
+func TestC10HoleOnItsWay(t *testing.T) {
+	m := joining(t, func(m *member) { m.take(record(0, 1, 5, 7), Applied) })
+	stall := m.dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
+	done := make(signal, 2)
+	floor := at(60)
+	go func() { done <- m.p.Import(6, m.cut, 0, []Copy{{Kind: segment.KindUnmap}}, floor) }()
+	<-stall.Stalled()
+	go func() { done <- m.p.Import(6, m.head, 0, []Copy{copied(50)}, floor) }()
+	for !m.trusts(1) {
+		runtime.Gosched()
+	}
+	stall.Release()
+	must(t, <-done)
+	must(t, <-done)
+	m.sees(0, 50)
+	m.ends()
+	m.sees(0, 50)
+}
+
+// TestC10SameOfACut lets a block of a cut be the same as the source's: it keeps its version there
+// behind a crash, so a late record below it changes nothing.
+func TestC10SameOfACut(t *testing.T) {
+	m := joining(t, func(m *member) { m.take(record(0, 1, 5, 100), Applied) })
+	if got, err := m.p.Same(6, m.cut, 0, 1); got != 1 || err != nil {
+		t.Fatalf("trusted %b %v", got, err)
+	}
+	m.ends()
+	m.take(record(0, 1, 5, 97), Superseded)
+	m.sees(100, 100)
+}
+
+// TestC10SameBesideALateRecord lets a record be on its way into a cut that takes away what the head
+// had before the session, though it is lower: the head's block is not the source's then.
+func TestC10SameBesideALateRecord(t *testing.T) {
+	m := joining(t, func(m *member) { m.take(record(0, 2, 5, 100), Applied) })
+	stall := m.dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
+	late, done := record(0, 1, 5, 50), make(signal, 1)
+	late.To = done
+	m.p.Append(late, 9)
+	<-stall.Stalled()
+	same := make(chan uint64, 1) // it would be logged behind the record
+	go func() {
+		got, err := m.p.Same(6, m.head, 0, 1)
+		if err != nil {
+			t.Error(err)
+		}
+		same <- got
+	}()
+	for !m.trusts(1) && len(same) == 0 {
+		runtime.Gosched()
+	}
+	stall.Release()
+	got := <-same
+	must(t, <-done)
+	if got != 0 {
+		t.Error("trusted beside a record that takes it away")
+	}
+	m.bring(m.cut, 0, 0, copied(50))
+	m.bring(m.head, 0, 0, copied(100))
+	m.sees(50, 100)
+	m.ends()
+	m.sees(50, 100)
+}
+
+// TestC12LateBesideTrusted gives a record that the source says is resolved late to a cut that is
+// not trusted yet: what the head has of the session, and what no held record tells any more, stays.
+func TestC12LateBesideTrusted(t *testing.T) {
+	m := joining(t, nil)
+	m.take(record(0, 2, 6, 3), Applied)
+	m.settle(domain.Version{Epoch: 6, Seq: 9})
+	if n := len(m.p.rep.lanes[0].held); n != 0 {
+		t.Fatalf("%d records are held", n)
+	}
+	m.take(record(0, 1, 5, 80), Applied)
+	m.sees(80, 3)
+	m.bring(m.cut, 0, 0, copied(80))
+	m.ends()
+	m.sees(80, 3)
+}
+
+// TestC10CopyFromBeforeALateRecord takes the head's copy from before a late record came to the
+// source's cut, when that record is settled: it is as the cut, here as there. The cut's own copy
+// came before the record or behind it, above the floor or not; that of the head came late.
+func TestC10CopyFromBeforeALateRecord(t *testing.T) {
+	for name, cut := range map[string]func(m *member){
+		"before it":       func(m *member) { m.bring(m.cut, 0, 0, copied(5)) },
+		"above the floor": func(m *member) { m.bring(m.cut, 0, 0, copied(50)) },
+		"below the floor": func(m *member) { m.bring(m.cut, 0, 60, copied(50)) },
+		"on its way": func(m *member) {
+			stall := m.dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
+			done := make(signal, 2)
+			go func() { done <- m.p.Import(6, m.cut, 0, []Copy{copied(50)}, at(60)) }()
+			<-stall.Stalled()
+			go func() { done <- m.p.Import(6, m.head, 0, []Copy{copied(20)}, at(0)) }()
+			for !m.trusts(1) {
+				runtime.Gosched()
+			}
+			stall.Release()
+			must(t, <-done)
+			must(t, <-done)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := joining(t, nil)
+			m.take(record(0, 1, 5, 50), Applied)
+			cut(m)
+			m.settle(at(60))
+			m.bring(m.head, 0, 0, copied(20))
+			m.sees(50, 50)
+			m.ends()
+			m.sees(50, 50)
+		})
+	}
+}
