@@ -498,7 +498,7 @@ func (c *joinRun) join() {
 	}
 	o := c.log(&lineOp{what: "end"})
 	for s := range uint32(2) {
-		c.rest(s)
+		unchanged(c.t, c.p, s, c.epochOf())
 		must(c.t, c.p.EndEra(background, s, c.epochOf()))
 	}
 	o.acked = c.mark()
@@ -511,34 +511,6 @@ func (c *joinRun) epochOf() domain.Epoch {
 		since, _ = c.p.Session(1)
 	}
 	return since
-}
-
-// rest lets the blocks that no record was ever of be trusted.
-func (c *joinRun) rest(s uint32) {
-	since, first := c.epochOf(), uint64(s)*segment.SliceBlocks
-	for _, at := range c.p.Line() {
-		for b := first; b < first+segment.SliceBlocks; b += segment.LeafBlocks {
-			if !c.writes(b) {
-				must(c.t, c.p.Unchanged(since, at, b, segment.LeafBlocks))
-				continue
-			}
-			for i := range uint64(segment.LeafBlocks) {
-				if !c.blocks[b+i] {
-					must(c.t, c.p.Unchanged(since, at, b+i, 1))
-				}
-			}
-		}
-	}
-}
-
-// writes tells whether records may be of an extent.
-func (c *joinRun) writes(first uint64) bool {
-	for b := range c.blocks {
-		if b/segment.LeafBlocks*segment.LeafBlocks == first {
-			return true
-		}
-	}
-	return false
 }
 
 // settle raises the floor as far as it may.

@@ -215,3 +215,104 @@ func TestC10CopyFromBeforeALateRecord(t *testing.T) {
 		})
 	}
 }
+
+// TestC10UnchangedBesideATail says of a block that the source has changed nothing, where this member
+// may have: by a tail of its own in the block, though the floor has risen above it meanwhile; by
+// one in the cut, or a record of the session or of one that a crash cut short, which took away
+// what the head had, though the cut's block is imported by then. It is not trusted.
+func TestC10UnchangedBesideATail(t *testing.T) {
+	hole := Copy{Kind: segment.KindUnmap}
+	for _, how := range []string{"itself", "older", "older, cut short", "session", "short session"} {
+		t.Run(how, func(t *testing.T) {
+			since := domain.Epoch(6)
+			m := joining(t, func(m *member) {
+				m.take(record(0, 2, 5, 18), Applied)
+				m.settle(at(20))
+				switch how {
+				case "itself":
+					m.take(record(0, 2, 5, 120), Applied) // of a coordinator that died
+				case "older", "older, cut short":
+					m.take(record(0, 1, 5, 120), Applied)
+				}
+			})
+			m.bring(m.cut, 64, 200, copied(5)) // the floor of the source
+			switch how {
+			case "session":
+				m.take(record(0, 1, 5, 15), Applied)
+			case "short session":
+				m.take(record(0, 1, 6, 3), Applied)
+			}
+			m.bring(m.cut, 0, 200, hole)
+			if how == "older, cut short" || how == "short session" {
+				m.settle(at(200))
+				m.e, m.p = again(t, m.e, m.dev, quiet)
+				since = 7
+				began(t, m.p, 0, since)
+				must(t, m.p.Import(since, m.cut, 0, []Copy{hole}, at(0)))
+			}
+			kindOf(t, m.p.Unchanged(since, m.head, 0, 1), domain.Conflict)
+			must(t, m.p.Unchanged(since, m.cut, 128, 1))
+			must(t, m.p.Unchanged(since, m.head, 128, 1))
+			must(t, m.p.Import(since, m.head, 0, []Copy{copied(18)}, at(0)))
+			m.sees(0, 18)
+			m.e, m.p = again(t, m.e, m.dev, quiet)
+			m.sees(0, 18)
+		})
+	}
+}
+
+// TestC10OwnMapGoesOn lets a tail in a cut have taken away what the head had, and all that tells of
+// it but the map be gone when the session is cut short, with a checkpoint and without: the next one
+// knows.
+func TestC10OwnMapGoesOn(t *testing.T) {
+	for _, checkpoint := range []bool{false, true} {
+		m := joining(t, func(m *member) {
+			must(t, m.p.Cut(background, 2))
+			m.take(record(0, 3, 5, 18), Applied)
+			m.settle(at(20))
+			m.take(record(0, 2, 5, 120), Applied)
+		})
+		parent := Copy{Kind: segment.KindUnmap, Parent: true}
+		for since := domain.Epoch(6); since < 8; since++ {
+			for _, at := range m.p.Line()[:2] {
+				must(t, m.p.Import(since, at, 0, []Copy{parent}, domain.Version{Epoch: 5, Seq: 200}))
+			}
+			kindOf(t, m.p.Unchanged(since, m.p.Line()[2], 0, 1), domain.Conflict)
+			if m.settle(at(200)); checkpoint {
+				must(t, m.e.Checkpoint())
+			}
+			m.e, m.p = again(t, m.e, m.dev, quiet)
+			began(t, m.p, 0, since+1)
+		}
+	}
+}
+
+// TestC11OwnMap proves that the map of this member itself is there in a session alone, over crashes
+// and checkpoints, and is not told to be that of a member that is away.
+func TestC11OwnMap(t *testing.T) {
+	m := joining(t, func(m *member) {
+		m.take(record(40, 2, 5, 18), Applied)
+		kindOf(t, m.p.Away(background, 0, 1), domain.Invalid)
+	})
+	for i := range 3 {
+		if list := dirtied(t, m.p, 0, 1); len(list) != 1 || list[0] != 32 || len(m.p.Missing(0)) > 0 {
+			t.Errorf("%d: marked %v, away %v", i, list, m.p.Missing(0))
+		}
+		if i == 1 {
+			must(t, m.e.Checkpoint())
+		}
+		m.e, m.p = again(t, m.e, m.dev, quiet)
+		began(t, m.p, 0, 7)
+	}
+	tables := m.e.space.tables.Load()
+	synced(t, m.p, 0, 7)
+	for i := range 2 {
+		if _, there := m.p.Dirty(0, 1); there {
+			t.Errorf("%d: there behind the session", i)
+		}
+		if n := m.e.space.tables.Load(); n >= tables {
+			t.Errorf("%d: %d bytes of tables, %d in the session", i, n, tables)
+		}
+		m.e, m.p = again(t, m.e, m.dev, quiet)
+	}
+}

@@ -560,6 +560,7 @@ func (rep *replica) outdo(l *lane, h *heldRecord, r *Record) {
 	s, ss := rep.status(sliceOf(h.Block))
 	resolved := h.Version.Compare(s.Floor) <= 0 // then it has changed all that is trusted
 	above := s.Open && h.Version.Epoch >= ss.since
+	rep.doubt(h.Block, h.Count)
 	for i := range h.Count {
 		b := h.Block + uint64(i)
 		if rep.beaten(l, h.br, b, h.Version, s.Era) || resolved && rl.trusts(h.br, b) {

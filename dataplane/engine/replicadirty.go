@@ -20,6 +20,10 @@ import (
 // What is logged anyway needs no mark of its own there: behind a crash every record and copy in the
 // log marks again, and so does every record that is held, for who went since the checkpoint. Only
 // what is not logged, a duplicate or a copy that changes nothing, logs its grains.
+//
+// In a join session a member has a map of itself, too: of what it held above its floor when the
+// session began, which may be a tail that nobody else has, and of the records that came since.
+// Each may have taken away what a later branch had. It outlives sessions that are cut short.
 
 // dirtyKey names a map.
 type dirtyKey struct {
@@ -41,12 +45,49 @@ func (rep *replica) mark(block uint64, count int) bool {
 	defer rep.mu.Unlock()
 	any := false
 	for k, d := range rep.mu.dirty {
-		if k.slice == sliceOf(block) {
+		if k.slice == sliceOf(block) && k.member != rep.e.cfg.Node {
 			d.mark(block, count)
 			any = true
 		}
 	}
 	return any
+}
+
+// own names the map of this member itself.
+func (rep *replica) own(slice uint32) dirtyKey { return dirtyKey{slice, rep.e.cfg.Node} }
+
+// doubt marks a record of a join session in this member's own map. The lane's mutex is held.
+func (rep *replica) doubt(block uint64, count int) {
+	rep.mu.Lock()
+	defer rep.mu.Unlock()
+	if d := rep.mu.dirty[rep.own(sliceOf(block))]; d != nil {
+		d.mark(block, count)
+	}
+}
+
+// doubted tells whether a block is marked in this member's own map.
+func (rep *replica) doubted(block uint64) bool {
+	rep.mu.Lock()
+	defer rep.mu.Unlock()
+	d, g := rep.mu.dirty[rep.own(sliceOf(block))], block%segment.SliceBlocks/segment.GrainBlocks
+	return d != nil && d.grains[g/64]>>(g%64)&1 != 0
+}
+
+// distrusts begins this member's own map of a slice with what it holds above a floor, and gives the
+// entry that logs that; none where it goes on from a session that was cut short.
+func (rep *replica) distrusts(slice uint32, floor domain.Version) []segment.Entry {
+	rep.lockLanes()
+	defer rep.unlockLanes()
+	rep.mu.Lock()
+	defer rep.mu.Unlock()
+	k := rep.own(slice)
+	if rep.mu.dirty[k] != nil {
+		return nil
+	}
+	rep.markHeld(slice, rep.away(k), floor)
+	en := rep.note(slice, segment.KindDirty, domain.Version{})
+	en.SetDirty(k.member, segment.DirtyBegin, 0)
+	return []segment.Entry{en}
 }
 
 func (d *dirtyMap) mark(block uint64, count int) { markGrains(&d.grains, block, count) }
@@ -83,8 +124,8 @@ func (l *lane) logMark(rep *replica, block uint64, count int, to Appender) {
 // on that marks, and so does every record that is above the floor. Noting it again is a success.
 func (p *Replica) Away(ctx context.Context, slice uint32, member domain.NodeNumber) error {
 	s, err := p.standing(slice)
-	if err == nil && member == 0 {
-		err = domain.Errorf(domain.Invalid, "no member has the number 0")
+	if err == nil && (member == 0 || member == p.v.e.cfg.Node) {
+		err = domain.Errorf(domain.Invalid, "member %d is never away from here", member)
 	}
 	if err != nil {
 		return err
@@ -176,7 +217,8 @@ func (rep *replica) markHeld(slice uint32, d *dirtyMap, floor domain.Version) {
 }
 
 // Dirty gives the map of a member that is away: segment.SliceGrains bits, a grain of 64 KiB each,
-// the lowest of the first word being the first. false for a member that is not.
+// the lowest of the first word being the first; in a join session, that of the blocks of which
+// Unchanged refuses to hear, by the number of this member. false for a member that is not.
 func (p *Replica) Dirty(slice uint32, member domain.NodeNumber) (grains []uint64, away bool) {
 	p.rep.mu.Lock()
 	defer p.rep.mu.Unlock()
@@ -188,7 +230,10 @@ func (p *Replica) Dirty(slice uint32, member domain.NodeNumber) (grains []uint64
 }
 
 // Missing lists the members that are away from a slice, in order.
-func (p *Replica) Missing(slice uint32) []domain.NodeNumber { return p.rep.missing(slice) }
+func (p *Replica) Missing(slice uint32) []domain.NodeNumber {
+	own := p.v.e.cfg.Node
+	return slices.DeleteFunc(p.rep.missing(slice), func(m domain.NodeNumber) bool { return m == own })
+}
 
 func (rep *replica) missing(slice uint32) []domain.NodeNumber {
 	rep.mu.Lock()
@@ -337,7 +382,7 @@ func (m grainMaps) add(slice uint32, d *dirtyMap) {
 // settleDirty ends what a recovery found of members that are away.
 func (rep *replica) settleDirty() {
 	for k, d := range rep.mu.dirty {
-		if d.ended {
+		if d.ended || k.member == rep.e.cfg.Node && !rep.mu.slices[k.slice].Open {
 			rep.forgetDirty(k)
 			continue
 		}

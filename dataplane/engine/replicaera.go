@@ -226,8 +226,9 @@ func (p *Replica) BeginEra(ctx context.Context, slice uint32, since domain.Epoch
 	note := rep.note(slice, segment.KindEra, domain.Version{})
 	note.Era = s.Era + 1
 	// First here: a checkpoint that is behind the entry must have it.
+	notes := append(rep.distrusts(slice, s.Floor), note)
 	rep.change(slice, segment.SliceState{Era: note.Era, Open: true})
-	err := e.logNotes(context.WithoutCancel(ctx), e.lanes[0], []segment.Entry{note})
+	err := e.logNotes(context.WithoutCancel(ctx), e.lanes[0], notes)
 	if err != nil {
 		return err // the engine is out of service
 	}
@@ -277,6 +278,7 @@ func (p *Replica) EndEra(ctx context.Context, slice uint32, since domain.Epoch) 
 	for _, l := range e.lanes {
 		l.distrust(rep, slice)
 	}
+	rep.forgetDirty(rep.own(slice)) // a recovery knows by the session that has ended
 	rep.unlockLanes()
 	rep.setSession(slice, nil)
 	return nil

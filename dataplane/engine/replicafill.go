@@ -485,9 +485,10 @@ func (l *lane) confirm(rep *replica, br *branch, block, blocks uint64, era uint1
 
 // Unchanged says, in the session that began at since, that the source has changed nothing in
 // count blocks of a branch from block on, inside one extent, since this member had all of it:
-// they are trusted as they are, holes too. Conflict, and nothing is trusted, where this member
-// has or had records above the floor in the range, in this branch: there the versions have to be
-// compared. More errors: those of Import.
+// they are trusted as they are, holes too. Conflict, and nothing is trusted, where this member may
+// have changed something, in this branch or by a record in an older one, in the grain of 64 KiB
+// around a block that is not trusted: there the versions have to be compared; Dirty tells, by the
+// number of this member. More errors: those of Import.
 func (p *Replica) Unchanged(since domain.Epoch, at Link, block uint64, count int) error {
 	if err := p.v.inside(block, count); err != nil {
 		return err
@@ -503,13 +504,9 @@ func (p *Replica) Unchanged(since domain.Epoch, at Link, block uint64, count int
 		return err
 	}
 	rl := &p.rep.lanes[l.no]
-	floor := p.Floor(sliceOf(block))
-	for i := range uint64(count) {
-		hs := rl.of(br)[block+i]
-		above := hs.newest != nil || hs.known != nil && hs.known.ver.Compare(floor) > 0
-		if above && !rl.trusts(br, block+i) {
-			return domain.Errorf(domain.Conflict, "block %d may be of a record that the source lacks",
-				block+i)
+	for b := block; b < block+uint64(count); b++ {
+		if p.rep.doubted(b) && !rl.trusts(br, b) {
+			return domain.Errorf(domain.Conflict, "block %d may be of a record that the source lacks", b)
 		}
 	}
 	p.trust(l, br, block, count)
