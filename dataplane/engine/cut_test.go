@@ -678,49 +678,16 @@ func (c *cutRun) compare(p *Replica, k int) error {
 			blocks[x.block+uint64(i)] = true
 		}
 	}
-	buf := backends.AlignedBuffer(segment.BlockSize)
 	for _, gen := range append(p.Cuts(), 1<<30) {
-		read, versions := p.Read, p.Versions
-		if gen < 1<<30 {
-			read = func(block uint64, n int, dst []byte) (uint32, error) {
-				return p.ReadAt(gen, block, n, dst)
+		err := compareBranch(p, gen, blocks, func(b uint64) expected {
+			n, ver, of := c.sees(k, gen, b)
+			if n == 0 {
+				ver = domain.Version{}
 			}
-			versions = func(block uint64, n int, fn func(BlockVersion) error) error {
-				return p.VersionsAt(gen, block, n, fn)
-			}
-		}
-		of := map[uint64]domain.Version{}
-		for b := range blocks {
-			n, ver, g := c.sees(k, gen, b)
-			if n != 0 {
-				of[b] = ver
-			}
-			maxGen, err := read(b, 1, buf)
-			if err != nil {
-				return err
-			}
-			if !isNumber(buf, n) {
-				return fmt.Errorf("generation %d, block %d is not %d", gen, b, n)
-			}
-			if maxGen < g || maxGen > gen {
-				return fmt.Errorf("generation %d, block %d is of %d, read as of %d", gen, b, g, maxGen)
-			}
-		}
-		for _, ext := range []uint64{0, 3} {
-			err := versions(ext*segment.LeafBlocks, segment.LeafBlocks, func(b BlockVersion) error {
-				if of[b.Block] != b.Version {
-					return fmt.Errorf("generation %d, block %d is of version %s, not %s", gen, b.Block,
-						b.Version, of[b.Block])
-				}
-				delete(of, b.Block)
-				return nil
-			})
-			if err != nil {
-				return err
-			}
-		}
-		if len(of) > 0 {
-			return fmt.Errorf("generation %d: no versions of %v", gen, of)
+			return expected{n, ver, of}
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -69,7 +69,8 @@ func synced(t testing.TB, p *Replica, slice uint32, since domain.Epoch) {
 	must(t, p.EndEra(background, slice, since))
 }
 
-// unchanged lets the rest of a slice, which the source has, too, be trusted, the oldest branch first.
+// unchanged lets the rest of a slice, which the source has, too, be trusted, the oldest branch
+// first.
 func unchanged(t testing.TB, p *Replica, slice uint32, since domain.Epoch) {
 	t.Helper()
 	first := uint64(slice) * segment.SliceBlocks
@@ -118,7 +119,8 @@ func TestC8EraBeatsVersion(t *testing.T) {
 	began(t, p, 0, 6)
 	began(t, p, 0, 6)
 	if _, ok := e.Known(domain.RequestID{Gateway: 3, Incarnation: 4, Counter: 120}); ok ||
-		len(metas(t, p, 0)) != 0 || len(metas(t, p, 1)) != 3 || e.space.tables.Load() >= full+segment.DirtyMapBytes {
+		len(metas(t, p, 0)) != 0 || len(metas(t, p, 1)) != 3 ||
+		e.space.tables.Load() >= full+segment.DirtyMapBytes {
 		t.Errorf("known %t, %d records in the slice", ok, len(metas(t, p, 0)))
 	}
 	giving(t, p, 0, 1, 80, Applied)

@@ -542,50 +542,77 @@ func (c *joinRun) compare(p *Replica, m *lineModel) error {
 	if !slices.Equal(gens, m.line) {
 		return fmt.Errorf("branches %v, not %v", gens, m.line)
 	}
-	buf := backends.AlignedBuffer(segment.BlockSize)
-	for i, at := range line {
-		read, versions := p.Read, p.Versions
-		if i < len(line)-1 {
-			read = func(block uint64, n int, dst []byte) (uint32, error) {
-				return p.ReadAt(at.Gen, block, n, dst)
-			}
-			versions = func(block uint64, n int, fn func(BlockVersion) error) error {
-				return p.VersionsAt(at.Gen, block, n, fn)
-			}
-		}
-		of := map[uint64]domain.Version{}
-		for b := range c.blocks {
+	for _, at := range line {
+		err := compareBranch(p, at.Gen, c.blocks, func(b uint64) expected {
 			x := m.sees(at.Gen, b)
+			want := expected{n: x.n}
 			if x.kind == segment.KindData {
-				of[b] = x.ver
+				want.ver, want.gen = x.ver, min(x.gen, at.Gen)
 			}
-			gen, err := read(b, 1, buf)
-			if err != nil {
-				return err
-			}
-			if !isNumber(buf, x.n) {
-				return fmt.Errorf("generation %d, block %d is not %d: %+v", at.Gen, b, x.n, x)
-			}
-			if x.kind == segment.KindData && (gen < min(x.gen, at.Gen) || gen > at.Gen) {
-				return fmt.Errorf("generation %d, block %d is of %d, read as of %d", at.Gen, b, x.gen, gen)
-			}
+			return want
+		})
+		if err != nil {
+			return err
 		}
-		for _, ext := range []uint64{0, 3, 256, 300} {
-			err := versions(ext*segment.LeafBlocks, segment.LeafBlocks, func(b BlockVersion) error {
-				if of[b.Block] != b.Version {
-					return fmt.Errorf("generation %d, block %d is of version %s, not %s", at.Gen, b.Block,
-						b.Version, of[b.Block])
-				}
-				delete(of, b.Block)
-				return nil
-			})
-			if err != nil {
-				return err
+	}
+	return nil
+}
+
+// expected is what a model has of a block; version and generation of data alone, the lowest that
+// may be read.
+type expected struct {
+	n   uint64
+	ver domain.Version
+	gen uint32
+}
+
+// branchOf gives a replica as it is read of a generation.
+func branchOf(p *Replica, gen uint32) *Replica {
+	if v, _, err := p.At(gen); err == nil {
+		return &Replica{v, p.rep}
+	}
+	return p
+}
+
+// compareBranch compares all that can be read of some blocks in the branch of a generation with
+// what a model has.
+func compareBranch(p *Replica, gen uint32, blocks map[uint64]bool, want func(b uint64) expected,
+) error {
+	p = branchOf(p, gen)
+	buf, of, exts := backends.AlignedBuffer(segment.BlockSize), map[uint64]domain.Version{},
+		map[uint64]bool{}
+	for b := range blocks {
+		exts[b/segment.LeafBlocks] = true
+		x := want(b)
+		if x.ver != (domain.Version{}) {
+			of[b] = x.ver
+		}
+		got, err := p.Read(b, 1, buf)
+		if err != nil {
+			return err
+		}
+		if !isNumber(buf, x.n) {
+			return fmt.Errorf("generation %d, block %d is not %d: %+v", gen, b, x.n, x)
+		}
+		if got < x.gen || got > gen {
+			return fmt.Errorf("generation %d, block %d is of %d, read as of %d", gen, b, x.gen, got)
+		}
+	}
+	for ext := range exts {
+		err := p.Versions(ext*segment.LeafBlocks, segment.LeafBlocks, func(b BlockVersion) error {
+			if of[b.Block] != b.Version {
+				return fmt.Errorf("generation %d, block %d is of version %s, not %s", gen, b.Block,
+					b.Version, of[b.Block])
 			}
+			delete(of, b.Block)
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		if len(of) > 0 {
-			return fmt.Errorf("generation %d: no versions of %v", at.Gen, of)
-		}
+	}
+	if len(of) > 0 {
+		return fmt.Errorf("generation %d: no versions of %v", gen, of)
 	}
 	return nil
 }

@@ -216,7 +216,7 @@ func TestC10CopyFromBeforeALateRecord(t *testing.T) {
 	}
 }
 
-// TestC10UnchangedBesideATail says of a block that the source has changed nothing, where this member
+// TestC10UnchangedBesideATail says of a block that the source has changed nothing where this member
 // may have: by a tail of its own in the block, though the floor has risen above it meanwhile; by
 // one in the cut, or a record of the session or of one that a crash cut short, which took away
 // what the head had, though the cut's block is imported by then. It is not trusted.
@@ -259,6 +259,20 @@ func TestC10UnchangedBesideATail(t *testing.T) {
 			m.sees(0, 18)
 		})
 	}
+}
+
+// TestC12SealedInASession gives a record of a sealed cut once more, in the session in which it came
+// and was settled: it is there.
+func TestC12SealedInASession(t *testing.T) {
+	m := joining(t, nil)
+	m.take(record(0, 1, 6, 3), Applied)
+	must(t, m.p.SealCut(background, 1))
+	m.take(record(0, 1, 6, 3), Duplicate)
+	m.settle(domain.Version{Epoch: 6, Seq: 4})
+	m.take(record(0, 1, 6, 3), Duplicate)
+	_, err := give(m.p, record(0, 1, 6, 5), 9)
+	kindOf(t, err, domain.Conflict)
+	m.sees(3, 3)
 }
 
 // TestC10OwnMapGoesOn lets a tail in a cut have taken away what the head had, and all that tells of

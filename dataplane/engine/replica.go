@@ -524,7 +524,7 @@ func (p *Replica) judge(l *lane, rec *segment.HeldRecord, r *Record, msg domain.
 		r.Outcome = Duplicate
 		h.waiters = append(h.waiters, r)
 		return true, true, nil
-	case h != nil || !s.Open && rec.Version.Compare(s.Floor) <= 0:
+	case h != nil || (!s.Open || p.rep.home(r.Gen).sealed) && rec.Version.Compare(s.Floor) <= 0:
 		r.Outcome = Duplicate
 		return true, false, nil
 	}

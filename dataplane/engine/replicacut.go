@@ -376,8 +376,9 @@ func (p *Replica) Cut(ctx context.Context, gen uint32) error {
 
 // SealCut ends a cut, and all before it: nothing of them changes any more, and a record of their
 // generations is refused unless it is there already. It is for when the replica protocol knows that
-// none is on its way. Durable on return, and complete. Sealing again is a success. Errors: NotFound
-// for what was not cut, or dropped.
+// none is on its way: all of them are at or below its floor by then, and such ones are duplicates,
+// in a join session too. Durable on return, and complete. Sealing again is a success. Errors:
+// NotFound for what was not cut, or dropped.
 func (p *Replica) SealCut(ctx context.Context, gen uint32) error {
 	e := p.v.e
 	e.control.Lock()

@@ -21,11 +21,12 @@ import (
 // epoch leaves it untrusted, since the source may have had more. A branch that is made in a session
 // is not trusted, since the source's may be older than the session.
 //
-// The version of a trusted block that no record tells is at or below the floor, or noted:
-// with 24 bytes a block, until the floor has passed it. A record of the session stays the newest
-// beside a copy that has it, for the copy of a later branch may be from before it came. The floor rises to that of the source with
-// each copy: what the source says is resolved, is resolved. So a floor is never taken back, and a
-// record at or below it changes a trusted block never, and any other always.
+// The version of a trusted block that no record tells is at or below the floor, or noted: with 24
+// bytes a block, until the floor has passed it. A record of the session stays the newest beside a
+// copy that has it, for the copy of a later branch may be from before it came. The floor rises to
+// that of the source with each copy: what the source says is resolved, is resolved. So a floor is
+// never taken back, and a record at or below it changes a trusted block never, and any other
+// always.
 //
 //	C8  What is of an earlier era never wins, in this life or a later one.
 //
