@@ -77,7 +77,10 @@ type fleet struct {
 
 const fleetExtents = 4
 
-var fleets = flag.Int("fleets", 24, "seeds of TestC10Fleet")
+var (
+	fleets     = flag.Int("fleets", 24, "seeds of TestC10Fleet")
+	fleetFirst = flag.Int("fleet.first", 0, "the first of them")
+)
 
 func newFleet(t *testing.T, members int, seed uint64) *fleet {
 	t.Helper()
@@ -659,7 +662,7 @@ func TestC10Fleet(t *testing.T) {
 	if raceOn || testing.Short() {
 		seeds, steps = seeds/6, 600
 	}
-	for seed := range uint64(seeds) {
+	for seed := uint64(*fleetFirst); seed < uint64(*fleetFirst+seeds); seed++ {
 		f := newFleet(t, 2+int(seed%2), 40+seed)
 		for i := range steps {
 			if f.step(); t.Failed() {

@@ -275,6 +275,59 @@ func TestC12SealedInASession(t *testing.T) {
 	m.sees(3, 3)
 }
 
+// TestC10ParentOfADropped drops a cut, before a session or in it, and then takes a copy of the branch
+// that it went into: that is as its parent. It is so behind a crash, which has to drop the cut once
+// more.
+func TestC10ParentOfADropped(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		drop := func(m *member) {
+			must(t, m.p.SealCut(background, 2))
+			must(t, m.p.DropCut(background, 2))
+		}
+		m := joining(t, func(m *member) {
+			must(t, m.p.Cut(background, 2))
+			m.take(record(0, 2, 5, 18), Applied)
+			m.settle(at(20))
+			must(t, m.e.Checkpoint())
+			if before {
+				drop(m)
+			}
+		})
+		if !before {
+			drop(m)
+		}
+		for i, c := range []Copy{copied(21), {Kind: segment.KindUnmap, Parent: true}} {
+			must(t, m.p.Import(6, m.p.Line()[i], 0, []Copy{c}, at(30)))
+		}
+		m.sees(21, 21)
+		m.ends()
+		m.sees(21, 21)
+	}
+}
+
+// TestC10SameOfADropped is that for a block that is the same as the source's: it keeps the version
+// that it had from the cut.
+func TestC10SameOfADropped(t *testing.T) {
+	m := joining(t, func(m *member) {
+		must(t, m.p.Cut(background, 2))
+		m.take(record(0, 2, 5, 100), Applied)
+		must(t, m.e.Checkpoint())
+	})
+	must(t, m.p.SealCut(background, 2))
+	must(t, m.p.DropCut(background, 2))
+	if got, err := m.p.Same(6, m.p.Line()[1], 0, 1); got != 1 || err != nil {
+		t.Fatalf("trusted %b %v", got, err)
+	}
+	for b := range m.p.v.blocks() { // without a copy, which would see to it as well
+		for _, br := range m.p.rep.line {
+			m.p.rep.lanes[0].rely(br, b)
+		}
+	}
+	m.ends()
+	m.take(record(0, 3, 5, 97), Superseded)
+	m.sees(0, 100)
+}
+
 // TestC10OwnMapGoesOn lets a tail in a cut have taken away what the head had, and all that tells of
 // it but the map be gone when the session is cut short, with a checkpoint and without: the next one
 // knows.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"weft/backends"
 	"weft/dataplane/segment"
@@ -87,7 +88,11 @@ type replica struct {
 	line  []*branch                     // the oldest first; guarded like a branch's place in the tree
 	lanes [segment.LanesMax]replicaLane // each guarded by its lane's mutex
 	gone  bool                          // deleted; changed under the mutexes of all lanes
-	turn  sync.Mutex                    // one session begins or ends, or one cut is made, at a time
+	// absorbed counts the cuts that went into the branches above them, under the mutexes of all lanes,
+	// and anchored those of them that are in a checkpoint.
+	absorbed uint64
+	anchored atomic.Uint64
+	turn     sync.Mutex // one session begins or ends, or one cut is made, at a time
 	// Of a recovery: the grains of what stands in the log behind the checkpoint, and of what the
 	// checkpoint holds.
 	touched, tabled grainMaps

@@ -108,6 +108,9 @@ func (rep *replica) advance(was, head *branch) {
 
 // leave lets go of a branch that leaves the tree; the locks of prune are held.
 func (rep *replica) leave(b *branch) {
+	if b.into != nil {
+		rep.absorbed++
+	}
 	for _, l := range rep.e.lanes {
 		rl := &rep.lanes[l.no]
 		if b.into != nil {

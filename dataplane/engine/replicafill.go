@@ -236,6 +236,11 @@ func (p *Replica) take(l *lane, since domain.Epoch, at Link, block uint64, list 
 		if p.rep.gone || p.v.gone.Load() {
 			return last, p.v.missing()
 		}
+		if waited, err := p.anchor(l); err != nil {
+			return last, err
+		} else if waited {
+			continue
+		}
 		if err := p.joins(sliceOf(block), since); err != nil {
 			return last, err
 		}
@@ -268,6 +273,23 @@ func (p *Replica) take(l *lane, since domain.Epoch, at Link, block uint64, list 
 		i += done
 	}
 	return last, nil
+}
+
+// anchor sees to it that all cuts which were dropped are so in a checkpoint, and tells whether it
+// had to. Else a crash would drop one once more, behind what a session logged of the branch that it
+// went into: what this was to have no more would be there again. The lane's mutex is held, but not
+// while a checkpoint is taken.
+func (p *Replica) anchor(l *lane) (waited bool, err error) {
+	n := p.rep.absorbed
+	if n == p.rep.anchored.Load() {
+		return false, nil
+	}
+	l.mu.Unlock()
+	if err = p.v.e.Checkpoint(); err == nil {
+		p.rep.anchored.Store(n)
+	}
+	l.mu.Lock()
+	return true, err
 }
 
 // next gives the branch that a link names if it is the turn of its blocks: those of the branch that
@@ -412,7 +434,12 @@ func (p *Replica) Same(since domain.Epoch, at Link, block, blocks uint64,
 	}
 	w, l := make(branchWait, 1), p.v.lane(block)
 	l.mu.Lock()
-	if err := l.roomForNote(); err != nil {
+	for waited := true; waited && err == nil; {
+		if err = l.roomForNote(); err == nil {
+			waited, err = p.anchor(l)
+		}
+	}
+	if err != nil {
 		l.mu.Unlock()
 		return 0, err
 	}
