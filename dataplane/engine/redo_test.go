@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 
 	"weft/dataplane/segment"
@@ -139,5 +140,32 @@ func TestRedoForgets(t *testing.T) {
 	q.enter(l)
 	if b, no := q.branch(l, first); b != v.br.Load() || no != 0 {
 		t.Errorf("%v at %d answers", b, no)
+	}
+}
+
+// BenchmarkReplicaRedo opens a replica whose records are all in the log behind the checkpoint: that
+// takes as long for each of many as of few.
+func BenchmarkReplicaRedo(b *testing.B) {
+	for _, n := range []int{2000, 20000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			dev := newMem(b, 256<<20, 1<<20, 1)
+			e := open(b, dev, quiet)
+			p := replicaOn(b, e)
+			done := make(signal, n)
+			for seq := range uint64(n) {
+				r := versioned(seq, 1, seq, 5, seq+1)
+				r.To = done
+				p.Append(r, 5)
+			}
+			for range n {
+				must(b, <-done)
+			}
+			for b.Loop() {
+				e.Abandon()
+				e = open(b, dev, quiet)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/record")
+			e.Abandon()
+		})
 	}
 }

@@ -120,7 +120,8 @@ type replicaLane struct {
 	knowns  int                            // blocks of which holders know a version
 	trusted map[trustKey]*trust            // in join sessions
 	scratch sumBuffer
-	fresh   bool // records came since a floor was logged here
+	fresh   bool              // records came since a floor was logged here
+	turned  map[uint32]uint16 // of a recovery: by slice, the era that the log had come to, and one more
 
 	// Beside a journal, by slice: the sequence of the last slot that was given a record, the LSN of
 	// what the log was given last, and whether it stays with the log.

@@ -531,6 +531,19 @@ func (rl *replicaLane) sums(en *segment.Entry, raw []byte, crcs *[segment.Record
 	return sumOf(&rl.scratch, crcs[:en.Count])
 }
 
+// redoTurn is turn for an entry of the log, in which eras only rise: once for each.
+func (l *lane) redoTurn(rep *replica, slice uint32, era uint16) {
+	rl := &rep.lanes[l.no]
+	if rl.turned[slice] > era {
+		return
+	}
+	if rl.turned == nil {
+		rl.turned = map[uint32]uint16{}
+	}
+	rl.turned[slice] = era + 1
+	l.turn(rep, slice, era)
+}
+
 // redoHeld takes up an entry of a replica behind the checkpoint.
 func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 	rep, no := b.fam.replica, uint32(en.Block/segment.SliceBlocks)
@@ -554,7 +567,7 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 		rep.redoDirty(en)
 		return
 	case segment.KindSame:
-		l.turn(rep, no, en.Era)
+		l.redoTurn(rep, no, en.Era)
 		l.confirm(rep, b, en.Block, en.Same(), en.Era)
 		return
 	}
@@ -566,7 +579,7 @@ func (l *lane) redoHeld(c *logChunk, en *segment.Entry, raw []byte, b *branch) {
 	h.copied, h.flags = en.Flags&segment.FlagFresh == 0, en.Flags
 	h.exact = h.copied && !h.displaces() // at or below the floor it is swept
 	markGrains(rep.touched.of(en.Block), en.Block, en.Len())
-	l.turn(rep, no, en.Era)
+	l.redoTurn(rep, no, en.Era)
 	var crcs [segment.RecordBlocks]uint32
 	if h.Sum = rep.lanes[l.no].sums(en, raw, &crcs); en.Kind == segment.KindData {
 		h.Addr = uint64(c.payload)/segment.Unit + uint64(en.Off)
