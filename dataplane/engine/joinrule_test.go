@@ -275,9 +275,24 @@ func TestC12SealedInASession(t *testing.T) {
 	m.sees(3, 3)
 }
 
-// TestC10ParentOfADropped drops a cut, before a session or in it, and then takes a copy of the branch
-// that it went into: that is as its parent. It is so behind a crash, which has to drop the cut once
-// more.
+// TestC12DroppedInASession is that for a cut that is dropped since: the branch that it went into
+// began in the session, and is not trusted for it.
+func TestC12DroppedInASession(t *testing.T) {
+	m := joining(t, nil)
+	m.take(record(0, 2, 6, 3), Applied)
+	m.settle(domain.Version{Epoch: 6, Seq: 4})
+	must(t, m.p.Cut(background, 2))
+	must(t, m.p.SealCut(background, 2))
+	must(t, m.p.DropCut(background, 2))
+	m.take(record(0, 2, 6, 3), Duplicate)
+	if m.trusts(1) {
+		t.Error("trusted")
+	}
+}
+
+// TestC10ParentOfADropped drops a cut, before a session or in it, and then takes a copy of the
+// branch that it went into: that is as its parent. It is so behind a crash, which has to drop the
+// cut once more.
 func TestC10ParentOfADropped(t *testing.T) {
 	for _, before := range []bool{false, true} {
 		drop := func(m *member) {

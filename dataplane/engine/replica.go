@@ -121,7 +121,7 @@ type replicaLane struct {
 	trusted map[trustKey]*trust            // in join sessions
 	scratch sumBuffer
 	fresh   bool              // records came since a floor was logged here
-	turned  map[uint32]uint16 // of a recovery: by slice, the era that the log had come to, and one more
+	turned  map[uint32]uint16 // of a recovery: by slice, the era that the log came to, and one more
 
 	// Beside a journal, by slice: the sequence of the last slot that was given a record, the LSN of
 	// what the log was given last, and whether it stays with the log.
@@ -530,7 +530,7 @@ func (p *Replica) judge(l *lane, rec *segment.HeldRecord, r *Record, msg domain.
 		r.Outcome = Duplicate
 		h.waiters = append(h.waiters, r)
 		return true, true, nil
-	case h != nil || (!s.Open || p.rep.home(r.Gen).sealed) && rec.Version.Compare(s.Floor) <= 0:
+	case h != nil || (!s.Open || p.rep.over(r.Gen)) && rec.Version.Compare(s.Floor) <= 0:
 		r.Outcome = Duplicate
 		return true, false, nil
 	}

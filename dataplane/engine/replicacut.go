@@ -50,6 +50,12 @@ func (rep *replica) home(gen uint32) *branch {
 	return rep.line[0]
 }
 
+// over tells whether the cut of a generation is sealed, or was dropped; a lane's mutex is held.
+func (rep *replica) over(gen uint32) bool {
+	home := rep.home(gen)
+	return home.sealed || home.gen > gen
+}
+
 // of gives the holders of a branch's blocks, to be read.
 func (rl *replicaLane) of(b *branch) map[uint64]holders {
 	if b == rl.head {
@@ -380,8 +386,8 @@ func (p *Replica) Cut(ctx context.Context, gen uint32) error {
 // SealCut ends a cut, and all before it: nothing of them changes any more, and a record of their
 // generations is refused unless it is there already. It is for when the replica protocol knows that
 // none is on its way: all of them are at or below its floor by then, and such ones are duplicates,
-// in a join session too. Durable on return, and complete. Sealing again is a success. Errors:
-// NotFound for what was not cut, or dropped.
+// in a join session too, and behind DropCut. Durable on return, and complete. Sealing again is a
+// success. Errors: NotFound for what was not cut, or dropped.
 func (p *Replica) SealCut(ctx context.Context, gen uint32) error {
 	e := p.v.e
 	e.control.Lock()
