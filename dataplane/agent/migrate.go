@@ -38,6 +38,7 @@ func (a *Agent) Migrate(ctx context.Context, from, to domain.DeviceID, family ui
 		watch(m)
 	}
 	if err = m.Copy(ctx); err == nil {
+		m.Release() // the order that is obeyed now may take long
 		err = a.change(ctx, m, dst)
 	}
 	over := context.WithoutCancel(ctx)
@@ -51,11 +52,15 @@ func (a *Agent) Migrate(ctx context.Context, from, to domain.DeviceID, family ui
 	return bytes, true, err
 }
 
-// change lets the disks of a family go on with their copies. No request is let in from before the
-// last of it is copied until then, and no order is obeyed.
+// change lets the disks of a family go on with their copies. What was written while it waited for an
+// order is copied first, so that the pause is short. Then no request is let in until the disks are
+// where the copies are. No order is obeyed meanwhile.
 func (a *Agent) change(ctx context.Context, m *engine.Migration, dst *engine.Engine) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := m.Copy(ctx); err != nil {
+		return err
+	}
 	var disks []Served
 	for _, id := range m.Volumes() {
 		if s, ok := a.mu.served[id]; ok {
@@ -69,6 +74,7 @@ func (a *Agent) change(ctx context.Context, m *engine.Migration, dst *engine.Eng
 		s.Disk.Pause()
 		defer s.Disk.Resume()
 	}
+	m.Release() // what was let in before goes through
 	drain, cancel := context.WithTimeout(ctx, drainMost)
 	defer cancel()
 	for _, s := range disks {

@@ -20,6 +20,7 @@ type family struct {
 	branches int
 	mixed    bool // its branches write under more than one key
 	moves    moves
+	brake    atomic.Pointer[brake] // while it is copied and hosts outran that; nil is none
 	// leaves names, by lane, a leaf of every extent that some branch wrote; its tree has the others.
 	// Each map is guarded by its lane's mutex.
 	leaves [segment.LanesMax]map[uint32]*leaf

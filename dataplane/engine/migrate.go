@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -98,6 +100,7 @@ const grainBlocks = segment.LeafBlocks / 64
 type fresh struct {
 	mu     sync.Mutex
 	grains map[uint32]uint64
+	count  int // of bits
 }
 
 func newFresh() *fresh { return &fresh{grains: map[uint32]uint64{}} }
@@ -108,11 +111,11 @@ func (p *pending) freshen() {
 	if f == nil || p.count == 0 {
 		return
 	}
-	first := p.block % segment.LeafBlocks / grainBlocks
-	last := (p.block%segment.LeafBlocks + uint64(p.count) - 1) / grainBlocks
+	ext, more := uint32(p.block/segment.LeafBlocks), grainsOf(p.block, p.count)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.grains[uint32(p.block/segment.LeafBlocks)] |= ^uint64(0) << first & (^uint64(0) >> (63 - last))
+	f.count += bits.OnesCount64(more &^ f.grains[ext])
+	f.grains[ext] |= more
 }
 
 // take gives an extent that was written to, and forgets it; false when there is none.
@@ -121,16 +124,68 @@ func (f *fresh) take() (ext uint32, grains uint64, ok bool) {
 	defer f.mu.Unlock()
 	for ext, grains = range f.grains {
 		delete(f.grains, ext)
+		f.count -= bits.OnesCount64(grains)
 		return ext, grains, true
 	}
 	return 0, 0, false
 }
 
-// extents counts those that were written to.
-func (f *fresh) extents() int {
+// extents counts those that were written to, and the grains of them.
+func (f *fresh) extents() (n, grains int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.grains)
+	return len(f.grains), f.count
+}
+
+// brake slows the hosts of a family down while it is copied: what they write has to be paid for by
+// what is copied, half a grain for each. So the copy catches up with them whatever they do: of n
+// grains that are to be copied when the brake is put on, and those of records under way then, no
+// more than twice as many are copied until none is left.
+type brake struct {
+	mu     sync.Mutex
+	paid   *sync.Cond
+	credit int // halves of grains; below 0 by one record at most
+	off    bool
+}
+
+// brakeMost is how many halves of grains hosts may use at once: the copy is not held up by a host
+// that pauses, and hosts that come back do not undo it.
+const brakeMost = 16
+
+func newBrake() *brake {
+	b := &brake{}
+	b.paid = sync.NewCond(&b.mu)
+	return b
+}
+
+// wait lets a record through when what was copied has paid for it.
+func (b *brake) wait(r *Record) {
+	n := 2
+	if r.Count > 0 && r.Block%segment.LeafBlocks+uint64(r.Count) <= segment.LeafBlocks {
+		n = 2 * bits.OnesCount64(grainsOf(r.Block, r.Count))
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.credit <= 0 && !b.off {
+		b.paid.Wait()
+	}
+	b.credit -= n
+}
+
+// pay notes grains that were copied.
+func (b *brake) pay(grains int) {
+	b.mu.Lock()
+	b.credit = min(b.credit+grains, brakeMost)
+	b.mu.Unlock()
+	b.paid.Broadcast()
+}
+
+// release lets everybody through from now on.
+func (b *brake) release() {
+	b.mu.Lock()
+	b.off = true
+	b.mu.Unlock()
+	b.paid.Broadcast()
 }
 
 // Family is a volume with all its snapshots and clones, as migrations see it.
@@ -219,6 +274,7 @@ type Migration struct {
 	done     atomic.Int64
 	total    atomic.Int64
 	urgent   bool // hosts wait for it
+	outrun   bool // hosts wrote faster than it copied: they are slowed down from then on
 	buf      []byte
 }
 
@@ -352,49 +408,93 @@ func (m *Migration) Volumes() []domain.VolumeID {
 }
 
 const (
-	// migrateRest is how many extents may be left to be copied while hosts wait.
-	migrateRest = 4
-	// migratePasses bounds how often what hosts write is copied before they wait for what is left.
-	migratePasses = 24
+	// migrateRest is how many grains may be left to be copied while hosts wait: 2 MiB.
+	migrateRest = 32
+	// migrateTries is how often a pass may leave more than half of what the one before left, before
+	// hosts are slowed down.
+	migrateTries = 2
+	// migratePasses bounds how often what hosts write is copied. It is not reached: what is left is
+	// halved by most passes.
+	migratePasses = 64
 )
 
-// Copy copies until little is left: what hosts wrote during the last pass. Errors: Aborted when ctx
-// ends; NoSpace, Unavailable, Corrupt and others of the two devices.
+// Copy copies until little is left: at most 2 MiB, and what of hosts is under way. Where they write
+// faster than it copies it slows them down, for as long as that takes twice as long as copying what
+// is left then; they stay slow, and soon wait, until Release. It may be called again. Errors: Aborted
+// when ctx ends; NoSpace, Unavailable, Corrupt and others of the two devices.
 func (m *Migration) Copy(ctx context.Context) error {
+	if m.outrun && m.fam.brake.Load() == nil {
+		m.slow()
+	}
+	before, tries := math.MaxInt, 0
 	for range migratePasses {
 		if err := m.pass(ctx); err != nil {
+			m.Release()
 			return err
 		}
-		if m.rest() <= migrateRest {
+		rest := m.rest()
+		if rest <= migrateRest {
 			return nil
+		}
+		if rest > before/2 {
+			tries++
+		}
+		if before = rest; tries >= migrateTries && !m.outrun {
+			m.slow()
 		}
 	}
 	return nil
 }
 
-// rest counts the extents that are to be copied again.
+// slow puts the brake on. Hosts wait for the copy then, so it rests for nobody.
+func (m *Migration) slow() {
+	m.outrun = true
+	m.fam.brake.Store(newBrake())
+}
+
+// Release lets hosts write as fast as they can again, also those that wait. Finish needs it, once
+// the hosts are kept back otherwise; Abort and Clean do it.
+func (m *Migration) Release() {
+	if b := m.fam.brake.Swap(nil); b != nil {
+		b.release()
+	}
+}
+
+// rest counts the grains that are to be copied again, or were never copied.
 func (m *Migration) rest() int {
 	n := 0
-	for b, t := range m.twins {
-		if f := b.fresh.Load(); f != nil && !t.settled {
-			n += f.extents()
+	for _, b := range m.branches() {
+		t := m.twins[b]
+		switch f := b.fresh.Load(); {
+		case t == nil && m.from.waste(b), t != nil && t.settled, f == nil:
+		case t == nil:
+			for _, l := range m.from.lanes {
+				n += len(l.written(b)) * (segment.LeafBlocks / grainBlocks)
+			}
+		default:
+			_, grains := f.extents()
+			n += grains
 		}
 	}
 	return n
 }
 
-// pass copies what is not copied, parents first: a branch stands on older ones only.
-func (m *Migration) pass(ctx context.Context) error {
-	var list []*branch
+// branches lists those of the family, parents first: a branch stands on older ones only.
+func (m *Migration) branches() (list []*branch) {
 	m.from.mu.RLock()
+	defer m.from.mu.RUnlock()
 	for _, b := range m.from.mu.branches {
 		if b.fam == m.fam && !b.gone {
 			list = append(list, b)
 		}
 	}
-	m.from.mu.RUnlock()
 	slices.SortFunc(list, func(a, b *branch) int { return cmp.Compare(a.id, b.id) })
-	for _, b := range list {
+	return list
+}
+
+// pass copies what is not copied.
+func (m *Migration) pass(ctx context.Context) error {
+	for _, b := range m.branches() {
 		if m.twins[b] == nil && m.from.waste(b) {
 			continue
 		}
@@ -436,7 +536,7 @@ func (m *Migration) branch(ctx context.Context, b *branch) error {
 		t.walked = true
 	}
 	f := b.fresh.Load()
-	for n := f.extents(); n > 0 || frozen || m.urgent; n-- {
+	for n, _ := f.extents(); n > 0 || frozen || m.urgent; n-- {
 		ext, grains, ok := f.take()
 		if !ok {
 			break
@@ -583,6 +683,9 @@ func (m *Migration) extent(ctx context.Context, t *twin, ext uint32, grains uint
 				return err
 			}
 		}
+		if b := m.fam.brake.Load(); b != nil { // for the grains that end here
+			b.pay(bits.OnesCount64(grains >> (i / grainBlocks) & (1<<((i+n)/grainBlocks-i/grainBlocks) - 1)))
+		}
 		i += n
 	}
 	return nil
@@ -601,7 +704,7 @@ func (m *Migration) piece(ctx context.Context, t *twin, k segment.Kind, block ui
 	if err := ended(ctx); err != nil {
 		return err
 	}
-	hurry := func() bool { return m.urgent }
+	hurry := func() bool { return m.urgent || m.fam.brake.Load() != nil }
 	m.from.sched.Begin(qos.Migrate, hurry)
 	m.to.sched.Begin(qos.Migrate, hurry)
 	r, w := &Record{Kind: k, Block: block, Count: n, Now: true}, make(branchWait, 1)
@@ -624,7 +727,7 @@ func (m *Migration) piece(ctx context.Context, t *twin, k segment.Kind, block ui
 		return err
 	}
 	m.done.Add(int64(n) * segment.BlockSize)
-	if m.pace != nil && !m.urgent {
+	if m.pace != nil && !hurry() {
 		return m.pace(ctx, int64(n)*segment.BlockSize)
 	}
 	return nil
@@ -636,6 +739,7 @@ func (m *Migration) piece(ctx context.Context, t *twin, k segment.Kind, block ui
 // itself, which is out of service then: what holds the family is decided by SettleMigrations.
 func (m *Migration) Finish(ctx context.Context) error {
 	m.urgent = true
+	m.Release()
 	if err := m.pass(ctx); err != nil {
 		return err
 	}
@@ -735,6 +839,7 @@ func (e *Engine) mark(ctx context.Context, f *family, s segment.MoveState, token
 
 // Clean takes away what is left on the source after the switch.
 func (m *Migration) Clean(ctx context.Context) error {
+	m.Release()
 	m.from.unpin(m.fam)
 	for _, b := range m.to.nameless(m.root.fam) {
 		m.to.sweep(b)
@@ -745,6 +850,7 @@ func (m *Migration) Clean(ctx context.Context) error {
 // Abort ends a migration before the switch: the source is as it was, and the copy is thrown away.
 // Where that fails the next start does it. Once the switch was begun nothing is thrown away.
 func (m *Migration) Abort(ctx context.Context) error {
+	m.Release()
 	if m.unsure {
 		return nil
 	}

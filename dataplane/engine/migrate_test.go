@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"weft/backends/mem"
@@ -302,6 +303,7 @@ func (s *saga) migrate(line *timeline, to *Engine) {
 		})
 		f.must(err)
 		f.must(m.Copy(background))
+		m.Release()
 		step(s.one)
 		f.must(m.Finish(background))
 		defer f.e.Abandon()
@@ -530,4 +532,103 @@ func TestMigrateDeviceFails(t *testing.T) {
 		s.empty()
 		s.must(s.to.Close())
 	}
+}
+
+// scribbler is a host that writes blocks of a volume, one in each of some grains, by chance and as
+// fast as it is let.
+type scribbler struct {
+	v      *Volume
+	grains int
+	ops    *atomic.Int64
+	has    map[uint64]uint64
+	err    error
+}
+
+func (w *scribbler) run(first uint64, stop *atomic.Bool) {
+	rnd := newRand(first)
+	w.has = map[uint64]uint64{}
+	for n := first << 32; !stop.Load() && w.err == nil; n++ {
+		b := (uint64(rnd.IntN(w.grains))*grainBlocks + first%grainBlocks)
+		w.has[b] = n
+		w.err = put(w.v, data(b, 1, n))
+		w.ops.Add(1)
+	}
+	w.ops.Add(1 << 40) // nobody waits for it
+}
+
+// TestMigrateOutrun proves that hosts which write faster than a family is copied are slowed down,
+// not failed, until what is left is as little as Copy says; that the pause has no more to copy than
+// that; and that they are fast again afterwards, with every byte as it was written last.
+func TestMigrateOutrun(t *testing.T) {
+	for _, journal := range []bool{false, true} {
+		s := newShuttle(t, 900, journal)
+		const hosts, grains = 4, 256
+		v, err := created(s.e, testVolume, grains*grainBlocks*segment.BlockSize)
+		s.must(err)
+		var ops atomic.Int64
+		var stop atomic.Bool
+		var wg sync.WaitGroup
+		list := make([]*scribbler, hosts)
+		for i := range list {
+			list[i] = &scribbler{v: v, grains: grains, ops: &ops}
+			wg.Go(func() { list[i].run(uint64(i+1), &stop) })
+		}
+		until := func(n int64) {
+			for ops.Load() < n {
+				runtime.Gosched()
+			}
+		}
+		until(grains)
+		pieces := 0
+		m, err := s.e.Migrate(s.e.Families()[0].ID, s.to, func(context.Context, int64) error {
+			pieces++
+			until(ops.Load() + 4) // the copy never catches up with that
+			return nil
+		})
+		s.must(err)
+		s.must(m.Copy(background))
+		if !m.outrun || pieces < 2*grains {
+			t.Fatalf("nobody outran the copy: %d pieces", pieces)
+		}
+		stop.Store(true)
+		m.Release()
+		wg.Wait()
+		const most = migrateRest + brakeMost/2 + 2*hosts
+		if n := m.rest(); n > most {
+			t.Fatalf("%d grains are left, not %d", n, most)
+		}
+		s.must(m.Finish(background))
+		s.must(m.Clean(background))
+		to, _ := s.to.Volume(testVolume)
+		for _, w := range list {
+			s.must(w.err)
+			for b, n := range w.has {
+				if got, err := holds(to, b); err != nil || got != n {
+					t.Fatalf("block %d holds %d, not %d: %v", b, got, n, err)
+				}
+			}
+		}
+		s.must(s.e.Close())
+		s.must(s.to.Close())
+	}
+}
+
+// TestBrake proves the price of what hosts write while a brake is on: of each two grains that are
+// copied one is theirs, of which they may save up little, and a large record is paid for afterwards.
+func TestBrake(t *testing.T) {
+	b := newBrake()
+	for n, c := range []struct{ pay, blocks, left int }{
+		{2, 1, 0}, {3, grainBlocks, 1}, {1, 1, 0}, {1000, 1, brakeMost - 2},
+		{0, segment.LeafBlocks, brakeMost - 2 - 2*segment.LeafBlocks/grainBlocks},
+	} {
+		b.pay(c.pay)
+		b.wait(&Record{Block: segment.LeafBlocks, Count: c.blocks})
+		if b.credit != c.left {
+			t.Errorf("case %d: %d are left, not %d", n, b.credit, c.left)
+		}
+	}
+	var through sync.WaitGroup
+	through.Go(func() { b.wait(&Record{Count: 1}) })
+	b.release()
+	through.Wait()
 }

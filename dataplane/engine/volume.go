@@ -81,7 +81,8 @@ var zeroCRC = segment.Checksum(make([]byte, segment.BlockSize))
 // takes it: nil when it is durable as the engine's mode says, NoSpace, OutOfRange, NotFound,
 // ReadOnly for a snapshot, or Unavailable when the device failed, which leaves open whether the
 // record is there. It waits while all chunk buffers are in flight; where a journal fills faster
-// than it is destaged, in proportion.
+// than it is destaged, in proportion; and where hosts outrun the copy of a family that goes to
+// another device, for that.
 func (v *Volume) Append(r *Record) { v.append(r, nil) }
 
 func (v *Volume) append(r *Record, own *Hold) {
@@ -95,6 +96,9 @@ func (v *Volume) append(r *Record, own *Hold) {
 	if err != nil {
 		r.To.Appended(r, err)
 		return
+	}
+	if b := v.fam.brake.Load(); b != nil {
+		b.wait(r)
 	}
 	r.kind = r.Kind
 	if r.Kind == segment.KindData {
