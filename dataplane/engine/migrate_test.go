@@ -632,3 +632,80 @@ func TestBrake(t *testing.T) {
 	b.release()
 	through.Wait()
 }
+
+// spoil turns over a bit of a block where it stands.
+func (s *shuttle) spoil(v *Volume, block uint64) {
+	s.t.Helper()
+	loc := locsOf(s.t, v, block, 1)[0]
+	if v.e.nv.holds(loc) {
+		s.nv.Bytes()[int64(v.e.nv.place(loc))*segment.BlockSize+9] ^= 4
+		return
+	}
+	s.must(s.dev.FlipBit(loc.Off()+9, 2))
+}
+
+// TestMigrateDamaged proves that damaged blocks hold up nothing: whatever else the family has goes to
+// the other device, and a block that was damaged, of a volume or of a snapshot, reads as corrupt
+// there until it is written, also behind a crash, and also where the copy had an older one already
+// that was whole; and that it is told which blocks they are.
+func TestMigrateDamaged(t *testing.T) {
+	for n, journal := range []bool{false, true} {
+		told := &facts{}
+		s := newShuttle(t, 1000+uint64(n), journal, told.into)
+		v, err := created(s.e, testVolume, 8*domain.MiB)
+		s.must(err)
+		const old, cut, head, late = 3, 40, 60, 90 // blocks
+		for b := range uint64(100) {
+			s.must(put(v, data(b, 1, b+1)))
+		}
+		s.must(s.e.Snapshot(background, Cut{Volume: testVolume, Snapshot: snapID(1)}))
+		s.must(put(v, data(cut, 1, 1000)))
+		s.must(put(v, data(head, 1, 1001)))
+		s.must(put(v, data(late, 1, 1002)))
+		snap, _ := s.e.OpenSnapshot(snapID(1))
+		s.spoil(snap, old) // the volume sees it, too
+		s.spoil(snap, cut)
+		s.spoil(v, head)
+		m, err := s.e.Migrate(s.e.Families()[0].ID, s.to, nil)
+		s.must(err)
+		s.must(m.Copy(background))
+		s.must(put(v, data(late, 1, 1003)))
+		s.spoil(v, late)
+		was := told.count("corrupt")
+		s.must(m.Finish(background))
+		if m.Damaged() != 4 || told.count("corrupt") < was+4 {
+			t.Errorf("%d went over damaged, %d were told", m.Damaged(), told.count("corrupt")-was)
+		}
+		s.must(m.Clean(background))
+		s.swap()
+		for range 2 {
+			v, _ = s.e.Volume(testVolume)
+			snap, _ = s.e.OpenSnapshot(snapID(1))
+			recount(t, s.e)
+			for b := range uint64(100) {
+				now, err := holds(v, b)
+				if b == old || b == head || b == late {
+					kindOf(t, err, domain.Corrupt)
+				} else if want := map[uint64]uint64{cut: 1000}[b]; err != nil || now != max(want, b+1) {
+					t.Errorf("block %d holds %d: %v", b, now, err)
+				}
+				then, err := holds(snap, b)
+				if b == old || b == cut {
+					kindOf(t, err, domain.Corrupt)
+				} else if err != nil || then != b+1 {
+					t.Errorf("block %d of the snapshot holds %d: %v", b, then, err)
+				}
+			}
+			s.e = s.again(s.e, s.dev, s.nv)
+		}
+		v, _ = s.e.Volume(testVolume)
+		s.must(put(v, data(head, 1, 7)))
+		if got, err := holds(v, head); err != nil || got != 7 {
+			t.Errorf("it was written, and holds %d: %v", got, err)
+		}
+		_, err = holds(v, late)
+		kindOf(t, err, domain.Corrupt)
+		s.must(s.e.Close())
+		s.must(s.to.Close())
+	}
+}
