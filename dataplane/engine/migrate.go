@@ -879,6 +879,7 @@ func (m *Migration) Copied(id domain.VolumeID) (*Volume, bool) {
 func (m *Migration) baptize(ctx context.Context) error {
 	var lines []segment.Branch
 	for b, t := range m.twins {
+		t.dst.squeeze.mode.Store(b.squeeze.mode.Load()) // it may have been said meanwhile
 		m.from.mu.RLock()
 		is := b.line()
 		m.from.mu.RUnlock()

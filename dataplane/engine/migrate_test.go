@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"weft/backends/mem"
+	"weft/dataplane/compress"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -707,5 +709,97 @@ func TestMigrateDamaged(t *testing.T) {
 		kindOf(t, err, domain.Corrupt)
 		s.must(s.e.Close())
 		s.must(s.to.Close())
+	}
+}
+
+// TestMigratePair does what TestMigrate does from a device to a pair of flash and disk, with most of
+// what it holds on the disk, from there to another pair, and back to a device.
+func TestMigratePair(t *testing.T) {
+	s := newShuttle(t, 1100, false, awake)
+	s.most = 6
+	s.create()
+	steps, last := 100, s.to
+	other := func() *Engine {
+		return open(t, newPair(t, 60, 90, 128<<10, 2), often, awake)
+	}
+	rest := []*Engine{s.e}
+	for round := range 3 {
+		for range steps {
+			s.busy()
+		}
+		if round < 2 {
+			s.to = other()
+			rest = append(rest, s.to)
+		} else {
+			s.to = last
+		}
+		s.move(steps * (round % 2))
+		s.audit()
+		if e := s.e; e.space.disk != nil {
+			cooled(t, e)
+			s.audit()
+			if e.Stats().DiskLiveBytes == 0 {
+				t.Fatal("nothing is on the disk")
+			}
+		}
+		if st := s.to.Stats(); st.LiveBytes != 0 || st.DiskLiveBytes != 0 {
+			t.Fatalf("round %d: left behind: %+v", round, st)
+		}
+	}
+	s.empty()
+	for _, e := range rest {
+		s.must(e.Close())
+	}
+}
+
+// TestMigrateCompressed proves that what was compressed is compressed again where the target has a
+// journal, at the latest as it is destaged, and goes plain where it has none, until it is moved; and
+// that a volume keeps what was said of its compression while it was copied.
+func TestMigrateCompressed(t *testing.T) {
+	for _, journal := range []bool{false, true} {
+		_, _, e, v := packedDevice(t, compress.OnlyS2)
+		r := text(0, 64, 1)
+		want := bytes.Clone(r.Data)
+		if err := lay(v, r); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.nv.drain(background); err != nil {
+			t.Fatal(err)
+		}
+		tune := quiet
+		dev := newMem(t, 64<<20, 512<<10, 1)
+		if journal {
+			nv := newMemory(t, dev, 14)
+			tune = func(c *Config) { quiet(c); journaled(nv)(c) }
+		}
+		to := open(t, dev, tune)
+		m, err := e.Migrate(e.Families()[0].ID, to, nil)
+		if err == nil {
+			err = m.Copy(background)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved := e.Stats().SavedBytes
+		if journal {
+			if err := to.nv.drain(background); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v.SetCompression(compress.Off)
+		if err := errors.Join(m.Finish(background), m.Clean(background)); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := to.Volume(v.ID())
+		same(t, got, 0, want)
+		if got.Compression() != compress.Off {
+			t.Errorf("the copy is compressed as %v", got.Compression())
+		}
+		if n := to.Stats().SavedBytes; saved == 0 || n != map[bool]int64{true: saved}[journal] {
+			t.Errorf("journal %t: %d bytes were saved, now %d", journal, saved, n)
+		}
+		recount(t, to)
+		e.Abandon()
+		to.Abandon()
 	}
 }
