@@ -7,7 +7,7 @@ PKGS    := ./...
 TESTRUN := $(GO) run ./testing/testrun
 
 .DEFAULT_GOAL := build
-.PHONY: build run test check fmt lint wire api crash fuzz bench bench-fill bench-recover bench-log iscsi-cu e2e guest clean
+.PHONY: build run test check fmt lint wire api crash fuzz bench bench-fill bench-recover bench-move bench-log iscsi-cu e2e guest clean
 
 build: ## the binary
 	CGO_ENABLED=0 $(GO) build -o $(BIN) ./cmd/weft
@@ -62,7 +62,7 @@ bench: build ## all tables, for an hour; with ARGS that against raw fio, qemu-nb
 	@.ci/deps bench
 	$(GO) run ./testing/bench $(ARGS)
 ifeq ($(ARGS),)
-	$(MAKE) bench-fill bench-recover bench-log
+	$(MAKE) bench-fill bench-recover bench-move bench-log
 endif
 
 bench-fill: ## what cleaning costs: random writes on devices that are 20 to 95 % full
@@ -70,6 +70,9 @@ bench-fill: ## what cleaning costs: random writes on devices that are 20 to 95 %
 
 bench-recover: ## what a start behind a crash costs: 8 GiB of log that no checkpoint has taken up
 	$(GO) run ./testing/bench recover $(ARGS)
+
+bench-move: ## what it costs that a volume goes to another device: rate, and the longest write meanwhile
+	$(GO) run ./testing/bench move $(ARGS)
 
 bench-log: build ## the event log against raw write+fdatasync: appends, outages, growth, replay, memory, damage
 	$(GO) run ./testing/bench log -weft ./$(BIN) $(ARGS)

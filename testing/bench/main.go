@@ -64,6 +64,9 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "recover" {
 		return benchRecover(ctx, args[1:], os.Stdout)
 	}
+	if len(args) > 0 && args[0] == "move" {
+		return benchMove(ctx, args[1:], os.Stdout)
+	}
 	o, err := parse(args)
 	if err != nil {
 		return err
