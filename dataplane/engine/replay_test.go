@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"maps"
 	"runtime"
 	"slices"
 	"testing"
@@ -111,6 +112,44 @@ func TestFooterRoom(t *testing.T) {
 	})
 	if _, err := e.readChunks(h.Segment, h.Sequence, &footerRoom{}, nil); err == nil {
 		t.Error("half a footer is read")
+	}
+}
+
+// TestFooterFront proves that of a footer which is larger than the one before only what is not there
+// yet is read, whatever stood in the room, and whether the room has to grow for it; and that what was
+// read first is where it belongs then: three footers, each larger than the one before, and again.
+func TestFooterFront(t *testing.T) {
+	inner := newMem(t, 24<<20, 512<<10, 1)
+	e, heads := crashedLog(t, inner, 12)
+	sizes := map[int]segment.Header{}
+	for _, h := range heads[:len(heads)-1] {
+		var room footerRoom
+		chunksOf(t, e, h, &room)
+		sizes[room.last] = h
+	}
+	order := slices.Sorted(maps.Keys(sizes))
+	if len(order) < 3 {
+		t.Fatalf("footers of %d bytes", order)
+	}
+	order = []int{order[0], order[len(order)/2], order[len(order)-1]}
+	for _, kept := range []bool{true, false} {
+		room := footerRoom{kept: kept}
+		for turn, n := range append(slices.Clone(order), order...) {
+			h, last := sizes[n], max(room.last, segment.Sector)
+			before := inner.Stats()
+			_, body, err := e.footer(h.Segment, h.Sequence, &room)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after := inner.Stats()
+			if got := after.ReadBytes - before.ReadBytes; got != int64(max(n, last)) {
+				t.Errorf("%d: %d bytes of %d were read behind %d", turn, got, n, last)
+			}
+			_, want, err := e.footer(h.Segment, h.Sequence, &footerRoom{})
+			if err != nil || !bytes.Equal(body, want) {
+				t.Errorf("%d: the footer is another one: %v", turn, err)
+			}
+		}
 	}
 }
 

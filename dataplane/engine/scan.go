@@ -64,26 +64,29 @@ type footerRoom struct {
 	kept bool // for many footers: huge pages are worth it
 }
 
-// read gives the last n bytes of a segment that ends at an offset of the device.
-func (r *footerRoom) read(dev backends.Device, end int64, n int) ([]byte, error) {
-	switch {
-	case n <= len(r.buf):
-	case r.kept:
-		r.buf = backends.HugeBuffer(n)
-	default:
-		r.buf = backends.AlignedBuffer(n)
+// read gives the last n bytes of a segment that ends at an offset of the device. The last so many
+// of them are there already, from the read before.
+func (r *footerRoom) read(dev backends.Device, end int64, n, there int) ([]byte, error) {
+	if n > len(r.buf) {
+		old := r.buf
+		if r.kept {
+			r.buf = backends.HugeBuffer(n)
+		} else {
+			r.buf = backends.AlignedBuffer(n)
+		}
+		copy(r.buf[n-there:], old[len(old)-there:])
 	}
-	b := r.buf[:n]
-	return b, dev.ReadAt(b, end-int64(n))
+	b := r.buf[len(r.buf)-n:]
+	return b, dev.ReadAt(b[:n-there], end-int64(n))
 }
 
 // footer reads a segment's footer; nil when this life of the segment has none. Its body is not
 // verified yet, and stays as it is until the room is used again.
 func (e *Engine) footer(id uint32, seq uint64, room *footerRoom) (*segment.Trailer, []byte, error) {
 	end := e.space.off(id) + e.space.size
-	b, err := room.read(e.dev, end, max(room.last, segment.Sector))
+	b, err := room.read(e.dev, end, max(room.last, segment.Sector), 0)
 	if err != nil && len(b) > segment.Sector { // what cannot be read may be no part of this footer
-		b, err = room.read(e.dev, end, segment.Sector)
+		b, err = room.read(e.dev, end, segment.Sector, 0)
 	}
 	if err != nil {
 		return nil, nil, e.unreadable(err)
@@ -97,7 +100,7 @@ func (e *Engine) footer(id uint32, seq uint64, room *footerRoom) (*segment.Trail
 		return nil, nil, nil
 	}
 	if room.last = n; n > len(b) {
-		if b, err = room.read(e.dev, end, n); err != nil {
+		if b, err = room.read(e.dev, end, n, len(b)); err != nil {
 			return nil, nil, e.unreadable(err)
 		}
 	}
