@@ -32,6 +32,8 @@ type ServeOptions struct {
 	DropNVRAM  bool         // destage what it holds and give it up
 	// AcceptNVRAMLoss starts although NVRAM that a device needs is gone.
 	AcceptNVRAMLoss bool
+	// DiscardCopies throws copies of volumes away whose other device is not there.
+	DiscardCopies   bool
 	API             string
 	APITLS          string // "auto", "on", "off"
 	APICert, APIKey string // files of the operator's own certificate
@@ -114,6 +116,8 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 			"it; on tmpfs it is volatile, for trying. Devices that used it need it at every start")
 	f.BoolVar(&s.o.DropNVRAM, "drop-nvram", false,
 		"write what the NVRAM holds to the devices and give it up")
+	f.BoolVar(&s.o.DiscardCopies, "discard-copies", false,
+		"throw away copies of volumes that wait for a device which is not there")
 	f.BoolVar(&s.o.AcceptNVRAMLoss, "accept-nvram-loss", false,
 		"start although NVRAM that a device needs is gone, with the writes that only it held")
 	// The same word as the global --api: there it is the address to call, here to listen on.

@@ -151,7 +151,39 @@ func openDevices(ctx context.Context, o Options, d *dataDir, p *peerPort, log *s
 	if err := engine.SettleMigrations(ctx, ds.engines()); err != nil {
 		log.Error("what a migration left is not settled, and shown to nobody", "err", err)
 	}
+	if err := ds.remnants(ctx, o.DiscardCopies, log); err != nil {
+		ds.close(log)
+		return nil, nil, err
+	}
 	return ds, func() { ds.close(log) }, nil
+}
+
+// remnants throws copies away that wait for a device which is not there, where that is asked for, and
+// says what waits for one.
+func (ds *devices) remnants(ctx context.Context, discard bool, log *slog.Logger) error {
+	for _, u := range ds.all() {
+		if discard {
+			n, err := u.engine.DiscardCopies(ctx)
+			if err != nil {
+				return domain.Wrap(err, "serve", "device "+u.spec)
+			}
+			if n > 0 {
+				log.Warn("copies of volumes are thrown away", "device", u.spec, "families", n)
+			}
+		}
+		for _, r := range u.engine.Remnants() {
+			const waits = "volumes are shown to nobody: what became of their move only a device can tell " +
+				"that is not there"
+			what, help := "a copy, not known to be the newest",
+				"attach the device that they come from; --discard-copies throws the copy away"
+			if r.Left {
+				what, help = "what they were before they went to that device", "attach the device they went to"
+			}
+			log.Warn(waits, "device", u.spec, "volumes", r.Volumes, "snapshots", len(r.Snapshots),
+				"here", what, "help", help)
+		}
+	}
+	return nil
 }
 
 // all gives the devices of now. Their engines are open once openDevices has returned.

@@ -43,27 +43,29 @@ type Options struct {
 	NVRAM string
 	// DropNVRAM destages what it holds and gives it up; AcceptNVRAMLoss goes on where it is gone.
 	DropNVRAM, AcceptNVRAMLoss bool
-	API                        string // "127.0.0.1:7780"
-	APITLS                     string // "auto", "on", "off"
-	APICert, APIKey            string // files of the operator's own certificate; empty: the cluster's
-	NBD                        string // "off" for none
-	NBDSocket                  string
-	ISCSI                      string
-	AdvertiseISCSI             string
-	Peer                       string // "127.0.0.1:7782"
-	Events                     string // "off" for none
-	EventsJSON                 bool   // show their payloads as JSON
-	AdvertisePeer              string // where that is another address for other nodes
-	Name                       string // of the node; empty: the host's
-	Join                       string // a join token
-	Init                       bool   // a new cluster may listen beyond this machine
-	VoterGrace                 time.Duration
-	Location                   string        // failure domains; empty: as the log has it
-	ScrubEvery                 time.Duration // between two scrubs of a device; 0: only when asked for
-	ScrubRate                  int64         // bytes a second; 0: no limit
-	MigrateRate                int64         // bytes a second; 0: no limit
-	ReadCache                  int64         // bytes; 0: none
-	Calm                       bool          // pace of the event log: for loaded hosts, or far apart
+	// DiscardCopies throws copies of volumes away whose other device is not there.
+	DiscardCopies   bool
+	API             string // "127.0.0.1:7780"
+	APITLS          string // "auto", "on", "off"
+	APICert, APIKey string // files of the operator's own certificate; empty: the cluster's
+	NBD             string // "off" for none
+	NBDSocket       string
+	ISCSI           string
+	AdvertiseISCSI  string
+	Peer            string // "127.0.0.1:7782"
+	Events          string // "off" for none
+	EventsJSON      bool   // show their payloads as JSON
+	AdvertisePeer   string // where that is another address for other nodes
+	Name            string // of the node; empty: the host's
+	Join            string // a join token
+	Init            bool   // a new cluster may listen beyond this machine
+	VoterGrace      time.Duration
+	Location        string        // failure domains; empty: as the log has it
+	ScrubEvery      time.Duration // between two scrubs of a device; 0: only when asked for
+	ScrubRate       int64         // bytes a second; 0: no limit
+	MigrateRate     int64         // bytes a second; 0: no limit
+	ReadCache       int64         // bytes; 0: none
+	Calm            bool          // pace of the event log: for loaded hosts, or far apart
 	// Wrap lets a test harm a device below everything that watches it; nil: nothing stands between.
 	Wrap   func(path string, dev backends.Device) backends.Device
 	Logger *slog.Logger

@@ -78,8 +78,8 @@ func up(ctx context.Context, o cli.ServeOptions) (*running, error) {
 	n, down, err := Start(life, Options{
 		DataDir: dir, Devices: o.Devices, DeviceSize: o.DeviceSize, Media: o.Media,
 		Durability: o.Durability, NVRAM: o.NVRAM, DropNVRAM: o.DropNVRAM,
-		AcceptNVRAMLoss: o.AcceptNVRAMLoss,
-		APITLS:          o.APITLS, APICert: o.APICert, APIKey: o.APIKey,
+		AcceptNVRAMLoss: o.AcceptNVRAMLoss, DiscardCopies: o.DiscardCopies,
+		APITLS: o.APITLS, APICert: o.APICert, APIKey: o.APIKey,
 		API: o.API, NBD: o.NBD, NBDSocket: o.NBDSocket, ISCSI: o.ISCSI,
 		AdvertiseISCSI: o.AdvertiseISCSI, Peer: o.Peer, AdvertisePeer: o.AdvertisePeer, Name: o.Name,
 		Events: o.Events, EventsJSON: o.EventsJSON,

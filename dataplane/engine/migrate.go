@@ -1028,6 +1028,51 @@ func (e *Engine) remnants() map[uint32]*remnant {
 	return out
 }
 
+// Remnant is a family that stands on a device and is shown to nobody, since what it is cannot be told
+// without a device that is not there.
+type Remnant struct {
+	Token     uint32 // of the migration
+	Left      bool   // the family went to the other device; else it is a copy of what is there
+	Volumes   []domain.VolumeID
+	Snapshots []domain.SnapshotID
+}
+
+// Remnants lists what SettleMigrations left, by token.
+func (e *Engine) Remnants() (list []Remnant) {
+	for token, r := range e.remnants() {
+		x := Remnant{Token: token, Left: r.f.moves.state == segment.MoveLeft}
+		for _, v := range r.names {
+			if v.snapshot.IsZero() {
+				x.Volumes = append(x.Volumes, v.volume)
+			} else {
+				x.Snapshots = append(x.Snapshots, v.snapshot)
+			}
+		}
+		slices.SortFunc(x.Volumes, func(a, b domain.VolumeID) int {
+			return slices.Compare(a.UUID[:], b.UUID[:])
+		})
+		list = append(list, x)
+	}
+	slices.SortFunc(list, func(a, b Remnant) int { return cmp.Compare(a.Token, b.Token) })
+	return list
+}
+
+// DiscardCopies throws away the copies among what SettleMigrations left, and gives how many they
+// were: the switch to one was never made as far as is known here, so the device that is not there
+// has all of it, unless it is gone for good. What was left of a family that went stays.
+func (e *Engine) DiscardCopies(ctx context.Context) (n int, err error) {
+	for _, r := range e.remnants() {
+		if r.f.moves.state == segment.MoveLeft {
+			continue
+		}
+		if err := r.e.discard(ctx, r.f); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
 // SettleMigrations ends what a crash cut short, among the devices of a node: before anything of
 // them is served. What cannot be told without a device that is not there stays as it is, shown to
 // nobody. Where some of them are in use already, of names the one whose families it is about.

@@ -803,3 +803,43 @@ func TestMigrateCompressed(t *testing.T) {
 		to.Abandon()
 	}
 }
+
+// TestMigrateOrphan proves that a copy which is whole stays, shown to nobody, while the device that
+// it comes from is not there; that it is said what it is; and that it can be thrown away, but not
+// what is left of a family that went.
+func TestMigrateOrphan(t *testing.T) {
+	for _, left := range []bool{false, true} {
+		s := newShuttle(t, 1200, false)
+		s.create()
+		for range 60 {
+			s.busy()
+		}
+		f := s.e.Families()[0]
+		m, err := s.e.Migrate(f.ID, s.to, nil)
+		s.must(err)
+		s.must(m.Copy(background))
+		s.must(m.pass(background))
+		s.must(m.baptize(background))
+		alone := func() *Engine { s.to = s.again(s.to, s.toDev, s.toNV); return s.to }
+		if left {
+			s.must(s.e.mark(background, m.fam, segment.MoveLeft, m.token))
+			alone = func() *Engine { s.e = s.again(s.e, s.dev, s.nv); return s.e }
+		}
+		e := alone()
+		s.must(SettleMigrations(background, []*Engine{e}))
+		want := Remnant{Token: m.token, Left: left, Volumes: f.Volumes}
+		list := e.Remnants()
+		if len(list) != 1 || len(list[0].Snapshots) != len(f.Snapshots) || len(e.Volumes()) > 0 ||
+			list[0].Token != want.Token || list[0].Left != left ||
+			len(list[0].Volumes) != len(want.Volumes) || list[0].Volumes[0] != want.Volumes[0] {
+			t.Fatalf("%+v, not %+v", list, want)
+		}
+		n, err := e.DiscardCopies(background)
+		s.must(err)
+		if gone := e.Stats().LiveBytes == 0; n == 1 == left || gone == left || e.Hidden() == 1 != left {
+			t.Errorf("left %t: %d thrown away, all %t", left, n, gone)
+		}
+		s.must(s.e.Close())
+		s.must(s.to.Close())
+	}
+}
