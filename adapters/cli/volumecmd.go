@@ -402,8 +402,8 @@ func reasons(v client.Volume, d client.Decision) string {
 		fmt.Fprintf(&b, "volume/%s was placed at position %s of the log\n", volumeRef(v), d.Position)
 		fmt.Fprintf(&b, "  on device %s of node %s\n", d.Device, d.Node)
 		if v.Device != "" && v.Device != d.Device {
-			fmt.Fprintf(&b, "it has moved since, with its snapshots and clones, off a device that was to leave:\n"+
-				"  it stands on device %s of node %s\n", v.Device, v.Node)
+			fmt.Fprintf(&b, "it has moved since, with its snapshots and clones, off a device that was "+
+				"to leave:\n  it stands on device %s of node %s\n", v.Device, v.Node)
 			fmt.Fprintf(&b, "  when: weft events list --streams volume-%s --types VolumeMoved\n", v.ID)
 		}
 	} else {

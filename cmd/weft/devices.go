@@ -158,8 +158,8 @@ func openDevices(ctx context.Context, o Options, d *dataDir, p *peerPort, log *s
 	return ds, func() { ds.close(log) }, nil
 }
 
-// remnants throws copies away that wait for a device which is not there, where that is asked for, and
-// says what waits for one.
+// remnants throws copies away that wait for a device which is not there, where that is asked for,
+// and says what waits for one.
 func (ds *devices) remnants(ctx context.Context, discard bool, log *slog.Logger) error {
 	for _, u := range ds.all() {
 		if discard {

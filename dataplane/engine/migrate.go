@@ -431,8 +431,8 @@ const (
 
 // Copy copies until little is left: at most 2 MiB, and what of hosts is under way. Where they write
 // faster than it copies it slows them down, for as long as that takes twice as long as copying what
-// is left then; they stay slow, and soon wait, until Release. It may be called again. Errors: Aborted
-// when ctx ends; NoSpace, Unavailable and others of the two devices.
+// is left then; they stay slow, and soon wait, until Release. It may be called again. Errors:
+// Aborted when ctx ends; NoSpace, Unavailable and others of the two devices.
 func (m *Migration) Copy(ctx context.Context) error {
 	if m.outrun && m.fam.brake.Load() == nil {
 		m.slow()
@@ -764,8 +764,8 @@ func (m *Migration) saveLoss(ctx context.Context) error {
 	return m.to.Checkpoint()
 }
 
-// tellLoss says which blocks went over damaged. A block of a branch without a name of its own is one
-// of the snapshots and clones that see it.
+// tellLoss says which blocks went over damaged. A block of a branch without a name of its own is
+// one of the snapshots and clones that see it.
 func (m *Migration) tellLoss() {
 	told := 0
 	for c := range m.damage {
@@ -1028,8 +1028,8 @@ func (e *Engine) remnants() map[uint32]*remnant {
 	return out
 }
 
-// Remnant is a family that stands on a device and is shown to nobody, since what it is cannot be told
-// without a device that is not there.
+// Remnant is a family that stands on a device and is shown to nobody, since what it is cannot be
+// told without a device that is not there.
 type Remnant struct {
 	Token     uint32 // of the migration
 	Left      bool   // the family went to the other device; else it is a copy of what is there

@@ -616,7 +616,8 @@ func TestMigrateOutrun(t *testing.T) {
 }
 
 // TestBrake proves the price of what hosts write while a brake is on: of each two grains that are
-// copied one is theirs, of which they may save up little, and a large record is paid for afterwards.
+// copied one is theirs, of which they may save up little, and a large record is paid for
+// afterwards.
 func TestBrake(t *testing.T) {
 	b := newBrake()
 	for n, c := range []struct{ pay, blocks, left int }{
@@ -646,8 +647,8 @@ func (s *shuttle) spoil(v *Volume, block uint64) {
 	s.must(s.dev.FlipBit(loc.Off()+9, 2))
 }
 
-// TestMigrateDamaged proves that damaged blocks hold up nothing: whatever else the family has goes to
-// the other device, and a block that was damaged, of a volume or of a snapshot, reads as corrupt
+// TestMigrateDamaged proves that damaged blocks hold up nothing: whatever else the family has goes
+// to the other device, and a block that was damaged, of a volume or of a snapshot, reads as corrupt
 // there until it is written, also behind a crash, and also where the copy had an older one already
 // that was whole; and that it is told which blocks they are.
 func TestMigrateDamaged(t *testing.T) {
@@ -712,8 +713,8 @@ func TestMigrateDamaged(t *testing.T) {
 	}
 }
 
-// TestMigratePair does what TestMigrate does from a device to a pair of flash and disk, with most of
-// what it holds on the disk, from there to another pair, and back to a device.
+// TestMigratePair does what TestMigrate does from a device to a pair of flash and disk, with most
+// of what it holds on the disk, from there to another pair, and back to a device.
 func TestMigratePair(t *testing.T) {
 	s := newShuttle(t, 1100, false, awake)
 	s.most = 6
@@ -753,8 +754,8 @@ func TestMigratePair(t *testing.T) {
 }
 
 // TestMigrateCompressed proves that what was compressed is compressed again where the target has a
-// journal, at the latest as it is destaged, and goes plain where it has none, until it is moved; and
-// that a volume keeps what was said of its compression while it was copied.
+// journal, at the latest as it is destaged, and goes plain where it has none, until it is moved;
+// and that a volume keeps what was said of its compression while it was copied.
 func TestMigrateCompressed(t *testing.T) {
 	for _, journal := range []bool{false, true} {
 		_, _, e, v := packedDevice(t, compress.OnlyS2)

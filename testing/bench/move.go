@@ -193,7 +193,8 @@ func (b *moveBench) rawCopy(file string) (rate float64, err error) {
 }
 
 // move takes the volume from one end to the other, as the node's agent does.
-func (b *moveBench) move(ctx context.Context, from int) (rate float64, took time.Duration, err error) {
+func (b *moveBench) move(ctx context.Context, from int,
+) (rate float64, took time.Duration, err error) {
 	src, dst := b.ends[from], b.ends[1-from]
 	began := time.Now()
 	m, err := src.Migrate(src.Families()[0].ID, dst, nil)
@@ -230,8 +231,8 @@ func (b *moveBench) move(ctx context.Context, from int) (rate float64, took time
 // moveFooter says what the figures are.
 const moveFooter = `
 %s
-raw: a read and a durable write of 1 MiB after the other. copy: of a family that nobody writes to, and
-under 4 KiB random writes, %d at a time, what is copied again included. pause: from the first
+raw: a read and a durable write of 1 MiB after the other. copy: of a family that nobody writes to,
+and under 4 KiB random writes, %d at a time, what is copied again included. pause: from the first
 request that is kept back until all go on. longest: acknowledgement of a write.
 
 `
@@ -242,7 +243,10 @@ func (r *moveRow) report(w io.Writer, depth int) (failed int, err error) {
 	lines := [][]string{
 		{"", "MB/s", "of raw", "took s", "pause ms", "IOPS", "longest ms"},
 		{"raw", fmt.Sprintf("%.0f", r.raw/mb), "1.00", "", "", "", ""},
-		{"copy, quiet", fmt.Sprintf("%.0f", r.quiet/mb), fmt.Sprintf("%.2f", r.quiet/r.raw), "", "", "", ""},
+		{
+			"copy, quiet", fmt.Sprintf("%.0f", r.quiet/mb), fmt.Sprintf("%.2f", r.quiet/r.raw),
+			"", "", "", "",
+		},
 		{"load alone", "", "", "", "", fmt.Sprintf("%.0f", r.alone), ms(r.before)},
 		{
 			"copy under load", fmt.Sprintf("%.0f", r.loaded/mb), fmt.Sprintf("%.2f", r.loaded/r.raw),
