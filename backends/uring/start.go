@@ -30,8 +30,9 @@ type Done interface {
 	ReadDone(q *Request, err error)
 }
 
-// Start queues a request, and hands it to the kernel with all that is queued unless more is set.
-// With more the caller promises another Start or Kick before it waits for anything. While as many
+// Start queues a request, and hands it to the kernel with all that is queued unless more is set; with
+// more it does where the kernel has no more to do than is queued. With more the caller promises
+// another Start or Kick before it waits for anything. While as many
 // reads as the ring has entries are under way Start hands over what is queued and waits for a slot.
 //
 // Errors: os.ErrClosed, and then q is not started.
@@ -48,8 +49,7 @@ func (r *Ring) Start(q *Request, more bool) error {
 		return os.ErrClosed
 	}
 	q.n = 0
-	r.put(s, q, q.FD, q.P, q.Off)
-	if !more {
+	if dry := r.put(s, q, q.FD, q.P, q.Off); dry || !more {
 		r.Kick()
 	}
 	return nil
@@ -66,11 +66,13 @@ func (r *Ring) Kick() {
 	r.submit() // unlocks
 }
 
-// put queues the request of a slot; q is nil when a goroutine waits for it.
-func (r *Ring) put(s *slot, q *Request, fd int, p []byte, off int64) {
+// put queues the request of a slot; q is nil when a goroutine waits for it. It tells whether the
+// kernel should be given what is queued whoever else will come: it has no more than that to do. So
+// a device that had run dry works on the first read while the next are looked up, and what is
+// handed over at once doubles from call to call.
+func (r *Ring) put(s *slot, q *Request, fd int, p []byte, off int64) (dry bool) {
 	s.p = p
-	e := &r.sq.requests[s.index] // the kernel has copied what stood here
-	*e = sqe{
+	e := sqe{
 		opcode: opRead, fd: int32(fd), off: uint64(off), userData: uint64(s.index),
 		addr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))),
 		len:  uint32(min(len(p), maxRead)),
@@ -78,13 +80,21 @@ func (r *Ring) put(s *slot, q *Request, fd int, p []byte, off int64) {
 	if fd == r.fixed {
 		e.flags, e.fd = sqeFixedFile, 0
 	}
-	s.q.Store(q) // last, for whoever sees it sees what stands above
+	s.q.Store(q) // first, for whoever sees the request sees what stands here
 	r.line.Lock()
+	n := r.queue(e, s.index)
+	r.line.Unlock()
+	return int64(n) >= r.flight.Load()
+}
+
+// queue adds the request of a slot and gives how many there are. The caller holds line.
+func (r *Ring) queue(e sqe, slot uint32) uint32 {
+	r.sq.requests[slot] = e // the kernel has copied what stood here
 	tail := *r.sq.tail
-	r.sq.order[tail&r.sq.mask] = s.index
+	r.sq.order[tail&r.sq.mask] = slot
 	// The kernel may take it from here on: another one's call is under way or comes at any time.
 	atomic.StoreUint32(r.sq.tail, tail+1)
-	r.line.Unlock()
+	return tail + 1 - atomic.LoadUint32(r.sq.head)
 }
 
 // result takes the kernel's result of a started request: it goes on after a short read, and ends

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -65,6 +66,50 @@ func TestStarted(t *testing.T) {
 			})
 		}
 		wg.Wait()
+	}
+}
+
+// pipe gives the ends of a pipe: reads of it end when the test writes.
+func pipe(t testing.TB) (from, to int) {
+	t.Helper()
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(unix.Close(fds[0]), unix.Close(fds[1])) })
+	return fds[0], fds[1]
+}
+
+// TestHandedOverInDoubles proves that reads which may be kept back go to the kernel as soon as they
+// are as many as it has, and no sooner.
+func TestHandedOverInDoubles(t *testing.T) {
+	r := opened(t, 32)
+	from, to := pipe(t)
+	ends := make(chan *asked, 32)
+	for range 2 {
+		var handed []int
+		for i := range 32 {
+			a := &asked{ends: ends}
+			a.FD, a.P, a.Off, a.To = from, make([]byte, 1), -1, a
+			if err := r.Start(&a.Request, true); err != nil {
+				t.Fatal(err)
+			}
+			if *r.sq.tail == *r.sq.head {
+				handed = append(handed, i+1)
+			}
+		}
+		if want := []int{1, 2, 4, 8, 16, 32}; !slices.Equal(handed, want) {
+			t.Errorf("handed over with read %v, not %v", handed, want)
+		}
+		r.Kick()
+		if _, err := unix.Write(to, make([]byte, 32)); err != nil {
+			t.Fatal(err)
+		}
+		for range 32 {
+			if a := <-ends; a.err != nil {
+				t.Error(a.err)
+			}
+		}
 	}
 }
 
