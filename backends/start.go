@@ -10,7 +10,7 @@ type Read struct {
 
 // ReadDone is told once of the end of a Read, with an error as ReadAt gives it. It may run on the
 // goroutine that all reads of the device wait for, or inside StartRead: it must not block, and must
-// not call the device.
+// not call the device but for TryStartRead.
 type ReadDone interface {
 	ReadDone(r *Read, err error)
 }
@@ -25,6 +25,14 @@ type ReadStarter interface {
 	StartRead(r *Read, more bool) bool
 	// KickReads hands over what StartRead kept back.
 	KickReads()
+}
+
+// ReadChainer is a ReadStarter whose reads may be started from where others end. Not all can.
+type ReadChainer interface {
+	ReadStarter
+	// TryStartRead starts a read without waiting for anything, also from ReadDone, or gives false: then
+	// nothing was begun. It needs no KickReads. ReadDone never runs inside it.
+	TryStartRead(r *Read) bool
 }
 
 // VectorWriter is a Device that writes several buffers as one. Not all can.

@@ -47,7 +47,7 @@ type counters struct {
 	errors                              atomic.Int64
 }
 
-var _ backends.ReadStarter = (*Device)(nil)
+var _ backends.ReadChainer = (*Device)(nil)
 
 // Geometry describes the device as it was when opened.
 func (d *Device) Geometry() backends.Geometry { return d.geometry }

@@ -109,6 +109,19 @@ type started struct {
 
 var startedPool = sync.Pool{New: func() any { return new(started) }}
 
+// request makes the ring's request of a read.
+func (d *Device) request(r *backends.Read) *started {
+	s := startedPool.Get().(*started) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	s.d, s.r = d, r
+	s.q.FD, s.q.P, s.q.Off, s.q.To = d.fd, r.P, r.Off, s
+	return s
+}
+
+func (s *started) put() {
+	s.d, s.r, s.q = nil, nil, uring.Request{}
+	startedPool.Put(s)
+}
+
 // StartRead implements backends.ReadStarter. It gives false where there is no ring to be had.
 func (d *Device) StartRead(r *backends.Read, more bool) bool {
 	if d.reading.off {
@@ -130,13 +143,36 @@ func (d *Device) StartRead(r *backends.Read, more bool) bool {
 		return true
 	}
 	d.reading.flight.Add(1)
-	s := startedPool.Get().(*started) //nolint:errcheck,forcetypeassert // the pool holds nothing else
-	s.d, s.r = d, r
-	s.q.FD, s.q.P, s.q.Off, s.q.To = d.fd, r.P, r.Off, s
+	s := d.request(r)
 	if err := d.reading.ring.Start(&s.q, more); err != nil {
 		s.ReadDone(&s.q, err)
 	}
 	return true
+}
+
+// TryStartRead implements backends.ReadChainer. What StartRead would answer with an error is not
+// begun.
+func (d *Device) TryStartRead(r *backends.Read) bool {
+	if d.reading.off {
+		return false
+	}
+	d.reading.once.Do(d.makeRing)
+	if d.reading.ring == nil || !d.life.TryRLock() {
+		return false
+	}
+	if d.life.closed || d.geometry.Check(r.P, r.Off, int64(len(r.P))) != nil {
+		d.life.RUnlock()
+		return false
+	}
+	d.reading.flight.Add(1)
+	s := d.request(r)
+	if d.reading.ring.TryStart(&s.q) {
+		return true
+	}
+	s.put()
+	d.reading.flight.Add(-1)
+	d.life.RUnlock()
+	return false
 }
 
 // KickReads implements backends.ReadStarter.
@@ -165,8 +201,7 @@ func (s *started) instead() { s.finish(s.d.pread(s.r.P, s.r.Off)) }
 // finish counts, gives the device's lock back, and then tells.
 func (s *started) finish(err error) {
 	d, r := s.d, s.r
-	s.d, s.r, s.q = nil, nil, uring.Request{}
-	startedPool.Put(s)
+	s.put()
 	d.reading.flight.Add(-1)
 	switch {
 	case errors.Is(err, io.EOF):

@@ -38,6 +38,11 @@ func TestWays(t *testing.T) {
 			return &starting{ringed(t, created(t, t.TempDir(), Options{}))}
 		})
 	})
+	t.Run("tried", func(t *testing.T) {
+		devicetest.Run(t, func(t *testing.T) backends.Device {
+			return &trying{ringed(t, created(t, t.TempDir(), Options{}))}
+		})
+	})
 	t.Run("vector", func(t *testing.T) {
 		devicetest.Run(t, func(t *testing.T) backends.Device {
 			return devicetest.Vectored(created(t, t.TempDir(), Options{}))
@@ -66,6 +71,18 @@ func (s *starting) ReadAt(p []byte, off int64) error {
 		return s.Device.ReadAt(p, off)
 	}
 	s.KickReads()
+	return <-e
+}
+
+// trying is a device whose every read is tried to be started, and waited for.
+type trying struct{ *Device }
+
+// ReadAt reads by starting, without a kick.
+func (s *trying) ReadAt(p []byte, off int64) error {
+	e := make(ended, 1)
+	if len(p) == 0 || !s.TryStartRead(&backends.Read{P: p, Off: off, To: e}) {
+		return s.Device.ReadAt(p, off)
+	}
 	return <-e
 }
 

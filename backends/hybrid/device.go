@@ -355,23 +355,47 @@ func (d *Device) startOn(r *backends.Read, flash, more bool) bool {
 		member, i = d.flash, 0
 	}
 	dev, ok := member.(backends.ReadStarter)
-	if !ok {
-		return false
-	}
-	if !flash {
-		s := shifts.Get().(*shifted) //nolint:errcheck,forcetypeassert // the pool holds nothing else
-		*s = shifted{Read: backends.Read{P: r.P, Off: d.onDisk(r.Off), To: s}, d: d, r: r}
-		if !dev.StartRead(&s.Read, more) {
-			*s = shifted{}
-			shifts.Put(s)
-			return false
-		}
-	} else if !dev.StartRead(r, more) {
+	if !ok || !d.shift(r, flash, func(r *backends.Read) bool { return dev.StartRead(r, more) }) {
 		return false
 	}
 	if more {
 		d.kept[i].Store(true)
 	}
+	return true
+}
+
+// shift starts a read at its place on a member.
+func (d *Device) shift(r *backends.Read, flash bool, start func(*backends.Read) bool) bool {
+	if flash {
+		return start(r)
+	}
+	s := shifts.Get().(*shifted) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	*s = shifted{Read: backends.Read{P: r.P, Off: d.onDisk(r.Off), To: s}, d: d, r: r}
+	if start(&s.Read) {
+		return true
+	}
+	*s = shifted{}
+	shifts.Put(s)
+	return false
+}
+
+// TryStartRead implements backends.ReadChainer; false as for StartRead.
+func (d *Device) TryStartRead(r *backends.Read) bool {
+	n := int64(len(r.P))
+	k := d.below(r.Off, n)
+	if d.geometry.Check(r.P, r.Off, n) != nil || k != 0 && k != n {
+		return false
+	}
+	member := d.disk
+	if k == n {
+		member = d.flash
+	}
+	dev, ok := member.(backends.ReadChainer)
+	if !ok || !d.shift(r, k == n, dev.TryStartRead) {
+		return false
+	}
+	d.stats.reads.Add(1)
+	d.stats.readBytes.Add(n)
 	return true
 }
 

@@ -198,24 +198,38 @@ func TestStartedReads(t *testing.T) {
 				t.Fatalf("read at %d not started", off)
 			}
 		}
-		for range row {
-			if err := <-done; err != nil {
-				t.Fatal(err)
+		arrived(t, d, done, reads, row)
+		for i := range reads {
+			clear(reads[i].P)
+			if !d.TryStartRead(&reads[i]) {
+				t.Fatalf("read at %d not started", row[i])
 			}
 		}
-		for i, off := range row {
-			want := backends.AlignedBuffer(4096)
-			if err := d.ReadAt(want, off); err != nil || !bytes.Equal(reads[i].P, want) {
-				t.Errorf("read at %d gave %x, not %x: %v", off, reads[i].P[:2], want[:2], err)
-			}
-			if reads[i].Off != off {
-				t.Errorf("its offset became %d", reads[i].Off)
-			}
-		}
+		arrived(t, d, done, reads, row)
 	}
 	for _, off := range []int64{at - 4096, d.Geometry().Size - 4096, -8192, 1} {
-		if d.StartRead(&backends.Read{P: backends.AlignedBuffer(8192), Off: off, To: make(told)}, false) {
+		if d.StartRead(&backends.Read{P: backends.AlignedBuffer(8192), Off: off, To: make(told)}, false) ||
+			d.TryStartRead(&backends.Read{P: backends.AlignedBuffer(8192), Off: off, To: make(told)}) {
 			t.Errorf("a read at %d was started", off)
+		}
+	}
+}
+
+// arrived waits for reads at the offsets of a row and compares them with what ReadAt gives.
+func arrived(t *testing.T, d *Device, done told, reads []backends.Read, row []int64) {
+	t.Helper()
+	for range row {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, off := range row {
+		want := backends.AlignedBuffer(4096)
+		if err := d.ReadAt(want, off); err != nil || !bytes.Equal(reads[i].P, want) {
+			t.Errorf("read at %d gave %x, not %x: %v", off, reads[i].P[:2], want[:2], err)
+		}
+		if reads[i].Off != off {
+			t.Errorf("its offset became %d", reads[i].Off)
 		}
 	}
 }

@@ -54,6 +54,8 @@ type Ring struct {
 	// flight counts what the kernel has taken and the reaper has not yet seen. It is below zero while
 	// a result is seen before its request is counted.
 	flight  atomic.Int64
+	awake   atomic.Bool   // the reaper hands over what is queued before it sleeps
+	chained atomic.Uint32 // reads that TryStart has started
 	reaper  sync.WaitGroup
 	closing sync.Once
 	errOnce error // of Close
@@ -93,6 +95,7 @@ func New(entries int) (*Ring, error) {
 		r.slots[i].index, r.slots[i].done = uint32(i), make(chan int32, 1)
 		r.free <- &r.slots[i]
 	}
+	r.awake.Store(true)
 	r.reaper.Go(r.reap)
 	return r, nil
 }
@@ -252,23 +255,46 @@ func (r *Ring) takeBack(errno unix.Errno) {
 // there costs no wake-up between goroutines.
 func (r *Ring) reap() {
 	for {
+		r.awake.Store(true)
+		before := r.chained.Load()
 		n, last := r.collect()
 		if last {
 			return
 		}
 		if n > 0 {
 			// Those just woken run first, here, and submit their next reads; without this other
-			// processors are woken for them. 32 deep, 8.2 us of CPU per read became 6.4.
-			runtime.Gosched()
+			// processors are woken for them. 32 deep, 8.2 us of CPU per read became 6.4. Where each
+			// read that ended has begun the next by itself there is nobody to wait for.
+			if r.chained.Load()-before < n {
+				runtime.Gosched()
+			}
 			continue
 		}
-		if _, errno := enter(r.fd, 0, 1); passing(errno) {
-			runtime.Gosched()
-		} else if errno != 0 {
-			// New has proved the call. The buffers cannot be given back, for the kernel may
-			// still write to them, so there is no way on.
-			panic(fmt.Sprintf("uring: waiting for results: %v", errno))
-		}
+		r.awake.Store(false) // before looking at the queue: see TryStart
+		r.sleep()
+	}
+}
+
+// sleep hands over what is queued, and waits for a result, in one call.
+func (r *Ring) sleep() {
+	r.line.Lock()
+	n := *r.sq.tail - atomic.LoadUint32(r.sq.head)
+	if r.line.submitting {
+		n = 0 // whoever does takes it along
+	}
+	r.line.Unlock()
+	took, errno := enter(r.fd, n, 1)
+	r.flight.Add(int64(took))
+	switch {
+	case errno == 0:
+	case passing(errno):
+		runtime.Gosched()
+	case n > 0: // it may be the requests that are refused
+		r.Kick()
+	default:
+		// New has proved the call. The buffers cannot be given back, for the kernel may still write
+		// to them, so there is no way on.
+		panic(fmt.Sprintf("uring: waiting for results: %v", errno))
 	}
 }
 

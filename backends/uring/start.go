@@ -25,7 +25,7 @@ type Request struct {
 
 // Done is told once of the end of a Request: nil, io.EOF when the file ends early, or a unix.Errno.
 // It runs on the ring's own goroutine, which all reads wait for: it must not block, and must not
-// read through this ring.
+// read through this ring but by TryStart.
 type Done interface {
 	ReadDone(q *Request, err error)
 }
@@ -53,6 +53,28 @@ func (r *Ring) Start(q *Request, more bool) error {
 		r.Kick()
 	}
 	return nil
+}
+
+// TryStart queues a request as Start does with more, and never waits: false says that all slots are
+// taken, or that the ring is closed, and that q is not started. It may be called from ReadDone. It
+// needs no Kick: called from there, what is still queued when all reads that have ended are told of
+// it goes to the kernel in the call in which the reaper waits for the next.
+func (r *Ring) TryStart(q *Request) bool {
+	var s *slot
+	select {
+	case s = <-r.free: // nil when it is closed
+	default:
+	}
+	if s == nil {
+		return false
+	}
+	r.chained.Add(1)
+	q.n = 0
+	// Either the reaper sees the request when it has laid awake down, or we see that it has.
+	if dry := r.put(s, q, q.FD, q.P, q.Off); dry || !r.awake.Load() {
+		r.Kick()
+	}
+	return true
 }
 
 // Kick hands to the kernel what is queued.

@@ -5,9 +5,11 @@ package uring
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -110,6 +112,114 @@ func TestHandedOverInDoubles(t *testing.T) {
 				t.Error(a.err)
 			}
 		}
+	}
+}
+
+// waiting starts n reads that end when the test writes to the pipe, and waits until the reaper sleeps.
+func waiting(t testing.TB, r *Ring, n int) (ends chan *asked, to int) {
+	t.Helper()
+	from, to := pipe(t)
+	ends = make(chan *asked, n)
+	for range n {
+		a := &asked{ends: ends}
+		a.FD, a.P, a.Off, a.To = from, make([]byte, 1), -1, a
+		if err := r.Start(&a.Request, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for r.awake.Load() {
+		runtime.Gosched()
+	}
+	return ends, to
+}
+
+// follower is a read that starts the next from its end, n in all.
+type follower struct {
+	Request
+	r    *Ring
+	rnd  *rand.Rand
+	want []byte
+	n    int
+	end  chan error
+}
+
+// ReadDone implements Done.
+func (f *follower) ReadDone(_ *Request, err error) {
+	if err == nil && !bytes.Equal(f.P, f.want[f.Off:][:len(f.P)]) {
+		err = fmt.Errorf("other bytes at %d", f.Off)
+	}
+	f.n--
+	if err != nil || f.n == 0 {
+		f.end <- err
+		return
+	}
+	clear(f.P)
+	if f.Off = int64(f.rnd.IntN(len(f.want) - len(f.P))); !f.r.TryStart(&f.Request) {
+		f.end <- errors.New("a slot that was free is not")
+	}
+}
+
+// TestFollowing lets rows of reads follow one another from their ends, without a Kick, beside reads
+// that do not end, so that the kernel is never dry and only the reaper can hand the next one over.
+func TestFollowing(t *testing.T) {
+	f, want := filled(t, 1<<20)
+	r := opened(t, 16)
+	ends, to := waiting(t, r, 8)
+	rows := make([]*follower, 4)
+	for i := range rows {
+		rows[i] = &follower{
+			r: r, want: want, n: 500, end: make(chan error, 1), rnd: rand.New(rand.NewPCG(uint64(i), 3)),
+		}
+		rows[i].FD, rows[i].P, rows[i].To = int(f.Fd()), make([]byte, 4096), rows[i]
+		if err := r.Start(&rows[i].Request, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, row := range rows {
+		if err := <-row.end; err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := unix.Write(to, make([]byte, 8)); err != nil {
+		t.Fatal(err)
+	}
+	for range 8 {
+		<-ends
+	}
+}
+
+// TestTryStart proves that TryStart refuses what it would have to wait for, and that what it starts
+// while the reaper sleeps is handed over there and then.
+func TestTryStart(t *testing.T) {
+	f, want := filled(t, 4096)
+	r := opened(t, 8)
+	ends, to := waiting(t, r, 7)
+	a := &asked{ends: make(chan *asked, 1)}
+	a.FD, a.P, a.To = int(f.Fd()), make([]byte, 4096), a
+	if !r.TryStart(&a.Request) {
+		t.Fatal("refused with a slot free")
+	}
+	if <-a.ends; a.err != nil || !bytes.Equal(a.P, want) {
+		t.Errorf("%v, or other bytes", a.err)
+	}
+	more, to2 := waiting(t, r, 1)
+	if r.TryStart(&a.Request) {
+		t.Error("started without a slot")
+	}
+	for to, n := range map[int]int{to: 7, to2: 1} {
+		if _, err := unix.Write(to, make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 7 {
+		<-ends
+	}
+	<-more
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if r.TryStart(&a.Request) {
+		t.Error("started after Close")
 	}
 }
 

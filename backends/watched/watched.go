@@ -323,6 +323,12 @@ func (d *Device) StartRead(r *backends.Read, more bool) bool {
 	return ok && s.StartRead(r, more)
 }
 
+// TryStartRead implements backends.ReadChainer; false where the device below cannot.
+func (d *Device) TryStartRead(r *backends.Read) bool {
+	s, ok := d.Device.(backends.ReadChainer)
+	return ok && s.TryStartRead(r)
+}
+
 // KickReads implements backends.ReadStarter.
 func (d *Device) KickReads() {
 	if s, ok := d.Device.(backends.ReadStarter); ok {
