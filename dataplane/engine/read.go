@@ -113,9 +113,14 @@ var readers = sync.Pool{New: func() any {
 // blocks that stand in the journal: their slots may be in other use once the mutex is free.
 func (rd *reader) lookup(v *Volume, block uint64, count int, dst []byte) error {
 	l := v.lane(block)
-	rd.count = count
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return rd.look(l, v, block, count, dst)
+}
+
+// look is lookup with the lane's mutex held. Without again it waits for nothing.
+func (rd *reader) look(l *lane, v *Volume, block uint64, count int, dst []byte) error {
+	rd.count = count
 	if v.gone.Load() {
 		return v.missing()
 	}
@@ -258,6 +263,9 @@ func (e *Engine) placeOf(loc segment.Loc) cache.Key {
 // check gives the error of a device, or errStale with the first block that does not match.
 func (rd *reader) check(v *Volume) error {
 	if err := rd.fail.Swap(nil); err != nil {
+		if *err == errStale { //nolint:errorlint // tryStart sets it bare
+			return errStale
+		}
 		return rd.refused(v.e, *err)
 	}
 	for k := range rd.pieces[:rd.whole] {

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"sync"
+
 	"weft/backends"
 	"weft/dataplane/segment"
 )
@@ -20,7 +22,8 @@ type Reading struct {
 }
 
 // Arrival is told once that all bytes of a Reading that will come are there. It may run inside
-// Start, or on the goroutine that all reads of the device wait for: it must not block, nor read.
+// Start, or on the goroutine that all reads of the device wait for: it must not block, nor read but
+// by TryStart.
 type Arrival interface{ Arrived(r *Reading) }
 
 // Start starts a read, or gives false: then nothing was begun and Read serves it, also where the
@@ -49,6 +52,63 @@ func (v *Volume) Start(r *Reading, more bool) bool {
 	v.e.stats.reads.Add(1)
 	v.e.stats.readBytes.Add(int64(size))
 	return true
+}
+
+// Begun is what became of TryStart.
+type Begun int
+
+// What may become of it.
+const (
+	Refused Begun = iota // nothing was begun: Read serves it
+	Started              // Arrived will be called
+	Here                 // all bytes are there, and Arrived is not called: the caller calls Check
+)
+
+// TryStart starts a read as Start does, but never waits: it may be called from Arrived, and from
+// what a front end does with a completed read. What it would have to wait for it refuses, and reads of
+// a replica, which has mutexes of its own. It needs no Kick.
+func (v *Volume) TryStart(r *Reading) Begun {
+	dev, ok := v.e.dev.(backends.ReadChainer)
+	if !ok || v.inside(r.Block, r.Count) != nil || len(r.Dst) != r.Count*segment.BlockSize ||
+		!backends.Aligned(r.Dst, backends.Align) || v.br.Load().fam.replica != nil {
+		return Refused
+	}
+	l := v.lane(r.Block)
+	if !tryLock(&l.mu.Mutex) {
+		return Refused
+	}
+	rd := readers.Get().(*reader) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	rd.again = false
+	err := rd.look(l, v, r.Block, r.Count, r.Dst)
+	l.mu.Unlock()
+	rd.stream = v.ahead.note(v, r.Block, r.Count)
+	if err != nil || rd.plan(v.e, r.Dst) >= 0 {
+		rd.release()
+		return Refused
+	}
+	r.vol, r.rd, r.Gen, rd.owner = v, rd, rd.gen, r
+	size := int64(len(r.Dst)) // once started, r may have ended and be in other use
+	begun := rd.tryStart(dev)
+	if begun == Refused {
+		r.rd = nil
+		rd.release()
+		return Refused
+	}
+	v.e.stats.reads.Add(1)
+	v.e.stats.readBytes.Add(size)
+	return begun
+}
+
+// lockTries is how often a mutex is tried that is mostly held for a few hundred nanoseconds.
+const lockTries = 64
+
+func tryLock(mu *sync.Mutex) bool {
+	for range lockTries {
+		if mu.TryLock() {
+			return true
+		}
+	}
+	return false
 }
 
 // Kick hands to the device what Start kept back.
@@ -91,6 +151,27 @@ func (rd *reader) start(dev backends.ReadStarter, more bool) bool {
 	}
 	rd.arrive()
 	return true
+}
+
+// tryStart starts all pieces, or as many as the device takes without waiting: the others make the
+// read stale.
+func (rd *reader) tryStart(dev backends.ReadChainer) Begun {
+	rd.left.Store(int32(len(rd.pieces)) + 1)
+	for i := range rd.pieces {
+		if dev.TryStartRead(&rd.pieces[i]) {
+			continue
+		}
+		if i == 0 {
+			return Refused
+		}
+		rd.failed(errStale)
+		rd.left.Add(int32(i - len(rd.pieces)))
+		break
+	}
+	if rd.left.Add(-1) == 0 {
+		return Here
+	}
+	return Started
 }
 
 // ReadDone implements backends.ReadDone for the pieces.

@@ -3,11 +3,14 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 
 	"weft/backends"
+	"weft/dataplane/cache"
 	"weft/dataplane/segment"
 	"weft/domain"
 )
@@ -17,6 +20,7 @@ type held struct {
 	backends.Device
 	mu   sync.Mutex
 	list []*backends.Read
+	room int // reads that it will still take without waiting
 }
 
 // StartRead keeps the read.
@@ -25,6 +29,17 @@ func (h *held) StartRead(r *backends.Read, _ bool) bool {
 	defer h.mu.Unlock()
 	h.list = append(h.list, r)
 	return true
+}
+
+// TryStartRead keeps the read if there is room.
+func (h *held) TryStartRead(r *backends.Read) bool {
+	h.mu.Lock()
+	if h.room--; h.room < 0 {
+		h.mu.Unlock()
+		return false
+	}
+	h.mu.Unlock()
+	return h.StartRead(r, true)
 }
 
 // KickReads does nothing: the test decides.
@@ -194,6 +209,184 @@ func TestStartedReadFails(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestTryStart proves that TryStart refuses a read for which the index is not to be had at once, and
+// one that the device does not take; that it says where nothing is to be read; and that a read of
+// which the device takes a part arrives when that part has, and then has to be read again.
+func TestTryStart(t *testing.T) {
+	dev := &held{Device: newMem(t, 64<<20, 1<<20, 1)}
+	e := open(t, dev, quiet)
+	defer e.Abandon()
+	v := create(t, e, 16*domain.MiB)
+	scattered(t, v, 32)
+	a, dst := &arrival{}, backends.AlignedBuffer(32*segment.BlockSize)
+	for i := range dst {
+		dst[i] = 0xEE
+	}
+	try := func(block uint64, room int, want Begun) *Reading {
+		t.Helper()
+		dev.room = room
+		r := &Reading{Block: block, Count: 32, Dst: dst, To: a}
+		if got := v.TryStart(r); got != want {
+			t.Fatalf("%d, not %d", got, want)
+		}
+		return r
+	}
+	before := e.Stats().Reads
+	l := v.lane(0)
+	l.mu.Lock()
+	try(0, 32, Refused)
+	l.mu.Unlock()
+	try(0, 0, Refused)
+	try(v.blocks()-1, 32, Refused) // 32 blocks end behind the volume
+	if n := e.Stats().Reads; n != before {
+		t.Errorf("%d refused reads are counted", n-before)
+	}
+	r := try(64, 32, Here)
+	if ended, err := r.Check(); !ended || err != nil || !bytes.Equal(dst, make([]byte, len(dst))) {
+		t.Errorf("of a hole: %v, %v, or not zeros", ended, err)
+	}
+	if list := dev.taken(); a.n != 0 || len(list) != 0 {
+		t.Errorf("told %d times, %d reads of the device", a.n, len(list))
+	}
+	for _, part := range []int{32, 3} { // the second finds the right bytes in its buffer
+		a.n = 0
+		r = try(0, part, Started)
+		list := dev.taken()
+		for i, p := range list {
+			if a.n != 0 {
+				t.Fatalf("arrived with %d pieces of %d", i, len(list))
+			}
+			dev.end(p, nil)
+		}
+		ended, err := r.Check()
+		if len(list) != part || a.n != 1 || ended != (part == 32) {
+			t.Fatalf("%d pieces, arrived %d times, ended %v: %v", len(list), a.n, ended, err)
+		}
+		if !ended {
+			err = onceMore(dev, r)
+		}
+		if err != nil || !spells(dst, 1) {
+			t.Errorf("%d pieces: %v, or other bytes than were written", part, err)
+		}
+	}
+}
+
+// onceMore reads again from a device that keeps what is started.
+func onceMore(dev *held, r *Reading) error {
+	out := make(chan error, 1)
+	go func() { out <- r.Again() }()
+	for {
+		select {
+		case err := <-out:
+			return err
+		default:
+		}
+		for _, p := range dev.taken() {
+			dev.end(p, nil)
+		}
+		runtime.Gosched()
+	}
+}
+
+// following is a read that starts the next from where it arrives, or from a goroutine where that is
+// refused, until there are no more.
+type following struct {
+	Reading
+	v     *Volume
+	left  int
+	check func(p []byte, first uint64) error
+	end   chan error
+}
+
+// Arrived implements Arrival.
+func (f *following) Arrived(*Reading) {
+	for ended, err := f.Check(); ; ended, err = f.Check() {
+		if !ended {
+			go f.wait(f.Again)
+			return
+		}
+		if f.next(err) {
+			return
+		}
+		switch f.v.TryStart(&f.Reading) {
+		case Started:
+			return
+		case Refused:
+			go f.wait(func() error { return f.v.Read(f.Block, f.Count, f.Dst) })
+			return
+		case Here:
+		}
+	}
+}
+
+// wait reads where waiting is allowed, and goes on.
+func (f *following) wait(read func() error) {
+	for err := read(); !f.next(err); err = f.v.Read(f.Block, f.Count, f.Dst) {
+		if f.v.Start(&f.Reading, false) {
+			return
+		}
+	}
+}
+
+// next looks at what was read; true ends the row.
+func (f *following) next(err error) bool {
+	if err == nil {
+		err = f.check(f.Dst, f.Block)
+	}
+	if f.left--; err != nil || f.left == 0 {
+		f.end <- err
+		return true
+	}
+	f.Block = (f.Block + 64) % 256
+	return false
+}
+
+// TestReadsFollowWhileWriting lets rows of reads start one another from where they arrive, beside a
+// writer, the cleaner and checkpoints, with a cache: what a read sees in a block is whole and the
+// block's, and each row comes to its end.
+func TestReadsFollowWhileWriting(t *testing.T) {
+	e := open(t, newMem(t, 16<<20, 256<<10, 2), often, func(c *Config) { c.Reads = cache.New(1 << 20) })
+	defer e.Abandon()
+	v := create(t, e, 8*domain.MiB)
+	const blocks, rounds = 256, 6
+	scattered(t, v, blocks)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for n := range uint64(rounds) {
+			for b := range uint64(blocks) {
+				if err := put(v, data(b, 1, n*blocks+b+1)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	look := func(p []byte, first uint64) error {
+		for i := range uint64(len(p) / segment.BlockSize) {
+			p := p[i*segment.BlockSize:][:segment.BlockSize]
+			n := binary.LittleEndian.Uint64(p)
+			if n == 0 || (n-1)%blocks != first+i || !bytes.Equal(p, fill(1, n)) {
+				return fmt.Errorf("block %d holds %d", first+i, n)
+			}
+		}
+		return nil
+	}
+	for i := range 4 {
+		count := 4 << (2 * i % 6) // some of a size that the cache takes
+		f := &following{v: v, left: 300, check: look, end: make(chan error, 1)}
+		f.Reading = Reading{Count: count, Dst: backends.AlignedBuffer(count * segment.BlockSize), To: f}
+		if !v.Start(&f.Reading, false) {
+			t.Fatal("not started")
+		}
+		wg.Go(func() {
+			if err := <-f.end; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestStartedReadsWhileWriting starts reads beside a writer that raises the number in each block,
