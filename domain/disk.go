@@ -61,8 +61,17 @@ type IO struct {
 }
 
 // Completer is told once that an IO has ended. Complete runs on the disk's goroutine, which others'
-// I/O may be waiting for: it must not block, nor submit to a disk.
+// I/O may be waiting for: it must not block, nor submit to a disk. One that has more is a Feeder.
 type Completer interface{ Complete(io *IO) }
+
+// Feeder is a Completer with a queue of its own. Each time that the disk has told it of an end it
+// asks, on the same goroutine, for the next request, which it then has as if Submit had been called;
+// nil is none. Next must not block either. Reads that are started so need no goroutine between one
+// and the next.
+type Feeder interface {
+	Completer
+	Next() *IO
+}
 
 // DiskInfo is what a host may know of a disk. All sizes are bytes.
 type DiskInfo struct {

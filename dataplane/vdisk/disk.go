@@ -262,17 +262,40 @@ func (d *Disk) check(io *domain.IO) error {
 
 // complete ends a request that was run.
 func (d *Disk) complete(io *domain.IO, err error) {
+	f, feeds := io.To.(domain.Feeder)
+	d.account(io, err)
+	d.tell(io)
+	if feeds {
+		d.feed(f)
+	}
+}
+
+// account gives back what a request held that was run, and counts it.
+func (d *Disk) account(io *domain.IO, err error) {
 	if f := d.at.Load().flow; f != nil {
 		f.Done(io)
 	}
 	if io.Op != domain.OpFlush {
 		d.leave()
 	}
-	d.end(io, err)
+	d.count(io, err)
 }
 
-// end tells a request's outcome.
+// end tells the outcome of a request that was refused.
 func (d *Disk) end(io *domain.IO, err error) {
+	f, feeds := io.To.(domain.Feeder)
+	d.count(io, err)
+	d.tell(io)
+	if feeds {
+		d.feed(f)
+	}
+}
+
+// tell tells a request's owner of its end.
+func (d *Disk) tell(io *domain.IO) { io.To.Complete(io) }
+
+// count keeps a request's outcome.
+func (d *Disk) count(io *domain.IO, err error) {
 	if io.Op <= domain.OpCompareWrite {
 		s := &d.stats[io.Op]
 		s.count.Add(1)
@@ -283,7 +306,6 @@ func (d *Disk) end(io *domain.IO, err error) {
 		}
 	}
 	io.Err = err
-	io.To.Complete(io)
 }
 
 // later hands a request that may block to the pool.
