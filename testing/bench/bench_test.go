@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -405,6 +406,9 @@ func (d *countingDisk) Submit(io *domain.IO) {
 	io.To.Complete(io)
 }
 
+// Kick has nothing to do.
+func (d *countingDisk) Kick() {}
+
 // TestDriverPassesOnce proves that a load without a time covers the disk exactly once, and that one
 // with a time stops.
 func TestDriverPassesOnce(t *testing.T) {
@@ -439,6 +443,53 @@ type brokenDisk struct{ countingDisk }
 func (*brokenDisk) Submit(io *domain.IO) {
 	io.Err = domain.Errorf(domain.Unavailable, "broken")
 	io.To.Complete(io)
+	if f, ok := io.To.(domain.Feeder); ok && f.Next() != nil {
+		panic("a driver that met an error goes on")
+	}
+}
+
+// ramDisk answers reads on a goroutine of its own and asks feeders for the next.
+type ramDisk struct {
+	countingDisk
+	mu    sync.Mutex
+	count int64
+	most  int
+	now   int
+}
+
+func (d *ramDisk) Submit(io *domain.IO) {
+	d.mu.Lock()
+	d.now++
+	d.most = max(d.most, d.now)
+	d.mu.Unlock()
+	go func() {
+		for io != nil {
+			d.mu.Lock()
+			d.count++
+			d.seen[io.Off]++
+			d.mu.Unlock()
+			io.To.Complete(io)
+			io = io.To.(domain.Feeder).Next() //nolint:errcheck,forcetypeassert // reads at depth are
+		}
+		d.mu.Lock()
+		d.now--
+		d.mu.Unlock()
+	}()
+}
+
+// TestDriverFollows proves that reads at depth follow one another, as many at a time as were asked
+// for, each counted once, and end with their time.
+func TestDriverFollows(t *testing.T) {
+	d := &ramDisk{countingDisk: countingDisk{t: t, size: mib, seen: map[int64]int{}}}
+	v := newDriver(d, row("4k-randread-qd32"))
+	for range 2 {
+		if _, err := v.run(t.Context(), 20*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v.hist.total != d.count || d.count < 64 || d.most > 32 || len(d.seen) < 16 {
+		t.Errorf("%d counted of %d, %d at a time, %d places", v.hist.total, d.count, d.most, len(d.seen))
+	}
 }
 
 // TestDriverStopsOnError proves that a failed request ends a run, and that all places come back.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	mathrand "math/rand/v2"
+	"sync"
 	"time"
 
 	"weft/backends"
@@ -14,10 +15,12 @@ import (
 type disk interface {
 	Info() domain.DiskInfo
 	Submit(io *domain.IO)
+	Kick()
 }
 
 // driver keeps a number of requests under way on a disk, as a front end does: one goroutine
-// submits, completions come back through a channel that has room for all of them.
+// submits, completions come back through a channel that has room for all of them. Reads at depth for
+// a time follow one another at their ends instead: it is a domain.Feeder, as a front end with a queue.
 type driver struct {
 	disk disk
 	load load
@@ -28,6 +31,12 @@ type driver struct {
 	rng  *mathrand.Rand
 	hist histogram
 	err  error
+
+	queue struct {
+		sync.Mutex // of what is above, while reads follow one another
+		until      time.Time
+		ctx        context.Context //nolint:containedctx // of the run
+	}
 }
 
 // slot is one place in the queue.
@@ -35,6 +44,7 @@ type slot struct {
 	io           domain.IO
 	began, ended time.Time
 	free         chan<- *slot
+	driver       *driver
 }
 
 // Complete implements domain.Completer.
@@ -43,13 +53,33 @@ func (s *slot) Complete(*domain.IO) {
 	s.free <- s
 }
 
+// follower is a slot whose next read follows the one before. It implements domain.Feeder.
+type follower slot
+
+// Complete implements domain.Completer.
+func (s *follower) Complete(*domain.IO) { s.ended = time.Now() }
+
+// Next implements domain.Feeder.
+func (s *follower) Next() *domain.IO {
+	v := s.driver
+	v.queue.Lock()
+	defer v.queue.Unlock()
+	v.note((*slot)(s))
+	if v.err != nil || v.queue.ctx.Err() != nil || !s.ended.Before(v.queue.until) {
+		s.free <- (*slot)(s)
+		return nil
+	}
+	s.io.Off, s.began = v.offset(), s.ended
+	return &s.io
+}
+
 func newDriver(d disk, l load) *driver {
 	v := &driver{
 		disk: d, load: l, size: int64(d.Info().Size), free: make(chan *slot, l.Depth),
 		rng: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())),
 	}
 	for range l.Depth {
-		s := &slot{free: v.free}
+		s := &slot{free: v.free, driver: v}
 		s.io.Op, s.io.Len, s.io.To = domain.OpRead, int64(l.Block), s
 		s.io.Buf = backends.AlignedBuffer(l.Block)
 		if l.writes() {
@@ -66,6 +96,11 @@ func newDriver(d disk, l load) *driver {
 // called again, and counts on.
 func (v *driver) run(ctx context.Context, d time.Duration) (time.Duration, error) {
 	begin := time.Now()
+	if d > 0 && !v.load.writes() && v.load.Depth > 1 {
+		v.follow(ctx, begin.Add(d))
+		err := v.finish(ctx)
+		return time.Since(begin), err
+	}
 	total := v.size / int64(v.load.Block)
 	for n := int64(0); v.err == nil && ctx.Err() == nil; n++ {
 		if d == 0 && n == total {
@@ -82,6 +117,28 @@ func (v *driver) run(ctx context.Context, d time.Duration) (time.Duration, error
 		s.io.More = len(v.free) > 0
 		v.disk.Submit(&s.io)
 	}
+	err := v.finish(ctx)
+	return time.Since(begin), err
+}
+
+// follow begins as many reads as there are slots; each is followed by the next until the time is
+// over.
+func (v *driver) follow(ctx context.Context, until time.Time) {
+	v.queue.until, v.queue.ctx = until, ctx
+	for range v.load.Depth {
+		s := <-v.free
+		v.queue.Lock()
+		v.note(s)
+		s.io.To, s.io.Gather = (*follower)(s), true
+		s.io.Off, s.began = v.offset(), time.Now()
+		v.queue.Unlock()
+		v.disk.Submit(&s.io)
+	}
+	v.disk.Kick()
+}
+
+// finish waits for what is under way and gives the first error.
+func (v *driver) finish(ctx context.Context) error {
 	ended := make([]*slot, v.load.Depth)
 	for i := range ended {
 		ended[i] = <-v.free
@@ -93,7 +150,7 @@ func (v *driver) run(ctx context.Context, d time.Duration) (time.Duration, error
 	if v.err == nil {
 		v.err = ctx.Err()
 	}
-	return time.Since(begin), v.err
+	return v.err
 }
 
 // note counts a request that came back. A slot that was never used, or was counted, has no start.
