@@ -30,9 +30,8 @@ type Done interface {
 	ReadDone(q *Request, err error)
 }
 
-// Start queues a request, and hands it to the kernel with all that is queued unless more is set; with
-// more it does where the kernel has no more to do than is queued. With more the caller promises
-// another Start or Kick before it waits for anything. While as many
+// Start queues a request, and hands it to the kernel with all that is queued unless more is set.
+// With more the caller promises another Start or Kick before it waits for anything. While as many
 // reads as the ring has entries are under way Start hands over what is queued and waits for a slot.
 //
 // Errors: os.ErrClosed, and then q is not started.
@@ -49,7 +48,8 @@ func (r *Ring) Start(q *Request, more bool) error {
 		return os.ErrClosed
 	}
 	q.n = 0
-	if dry := r.put(s, q, q.FD, q.P, q.Off); dry || !more {
+	r.put(s, q, q.FD, q.P, q.Off)
+	if !more {
 		r.Kick()
 	}
 	return nil
@@ -70,6 +70,10 @@ func (r *Ring) TryStart(q *Request) bool {
 	}
 	r.chained.Add(1)
 	q.n = 0
+	// A device that had run dry works on the first read while the next are looked up, and what is
+	// handed over at once doubles from call to call. Start does not do so: whoever submits from outside
+	// competes with those that the early results wake. Through NBD, 32 deep, it cost 3 us of 18.
+	//
 	// Either the reaper sees the request when it has laid awake down, or we see that it has.
 	if dry := r.put(s, q, q.FD, q.P, q.Off); dry || !r.awake.Load() {
 		r.Kick()
@@ -89,9 +93,7 @@ func (r *Ring) Kick() {
 }
 
 // put queues the request of a slot; q is nil when a goroutine waits for it. It tells whether the
-// kernel should be given what is queued whoever else will come: it has no more than that to do. So
-// a device that had run dry works on the first read while the next are looked up, and what is
-// handed over at once doubles from call to call.
+// kernel has no more to do than is queued.
 func (r *Ring) put(s *slot, q *Request, fd int, p []byte, off int64) (dry bool) {
 	s.p = p
 	e := sqe{

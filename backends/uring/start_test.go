@@ -82,28 +82,53 @@ func pipe(t testing.TB) (from, to int) {
 	return fds[0], fds[1]
 }
 
-// TestHandedOverInDoubles proves that reads which may be kept back go to the kernel as soon as they
-// are as many as it has, and no sooner.
+// starting starts reads of a pipe from where a read of its own ends, and notes with which of them
+// those before were handed over.
+type starting struct {
+	asked
+	r      *Ring
+	reads  []*asked
+	handed []int
+	begun  chan struct{} // closed when its own read is counted and nobody submits
+}
+
+// ReadDone implements Done.
+func (s *starting) ReadDone(q *Request, err error) {
+	<-s.begun
+	for i, a := range s.reads {
+		if !s.r.TryStart(&a.Request) {
+			break
+		}
+		if *s.r.sq.tail == *s.r.sq.head {
+			s.handed = append(s.handed, i+1)
+		}
+	}
+	s.asked.ReadDone(q, err)
+}
+
+// TestHandedOverInDoubles proves that reads which are started from where another ends go to the
+// kernel as soon as they are as many as it has, and no sooner.
 func TestHandedOverInDoubles(t *testing.T) {
-	r := opened(t, 32)
+	f, _ := filled(t, 512)
+	r := opened(t, 64)
 	from, to := pipe(t)
 	ends := make(chan *asked, 32)
 	for range 2 {
-		var handed []int
-		for i := range 32 {
+		s := &starting{r: r, begun: make(chan struct{})}
+		s.FD, s.P, s.To, s.ends = int(f.Fd()), make([]byte, 512), s, make(chan *asked, 1)
+		for range 32 {
 			a := &asked{ends: ends}
 			a.FD, a.P, a.Off, a.To = from, make([]byte, 1), -1, a
-			if err := r.Start(&a.Request, true); err != nil {
-				t.Fatal(err)
-			}
-			if *r.sq.tail == *r.sq.head {
-				handed = append(handed, i+1)
-			}
+			s.reads = append(s.reads, a)
 		}
-		if want := []int{1, 2, 4, 8, 16, 32}; !slices.Equal(handed, want) {
-			t.Errorf("handed over with read %v, not %v", handed, want)
+		if err := r.Start(&s.Request, false); err != nil {
+			t.Fatal(err)
 		}
-		r.Kick()
+		close(s.begun)
+		<-s.ends
+		if want := []int{1, 2, 4, 8, 16, 32}; !slices.Equal(s.handed, want) {
+			t.Errorf("handed over with read %v, not %v", s.handed, want)
+		}
 		if _, err := unix.Write(to, make([]byte, 32)); err != nil {
 			t.Fatal(err)
 		}
