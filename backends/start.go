@@ -30,8 +30,8 @@ type ReadStarter interface {
 // ReadChainer is a ReadStarter whose reads may be started from where others end. Not all can.
 type ReadChainer interface {
 	ReadStarter
-	// TryStartRead starts a read without waiting for anything, also from ReadDone, or gives false: then
-	// nothing was begun. It needs no KickReads. ReadDone never runs inside it.
+	// TryStartRead starts a read without waiting for anything, also from ReadDone, or gives false:
+	// then nothing was begun. It needs no KickReads. ReadDone never runs inside it.
 	TryStartRead(r *Read) bool
 }
 

@@ -65,9 +65,9 @@ type IO struct {
 type Completer interface{ Complete(io *IO) }
 
 // Feeder is a Completer with a queue of its own. Each time that the disk has told it of an end it
-// asks, on the same goroutine, for the next request, which it then has as if Submit had been called;
-// nil is none. Next must not block either. Reads that are started so need no goroutine between one
-// and the next.
+// asks, on the same goroutine, for the next request, which it then has as if Submit had been
+// called; nil is none. Next must not block either. Reads that are started so need no goroutine
+// between one and the next.
 type Feeder interface {
 	Completer
 	Next() *IO

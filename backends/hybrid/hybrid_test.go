@@ -208,8 +208,8 @@ func TestStartedReads(t *testing.T) {
 		arrived(t, d, done, reads, row)
 	}
 	for _, off := range []int64{at - 4096, d.Geometry().Size - 4096, -8192, 1} {
-		if d.StartRead(&backends.Read{P: backends.AlignedBuffer(8192), Off: off, To: make(told)}, false) ||
-			d.TryStartRead(&backends.Read{P: backends.AlignedBuffer(8192), Off: off, To: make(told)}) {
+		r := backends.Read{P: backends.AlignedBuffer(8192), Off: off, To: make(told)}
+		if d.StartRead(&r, false) || d.TryStartRead(&r) {
 			t.Errorf("a read at %d was started", off)
 		}
 	}

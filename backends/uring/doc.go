@@ -10,10 +10,11 @@
 // added requests meanwhile; they only wait for their result. One goroutine, the reaper, sleeps in
 // the kernel; nothing polls and nothing runs on a timer. A read allocates nothing.
 //
-// Who starts the next read from where one ends, by TryStart, needs no goroutine but the reaper. Those
-// requests go to the kernel from the moment on at which they are as many as it has. A virtual disk
-// ends what it was given together: when its results are seen it stands still, and works again on the
-// first request while the next are made; what it is given doubles from call to call, so 32 take six.
+// Who starts the next read from where one ends, by TryStart, needs no goroutine but the reaper.
+// Those requests go to the kernel from the moment on at which they are as many as it has. A virtual
+// disk ends what it was given together: when its results are seen it stands still, and works again
+// on the first request while the next are made; what it is given doubles from call to call, so 32
+// take six.
 //
 // # What the caller owes
 //

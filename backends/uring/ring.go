@@ -251,8 +251,8 @@ func (r *Ring) takeBack(errno unix.Errno) {
 	atomic.StoreUint32(r.sq.tail, head)
 }
 
-// reap is the reaper. It sleeps in the kernel, also while nothing is under way: a read that finds it
-// there costs no wake-up between goroutines.
+// reap is the reaper. It sleeps in the kernel, also while nothing is under way: a read that finds
+// it there costs no wake-up between goroutines.
 func (r *Ring) reap() {
 	for {
 		r.awake.Store(true)

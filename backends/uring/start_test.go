@@ -140,7 +140,8 @@ func TestHandedOverInDoubles(t *testing.T) {
 	}
 }
 
-// waiting starts n reads that end when the test writes to the pipe, and waits until the reaper sleeps.
+// waiting starts n reads that end when the test writes to the pipe, and waits until the reaper
+// sleeps.
 func waiting(t testing.TB, r *Ring, n int) (ends chan *asked, to int) {
 	t.Helper()
 	from, to := pipe(t)

@@ -65,8 +65,8 @@ const (
 )
 
 // TryStart starts a read as Start does, but never waits: it may be called from Arrived, and from
-// what a front end does with a completed read. What it would have to wait for it refuses, and reads of
-// a replica, which has mutexes of its own. It needs no Kick.
+// what a front end does with a completed read. What it would have to wait for it refuses, and reads
+// of a replica, which has mutexes of its own. It needs no Kick.
 func (v *Volume) TryStart(r *Reading) Begun {
 	dev, ok := v.e.dev.(backends.ReadChainer)
 	if !ok || v.inside(r.Block, r.Count) != nil || len(r.Dst) != r.Count*segment.BlockSize ||

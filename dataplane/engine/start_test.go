@@ -211,9 +211,9 @@ func TestStartedReadFails(t *testing.T) {
 	}
 }
 
-// TestTryStart proves that TryStart refuses a read for which the index is not to be had at once, and
-// one that the device does not take; that it says where nothing is to be read; and that a read of
-// which the device takes a part arrives when that part has, and then has to be read again.
+// TestTryStart proves that TryStart refuses a read for which the index is not to be had at once,
+// and one that the device does not take; that it says where nothing is to be read; and that a read
+// of which the device takes a part arrives when that part has, and then has to be read again.
 func TestTryStart(t *testing.T) {
 	dev := &held{Device: newMem(t, 64<<20, 1<<20, 1)}
 	e := open(t, dev, quiet)
@@ -347,7 +347,8 @@ func (f *following) next(err error) bool {
 // writer, the cleaner and checkpoints, with a cache: what a read sees in a block is whole and the
 // block's, and each row comes to its end.
 func TestReadsFollowWhileWriting(t *testing.T) {
-	e := open(t, newMem(t, 16<<20, 256<<10, 2), often, func(c *Config) { c.Reads = cache.New(1 << 20) })
+	cached := func(c *Config) { c.Reads = cache.New(1 << 20) }
+	e := open(t, newMem(t, 16<<20, 256<<10, 2), often, cached)
 	defer e.Abandon()
 	v := create(t, e, 8*domain.MiB)
 	const blocks, rounds = 256, 6

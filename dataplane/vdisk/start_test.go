@@ -83,7 +83,8 @@ func TestFeeder(t *testing.T) {
 	var rows []*feeding
 	for i := range 8 {
 		f := &feeding{
-			model: model, rnd: rand.New(rand.NewPCG(uint64(i), 5)), left: 400, end: make(chan struct{}, 1),
+			model: model, rnd: rand.New(rand.NewPCG(uint64(i), 5)), left: 400,
+			end: make(chan struct{}, 1),
 			own: int64(len(model)) - 4096*int64(i+1),
 		}
 		f.io.Buf, f.io.To = backends.AlignedBuffer(200*4096), f

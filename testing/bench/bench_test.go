@@ -488,7 +488,8 @@ func TestDriverFollows(t *testing.T) {
 		}
 	}
 	if v.hist.total != d.count || d.count < 64 || d.most > 32 || len(d.seen) < 16 {
-		t.Errorf("%d counted of %d, %d at a time, %d places", v.hist.total, d.count, d.most, len(d.seen))
+		t.Errorf("%d counted of %d, %d at a time, %d places", v.hist.total, d.count, d.most,
+			len(d.seen))
 	}
 }
 

@@ -19,8 +19,9 @@ type disk interface {
 }
 
 // driver keeps a number of requests under way on a disk, as a front end does: one goroutine
-// submits, completions come back through a channel that has room for all of them. Reads at depth for
-// a time follow one another at their ends instead: it is a domain.Feeder, as a front end with a queue.
+// submits, completions come back through a channel that has room for all of them. Reads at depth
+// for a time follow one another at their ends instead: it is a domain.Feeder, as a front end with a
+// queue.
 type driver struct {
 	disk disk
 	load load
