@@ -52,9 +52,9 @@ func (a *Agent) Migrate(ctx context.Context, from, to domain.DeviceID, family ui
 	return bytes, true, err
 }
 
-// change lets the disks of a family go on with their copies. What was written while it waited for an
-// order is copied first, so that the pause is short. Then no request is let in until the disks are
-// where the copies are. No order is obeyed meanwhile.
+// change lets the disks of a family go on with their copies. What was written while it waited for
+// an order is copied first, so that the pause is short. Then no request is let in until the disks
+// are where the copies are. No order is obeyed meanwhile.
 func (a *Agent) change(ctx context.Context, m *engine.Migration, dst *engine.Engine) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -621,7 +621,10 @@ func TestMigrateOutrun(t *testing.T) {
 func TestBrake(t *testing.T) {
 	b := newBrake()
 	for n, c := range []struct{ pay, blocks, left int }{
-		{2, 1, 0}, {3, grainBlocks, 1}, {1, 1, 0}, {1000, 1, brakeMost - 2},
+		{2, 1, 0},
+		{3, grainBlocks, 1},
+		{1, 1, 0},
+		{1000, 1, brakeMost - 2},
 		{0, segment.LeafBlocks, brakeMost - 2 - 2*segment.LeafBlocks/grainBlocks},
 	} {
 		b.pay(c.pay)

@@ -115,9 +115,10 @@ func TestFooterRoom(t *testing.T) {
 	}
 }
 
-// TestFooterFront proves that of a footer which is larger than the one before only what is not there
-// yet is read, whatever stood in the room, and whether the room has to grow for it; and that what was
-// read first is where it belongs then: three footers, each larger than the one before, and again.
+// TestFooterFront proves that of a footer which is larger than the one before only what is not
+// there yet is read, whatever stood in the room, and whether the room has to grow for it; and that
+// what was read first is where it belongs then: three footers, each larger than the one before, and
+// again.
 func TestFooterFront(t *testing.T) {
 	inner := newMem(t, 24<<20, 512<<10, 1)
 	e, heads := crashedLog(t, inner, 12)

@@ -264,7 +264,7 @@ func (d *Disk) check(io *domain.IO) error {
 func (d *Disk) complete(io *domain.IO, err error) {
 	f, feeds := io.To.(domain.Feeder)
 	d.account(io, err)
-	d.tell(io)
+	tell(io)
 	if feeds {
 		d.feed(f)
 	}
@@ -285,14 +285,14 @@ func (d *Disk) account(io *domain.IO, err error) {
 func (d *Disk) end(io *domain.IO, err error) {
 	f, feeds := io.To.(domain.Feeder)
 	d.count(io, err)
-	d.tell(io)
+	tell(io)
 	if feeds {
 		d.feed(f)
 	}
 }
 
 // tell tells a request's owner of its end.
-func (d *Disk) tell(io *domain.IO) { io.To.Complete(io) }
+func tell(io *domain.IO) { io.To.Complete(io) }
 
 // count keeps a request's outcome.
 func (d *Disk) count(io *domain.IO, err error) {

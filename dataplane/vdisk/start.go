@@ -68,7 +68,7 @@ func (d *Disk) feed(f domain.Feeder) {
 			return
 		}
 		f, _ = io.To.(domain.Feeder)
-		d.tell(io)
+		tell(io)
 		if f == nil {
 			return
 		}

@@ -469,7 +469,7 @@ func (d *ramDisk) Submit(io *domain.IO) {
 			d.seen[io.Off]++
 			d.mu.Unlock()
 			io.To.Complete(io)
-			io = io.To.(domain.Feeder).Next() //nolint:errcheck,forcetypeassert // reads at depth are
+			io = io.To.(domain.Feeder).Next() //nolint:forcetypeassert // reads at depth are
 		}
 		d.mu.Lock()
 		d.now--

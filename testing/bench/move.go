@@ -154,7 +154,7 @@ func (b *moveBench) open(ctx context.Context, dir string) (err error) {
 	return err
 }
 
-func (b *moveBench) target(e *engine.Engine, v *engine.Volume) vdisk.Target {
+func (*moveBench) target(e *engine.Engine, v *engine.Volume) vdisk.Target {
 	return vdisk.Target{Volume: v, Volatile: e.Volatile(), Flush: e.Flush, Scheduler: e.Scheduler()}
 }
 
