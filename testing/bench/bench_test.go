@@ -458,23 +458,27 @@ type ramDisk struct {
 }
 
 func (d *ramDisk) Submit(io *domain.IO) {
-	d.mu.Lock()
-	d.now++
-	d.most = max(d.most, d.now)
-	d.mu.Unlock()
+	d.took(io)
 	go func() {
 		for io != nil {
-			d.mu.Lock()
-			d.count++
-			d.seen[io.Off]++
-			d.mu.Unlock()
 			io.To.Complete(io)
-			io = io.To.(domain.Feeder).Next() //nolint:forcetypeassert // reads at depth are
+			d.mu.Lock()
+			d.now-- // before it is asked: with its answer it may have given the place to another
+			d.mu.Unlock()
+			if io = io.To.(domain.Feeder).Next(); io != nil { //nolint:forcetypeassert // reads at depth are
+				d.took(io)
+			}
 		}
-		d.mu.Lock()
-		d.now--
-		d.mu.Unlock()
 	}()
+}
+
+func (d *ramDisk) took(io *domain.IO) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.now++
+	d.most = max(d.most, d.now)
+	d.count++
+	d.seen[io.Off]++
 }
 
 // TestDriverFollows proves that reads at depth follow one another, as many at a time as were asked
