@@ -66,7 +66,8 @@ func (n *nvram) depart(g *group, chunks []sent, began time.Duration) error {
 		return err
 	}
 	g.faults = n.e.faults.Load()
-	if len(chunks) > 0 && !b.turn {
+	if len(chunks) > 0 { // the turn of each is its own, or others would rest for all of them at once
+		n.endTurn()
 		b.rested += n.e.sched.Begin(qos.Destage, n.urgent)
 		b.turn = true
 	}
@@ -99,11 +100,18 @@ func (n *nvram) land(left int) (err error) {
 		*g = group{chunks: g.chunks[:0], slots: g.slots[:0], ended: g.ended[:0]}
 		b.spare = append(b.spare, g)
 	}
-	if b.turn && len(b.away) == 0 {
-		b.turn = false
-		n.e.sched.End(qos.Destage)
+	if len(b.away) == 0 {
+		n.endTurn()
 	}
 	return err
+}
+
+// endTurn ends the destager's turn on the device, if it has one.
+func (n *nvram) endTurn() {
+	if n.batch.turn {
+		n.batch.turn = false
+		n.e.sched.End(qos.Destage)
+	}
 }
 
 // flush waits for a group's writes, makes them durable by one flush, and lets them into the index.
