@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -65,6 +66,53 @@ func TestBytesOutliveTheMapping(t *testing.T) {
 	if _, err := Open(path, 2*size); !errors.Is(err, backends.ErrAlign) {
 		t.Errorf("another size: %v", err)
 	}
+}
+
+// TestAnySize proves that a region that is no multiple of a huge page is mapped whole, where one
+// begins, and that nothing stays mapped behind it, nor after Close.
+func TestAnySize(t *testing.T) {
+	before := mappings(t)
+	for _, n := range []int64{page, hugePage - page, hugePage, 2*hugePage + 3*page} {
+		path := shm(t)
+		for _, want := range []byte{0, 7} {
+			r, err := Open(path, n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := r.Bytes()
+			if int64(len(b)) != n || !backends.Aligned(b, hugePage) || b[0] != want || b[n-1] != want {
+				t.Fatalf("%d bytes of %d, %d and %d", len(b), n, b[0], b[n-1])
+			}
+			b[0], b[n-1] = 7, 7
+			if got := mappings(t); len(got)-len(before) > 1 {
+				t.Errorf("%d mappings more for %d bytes", len(got)-len(before), n)
+			}
+			if err := r.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for m := range mappings(t) {
+		if !before[m] {
+			t.Errorf("still mapped: %s", m)
+		}
+	}
+}
+
+// mappings gives what of this process is mapped of shared memory, or held for it.
+func mappings(t *testing.T) map[string]bool {
+	t.Helper()
+	all, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := map[string]bool{}
+	for line := range strings.Lines(string(all)) {
+		if f := strings.Fields(line); strings.Contains(line, "weft-nvram-") || f[1] == "---p" {
+			list[f[0]] = true
+		}
+	}
+	return list
 }
 
 // TestOpenRefuses proves the errors of sizes and places that make no region.

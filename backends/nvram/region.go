@@ -75,7 +75,7 @@ func open(f *os.File, path string, size int64) (*Region, error) {
 	r.mapped, err = unix.Mmap(fd, 0, int(size), prot, unix.MAP_SHARED_VALIDATE|unix.MAP_SYNC)
 	r.sync = err == nil
 	if err != nil { // not DAX, or a kernel that does not know the flags
-		r.mapped, err = unix.Mmap(fd, 0, int(size), prot, unix.MAP_SHARED)
+		r.mapped, err = mapHuge(fd, int(size), prot)
 	}
 	if err != nil {
 		return nil, fail(path, err)
@@ -88,6 +88,37 @@ func open(f *os.File, path string, size int64) (*Region, error) {
 		r.geometry.Durability, r.geometry.Model = backends.PowerSafe, "DAX mapping"
 	}
 	return r, nil
+}
+
+const hugePage = 2 << 20
+
+// mapHuge maps a file where huge pages can be, and asks for them: the journal is written and read
+// by blocks here and there, each the first of its page that the processor looks up. Shared memory
+// has none of itself on most systems. It does without where the kernel gives none.
+func mapHuge(fd, size, prot int) ([]byte, error) {
+	whole := uintptr(size + hugePage)
+	hold, err := unix.MmapPtr(-1, 0, nil, whole, unix.PROT_NONE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, err
+	}
+	skip := -uintptr(hold) % hugePage
+	at := unsafe.Add(hold, skip)
+	end := skip + uintptr(size+page-1)/page*page
+	_, err = unix.MmapPtr(fd, 0, at, uintptr(size), prot, unix.MAP_SHARED|unix.MAP_FIXED)
+	if err != nil {
+		return nil, errors.Join(err, unix.MunmapPtr(hold, whole))
+	}
+	if skip > 0 {
+		err = unix.MunmapPtr(hold, skip)
+	}
+	err = errors.Join(err, unix.MunmapPtr(unsafe.Add(hold, end), whole-end))
+	if err != nil {
+		return nil, err
+	}
+	mapped := unsafe.Slice((*byte)(at), size)
+	_ = unix.Madvise(mapped, unix.MADV_COLLAPSE) // where it cannot, the pages are small
+	return mapped, nil
 }
 
 // Geometry describes the region. AtomicUnit is 8: an aligned word.
@@ -111,7 +142,13 @@ func (r *Region) Persist(off, n int64) {
 // error.
 func (r *Region) Close() error {
 	r.once.Do(func() {
-		err := unix.Munmap(r.mapped)
+		var err error
+		if r.sync {
+			err = unix.Munmap(r.mapped)
+		} else {
+			p := unsafe.Pointer(unsafe.SliceData(r.mapped))
+			err = unix.MunmapPtr(p, uintptr(len(r.mapped)))
+		}
 		r.closeErr = errors.Join(err, r.file.Close())
 	})
 	return r.closeErr

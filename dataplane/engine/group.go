@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"sync"
 	"time"
 
 	"weft/dataplane/qos"
@@ -19,6 +20,7 @@ type sent struct {
 // next ones. Groups become durable in their order.
 type group struct {
 	chunks []sent                   // in the order of each lane
+	writes sync.WaitGroup           // until each is on the device, or failed
 	faults uint64                   // of the engine, when the group began
 	last   [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
 
@@ -119,13 +121,7 @@ func (n *nvram) endTurn() {
 // written once more, durably, in other segments. An error leaves the engine out of service.
 func (n *nvram) flush(g *group) error {
 	e := n.e
-	for _, s := range g.chunks {
-		s.l.mu.Lock()
-		for !s.c.written {
-			s.l.room.Wait()
-		}
-		s.l.mu.Unlock()
-	}
+	g.writes.Wait()
 	var bad error
 	if e.fua && len(g.chunks) > 0 && !e.failed.Load() {
 		bad = e.dev.Flush(background)
@@ -180,7 +176,8 @@ func (n *nvram) send(l *lane, c *chunk, g *group) error {
 			at += segment.EntrySettled
 		}
 	}
-	c.full, c.group = true, true
+	c.full, c.group, c.writes = true, true, &g.writes
+	g.writes.Add(1)
 	g.last[l.no] = l.mu.lsn
 	l.line(c)
 	n.e.stats.destaged.Add(int64(data) * segment.BlockSize)

@@ -56,8 +56,8 @@ type chunk struct {
 	payload int
 	room    int // most bytes of entries
 	full    bool
-	group   bool // of the destager: written without FUA, and its outcome is nvram.sync's to tell
-	written bool // of a group, and on the device or failed; guarded by the lane's mutex
+	group   bool            // of the destager: written without FUA, nvram.flush tells its outcome
+	writes  *sync.WaitGroup // of its group
 
 	packed []byte // compressed blocks, which go behind the plain ones when the chunk is full
 	tails  []tail // their entries
@@ -124,7 +124,7 @@ func (c *chunk) reset() {
 	c.parts = c.parts[:0]
 	c.entries, c.crcs, c.recs = c.entries[:0], c.crcs[:0], c.recs[:0]
 	c.payload, c.full, c.done, c.err, c.next, c.seg = 0, false, false, nil, nil, nil
-	c.group, c.written = false, false
+	c.group, c.writes = false, nil
 	c.secrets, c.life, c.was = c.secrets[:0], nil, c.was[:0]
 	c.packed, c.tails = c.packed[:0], c.tails[:0]
 }
@@ -279,10 +279,8 @@ func (l *lane) carry(c *chunk) {
 		l.finish(c, err)
 		return
 	}
-	l.mu.Lock()
-	c.written, c.err = true, err
-	l.mu.Unlock()
-	l.room.Broadcast()
+	c.err = err
+	c.writes.Done() // it is the destager's now
 }
 
 // rests tells whether a record is alone in its chunk and nothing is in flight before it; mu is
