@@ -102,6 +102,8 @@ type Engine struct {
 	floors   floors
 	// lossAccepted says what was wrong with the journal that Open went on without.
 	lossAccepted error
+	// footers are, by stream, the bytes of the body that was written last.
+	footers [segment.StreamCount]atomic.Int64
 
 	incarnation uint32
 	versionSeq  atomic.Uint64 // the last version seq given out

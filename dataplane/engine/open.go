@@ -30,7 +30,9 @@ func (e *Engine) openSegment(stream segment.Stream, lane uint8) (*openSegment, e
 	}
 	lf := &life{base: e.space.off(id), seq: sg.seq, salt: h.Salt}
 	sg.life.Store(lf)
-	return &openSegment{id: id, sg: sg, life: lf, seq: sg.seq, used: segment.Sector}, nil
+	o := &openSegment{id: id, sg: sg, life: lf, seq: sg.seq, used: segment.Sector}
+	o.footer.Grow(int(e.footers[stream].Load()))
+	return o, nil
 }
 
 // closeSegment lets a segment take no more chunks. The footer follows when the last chunk in flight
@@ -59,9 +61,9 @@ func (e *Engine) settle(o *openSegment) {
 		e.space.set(o.sg, segBad)
 		return
 	}
-	body := o.footer.Encode(nil, o.seq, e.incarnation)
-	b := backends.AlignedBuffer(len(body))
-	copy(b, body)
+	e.footers[o.sg.stream].Store(int64(o.footer.Body()))
+	b := backends.AlignedBuffer(o.footer.Size(0))
+	b = o.footer.Encode(b, o.seq, e.incarnation)
 	end := e.space.off(o.id) + e.space.size
 	if err := e.dev.WriteAt(b, end-int64(len(b)), false); err != nil {
 		e.report(Fact{What: "write-error", Detail: "footer: " + err.Error()})

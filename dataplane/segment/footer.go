@@ -2,6 +2,7 @@ package segment
 
 import (
 	"fmt"
+	"slices"
 
 	"weft/dataplane/checksum"
 )
@@ -23,6 +24,9 @@ type Footer struct {
 
 // Reset empties the footer for the next segment.
 func (f *Footer) Reset() { f.body, f.chunks = f.body[:0], 0 }
+
+// Grow makes room for a body of so many bytes.
+func (f *Footer) Grow(n int) { f.body = slices.Grow(f.body, max(n-len(f.body), 0)) }
 
 // Add notes a chunk whose header with entries is h, at an offset within the segment.
 func (f *Footer) Add(off uint32, h []byte) {
