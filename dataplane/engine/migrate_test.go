@@ -642,6 +642,9 @@ func TestBrake(t *testing.T) {
 // spoil turns over a bit of a block where it stands.
 func (s *shuttle) spoil(v *Volume, block uint64) {
 	s.t.Helper()
+	if v.e.nv != nil { // else it may be copied already, and be sound where it is next
+		defer undestaged(v.e.nv)()
+	}
 	loc := locsOf(s.t, v, block, 1)[0]
 	if v.e.nv.holds(loc) {
 		s.nv.Bytes()[int64(v.e.nv.place(loc))*segment.BlockSize+9] ^= 4
