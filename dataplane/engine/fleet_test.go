@@ -23,7 +23,7 @@ type fleetRecord struct {
 	*Record
 	n       uint64
 	from    int            // who coordinates it
-	has     []bool         // members that have it, in this session if they are in one
+	has     []bool         // members that have it, since they began to join if they do
 	missing []bool         // members that have to acknowledge it
 	given   []domain.Epoch // in which a message of it went there
 }

@@ -176,7 +176,7 @@ func (n *nvram) send(l *lane, c *chunk, g *group) error {
 			at += segment.EntrySettled
 		}
 	}
-	c.full, c.group, c.writes = true, true, &g.writes
+	c.full, c.group = true, &g.writes
 	g.writes.Add(1)
 	g.last[l.no] = l.mu.lsn
 	l.line(c)

@@ -56,8 +56,9 @@ type chunk struct {
 	payload int
 	room    int // most bytes of entries
 	full    bool
-	group   bool            // of the destager: written without FUA, nvram.flush tells its outcome
-	writes  *sync.WaitGroup // of its group
+	// group counts the writes of the destager's group that this belongs to: it is written without FUA,
+	// and nvram.flush tells its outcome. nil: it is not the destager's.
+	group *sync.WaitGroup
 
 	packed []byte // compressed blocks, which go behind the plain ones when the chunk is full
 	tails  []tail // their entries
@@ -124,7 +125,7 @@ func (c *chunk) reset() {
 	c.parts = c.parts[:0]
 	c.entries, c.crcs, c.recs = c.entries[:0], c.crcs[:0], c.recs[:0]
 	c.payload, c.full, c.done, c.err, c.next, c.seg = 0, false, false, nil, nil, nil
-	c.group, c.writes = false, nil
+	c.group = nil
 	c.secrets, c.life, c.was = c.secrets[:0], nil, c.was[:0]
 	c.packed, c.tails = c.packed[:0], c.tails[:0]
 }
@@ -265,9 +266,9 @@ func (l *lane) carry(c *chunk) {
 	if l.e.space.disk != nil {
 		l.e.space.disk.hold(l.e, int64(c.head.Bytes()))
 	}
-	err := l.write(c, l.e.fua && !c.group)
+	err := l.write(c, l.e.fua && c.group == nil)
 	if err != nil && !l.e.failed.Load() {
-		if !c.group {
+		if c.group == nil {
 			l.e.faults.Add(1) // it may have been the flush behind the write that failed
 		}
 		err = l.again(c, err)
@@ -275,12 +276,12 @@ func (l *lane) carry(c *chunk) {
 	if err != nil {
 		l.e.fail(err)
 	}
-	if !c.group {
+	if c.group == nil {
 		l.finish(c, err)
 		return
 	}
 	c.err = err
-	c.writes.Done() // it is the destager's now
+	c.group.Done() // it is the destager's now
 }
 
 // rests tells whether a record is alone in its chunk and nothing is in flight before it; mu is
@@ -575,7 +576,7 @@ func (l *lane) apply(c *chunk) {
 	var near *leaf
 	for i := range c.recs {
 		p := &c.recs[i]
-		if c.group && i%applyHold == applyHold-1 {
+		if c.group != nil && i%applyHold == applyHold-1 {
 			l.mu.Unlock()
 			near = nil
 			l.mu.Lock()

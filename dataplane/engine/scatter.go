@@ -14,7 +14,6 @@ import (
 type transfer struct {
 	c    *chunk // nil: the block is not copied
 	at   uint32 // in the chunk's buffer
-	crc  uint32
 	move int32
 	k    int32 // which block of that
 }
@@ -39,26 +38,20 @@ func (n *nvram) plan(c *chunk, m *settle) {
 	base := b.base[n.share.SlotOf(m.place)] + int(m.place)
 	at, k := segment.HeaderMax+c.payload, m.first-b.moves[b.now].first
 	for i := range m.count {
-		b.copies[base+i] = transfer{
-			c, uint32(at + i*segment.BlockSize), b.crcs[m.crc+i], b.now, int32(k + i),
-		}
+		b.copies[base+i] = transfer{c, uint32(at + i*segment.BlockSize), b.now, int32(k + i)}
 	}
 }
 
 // copyAll copies what was planned, verifies and opens it, and lists what does not verify.
 func (n *nvram) copyAll() {
-	b, blocks := &n.batch, n.share.SlotBlocks()
-	for i, sl := range b.slots {
-		start := n.share.Start(sl.No)
-		for k := range blocks {
-			t := &b.copies[i*blocks+k]
-			if t.c == nil {
-				continue
-			}
-			m := &b.moves[t.move]
-			if !n.copyBlock(t.c.buf[t.at:t.at+segment.BlockSize], m, int(t.k), start+uint32(k), t.crc) {
-				b.bad = append(b.bad, *t)
-			}
+	b := &n.batch
+	for i := range b.copies {
+		t := &b.copies[i]
+		if t.c == nil {
+			continue
+		}
+		if !n.copyBlock(t.c.buf[t.at:t.at+segment.BlockSize], &b.moves[t.move], int(t.k)) {
+			b.bad = append(b.bad, *t)
 		}
 	}
 }
@@ -67,21 +60,19 @@ func (n *nvram) copyAll() {
 // gives their number.
 func (n *nvram) copyOut(p []byte, m *settle) int {
 	for i := range m.count {
-		p := p[i*segment.BlockSize : (i+1)*segment.BlockSize]
-		if !n.copyBlock(p, m, i, m.place+uint32(i), n.batch.crcs[m.crc+i]) {
+		if !n.copyBlock(p[i*segment.BlockSize:(i+1)*segment.BlockSize], m, i) {
 			return i
 		}
 	}
 	return m.count
 }
 
-// copyBlock copies block i of a move, which stands at a place, to p and opens it, and tells whether
-// it is what was put there.
-func (n *nvram) copyBlock(p []byte, m *settle, i int, place, crc uint32) bool {
-	by := checksum.CopyPast // only the device looks at it
+// copyBlock copies block i of a move to p and opens it, and tells whether it is what was put there.
+func (n *nvram) copyBlock(p []byte, m *settle, i int) bool {
+	place, by := m.place+uint32(i), checksum.CopyPast // only the device looks at it
 	if m.br.key != nil {
 		by = checksum.Copy
 	}
-	return by(p, n.share.At(place, 1)) == crc &&
+	return by(p, n.share.At(place, 1)) == n.batch.crcs[m.crc+i] &&
 		n.unseal(&n.batch.pad, m.br.key, m.life, m.entry, m.first+i, place, p)
 }

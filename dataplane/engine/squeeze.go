@@ -142,7 +142,7 @@ func (n *nvram) text(m *settle, i int) (block []byte, crc uint32, ok bool) {
 		return block, crc, true
 	}
 	block = n.batch.squeezer.open[:segment.BlockSize]
-	if !n.copyBlock(block, m, i, m.place+uint32(i), crc) {
+	if !n.copyBlock(block, m, i) {
 		return nil, 0, false
 	}
 	return block, segment.Checksum(block), true
