@@ -252,6 +252,7 @@ func TestNVRAMTargets(t *testing.T) {
 	for i := range r.samples[cell{l, engineNVRAM}.String()] {
 		s := &r.samples[cell{l, engineNVRAM}.String()][i]
 		s.MBps, s.Log = 70, &logWork{UserBytes: 100, Written: 107}
+		s.CPU, s.Driver = 2.75, 0.25
 	}
 	key := cell{sequentialWrite(), raw}.String()
 	r.samples[key] = []sample{{Repeat: 3, MBps: 50}, {Repeat: 1, MBps: 100}}
@@ -264,6 +265,43 @@ func TestNVRAMTargets(t *testing.T) {
 		if math.Abs(got.Got.Median-want.median) > 1e-9 || got.Got.N != want.n ||
 			got.pass() != want.pass {
 			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+}
+
+// TestEngineTargets proves that an engine is judged beside raw in reads and in writes, and pays for
+// the driver of its reads as fio does.
+func TestEngineTargets(t *testing.T) {
+	r := filled(deepRead(), 2.5, map[string][]float64{engineDurable: {97, 87}, raw: {100, 100}})
+	for i := range r.samples[cell{deepRead(), engineDurable}.String()] {
+		s := &r.samples[cell{deepRead(), engineDurable}.String()][i]
+		s.CPU, s.Driver = 5, 2
+	}
+	write := filled(deepWrite(), 2.5, map[string][]float64{engineDurable: {300}, raw: {200}})
+	for k, v := range write.samples {
+		r.samples[k] = v
+	}
+	r.samples[cell{deepWrite(), engineDurable}.String()][0].Log = &logWork{
+		UserBytes: 100, Written: 111,
+	}
+	for i, want := range []struct {
+		median float64
+		pass   bool
+	}{{0.92, true}, {2, false}, {1.5, true}, {1.11, false}} {
+		if got := r.engineTargets()[i]; math.Abs(got.Got.Median-want.median) > 1e-9 ||
+			got.pass() != want.pass {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+}
+
+// TestDriverAlone proves that the driver runs to its end without a disk, in both its ways, and tells
+// what that took.
+func TestDriverAlone(t *testing.T) {
+	for _, l := range []load{deepRead(), deepWrite()} {
+		us, err := driverAlone(t.Context(), l, domain.DiskInfo{Size: domain.GiB})
+		if err != nil || us <= 0 {
+			t.Errorf("%s: %g us, %v", l.Name, us, err)
 		}
 	}
 }
@@ -282,10 +320,11 @@ func TestFiles(t *testing.T) {
 }
 
 // TestTargetCount proves that the list of targets is whole: NBD on every row, iSCSI at depth 32,
-// CPU in both modes of writes, two durable rows, and four figures of the journal.
+// CPU in both modes of writes, two durable rows, and four figures of the engine without a journal and
+// with one.
 func TestTargetCount(t *testing.T) {
-	const nbd, iscsi, cpu, durable, journal = 8, 2, 2 + 1, 2, 4
-	if n := len(newResults().targets()); n != nbd+iscsi+cpu+durable+journal {
+	const nbd, iscsi, cpu, durable, engine, journal = 8, 2, 2 + 1, 2, 4, 4
+	if n := len(newResults().targets()); n != nbd+iscsi+cpu+durable+engine+journal {
 		t.Errorf("%d targets", n)
 	}
 }

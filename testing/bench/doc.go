@@ -49,7 +49,8 @@
 //
 // Every server is a process of its own, and CPU per I/O is what its process used from the start of
 // a run until it is quiet again, so the cleaner's share is in it. The client and the bridge are
-// not. For raw it is fio's own CPU, for engine it includes the driver. Work that the kernel does in
+// not. For raw it is fio's own CPU, for engine it includes the driver, whose own part is measured
+// behind each run, on no disk and while nothing else is under way. Work that the kernel does in
 // nobody's name, such as interrupts of the network, is in no figure.
 //
 // # What it leaves behind

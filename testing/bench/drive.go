@@ -74,6 +74,33 @@ func (s *follower) Next() *domain.IO {
 	return &s.io
 }
 
+// void is a disk of which every request is done at once.
+type void domain.DiskInfo
+
+func (v void) Info() domain.DiskInfo { return domain.DiskInfo(v) }
+
+func (void) Submit(io *domain.IO) {
+	io.To.Complete(io)
+	f, feeds := io.To.(domain.Feeder)
+	for feeds && f.Next() != nil {
+		f.Complete(io)
+	}
+}
+
+func (void) Kick() {}
+
+// driverAlone gives what a request takes of the driver itself, in us of CPU, on a disk of that
+// shape. Nothing else may be under way in this process.
+func driverAlone(ctx context.Context, l load, d domain.DiskInfo) (float64, error) {
+	const span = 500 * time.Millisecond
+	v := newDriver(void(d), l)
+	began := ownCPU()
+	if _, err := v.run(ctx, span); err != nil {
+		return 0, err
+	}
+	return float64((ownCPU() - began).Nanoseconds()) / 1e3 / float64(v.hist.total), nil
+}
+
 func newDriver(d disk, l load) *driver {
 	v := &driver{
 		disk: d, load: l, size: int64(d.Info().Size), free: make(chan *slot, l.Depth),

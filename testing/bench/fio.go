@@ -18,6 +18,8 @@ type sample struct {
 	P50    float64 `json:"latency_us_p50"`
 	P99    float64 `json:"latency_us_p99"`
 	CPU    float64 `json:"cpu_us_per_io"` // of the server
+	// Driver is what of CPU the driver takes that runs in the server's process; 0 where none does.
+	Driver float64 `json:"driver_us_per_io,omitempty"`
 	// Log is what the engine did meanwhile, for our columns.
 	Log *logWork `json:"log,omitempty"`
 }

@@ -65,6 +65,11 @@ func deepWrite() load {
 	return load{Name: "4k-randwrite-qd128", RW: "randwrite", Block: 4 * kib, Depth: 128}
 }
 
+// deepRead is the row by which reads at depth are judged.
+func deepRead() load {
+	return load{Name: "4k-randread-qd32", RW: "randread", Block: 4 * kib, Depth: 32}
+}
+
 func sequentialWrite() load {
 	return load{Name: "1m-write-qd4", RW: "write", Block: mib, Depth: 4}
 }

@@ -303,6 +303,13 @@ func (b *bench) run(ctx context.Context, c cell) (sample, error) {
 		return sample{}, err
 	}
 	s.CPU = (after - used).Seconds() * 1e6 / float64(s.Count)
+	if subj.node != nil && subj.fio == nil && !c.Row.Initiator {
+		a, err := subj.node.obey(ctx, order{Load: &c.Row, Alone: true}, overrun)
+		if err != nil {
+			return sample{}, err
+		}
+		s.Driver = a.Sample.Driver
+	}
 	if subj.node != nil {
 		now, err := subj.node.obey(ctx, order{}, toolLimit)
 		if err != nil {

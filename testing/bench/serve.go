@@ -51,6 +51,8 @@ type order struct {
 	Load    *load         `json:"load,omitempty"`
 	Time    time.Duration `json:"time,omitempty"`
 	Profile bool          `json:"profile,omitempty"` // begin the profile that the flags ask for
+	// Alone lets the driver run the load on no disk, for its own CPU per request.
+	Alone bool `json:"alone,omitempty"`
 }
 
 // answer is a line that a server writes for each order.
@@ -277,6 +279,8 @@ func (s *server) obey(ctx context.Context, o order, f serveFlags) answer {
 	var a answer
 	var err error
 	switch {
+	case o.Load != nil && o.Alone:
+		a.Sample.Driver, err = driverAlone(ctx, *o.Load, s.disk.Info())
 	case o.Load != nil:
 		a.Sample, err = drive(ctx, s.disk, *o.Load, o.Time)
 	case o.Profile && f.profile != "" && s.profile == nil:

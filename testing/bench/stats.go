@@ -40,6 +40,9 @@ func p50(s sample) float64  { return s.P50 }
 func p99(s sample) float64  { return s.P99 }
 func cpu(s sample) float64  { return s.CPU }
 
+// ownCost is the CPU of what is measured, without the driver's.
+func ownCost(s sample) float64 { return s.CPU - s.Driver }
+
 // amplification is what the device took for each byte of the client's, by all causes. Only servers
 // of ours tell it.
 func amplification(s sample) float64 {
@@ -67,15 +70,20 @@ func (r *results) of(c cell, f figure) spread {
 	return spreadOf(v)
 }
 
-// ratio divides the IOPS of two columns of one row within each repeat that has both. So the spread
-// is that of the ratio, and not of the machine.
+// ratio divides the IOPS of two columns of one row.
 func (r *results) ratio(row load, a, b string) spread {
+	return r.quotient(cell{row, a}, cell{row, b}, iops)
+}
+
+// quotient divides a figure of two cells within each repeat that has both. So the spread is that of
+// the ratio, and not of the machine.
+func (r *results) quotient(a, b cell, of figure) spread {
 	var v []float64
-	below := r.samples[cell{row, b}.String()]
-	for _, s := range r.samples[cell{row, a}.String()] {
+	below := r.samples[b.String()]
+	for _, s := range r.samples[a.String()] {
 		i := slices.IndexFunc(below, func(o sample) bool { return o.Repeat == s.Repeat })
 		if i >= 0 {
-			v = append(v, s.IOPS/below[i].IOPS)
+			v = append(v, of(s)/of(below[i]))
 		}
 	}
 	return spreadOf(v)
@@ -99,17 +107,29 @@ func (t target) pass() bool {
 	return t.known() && (order == 0 || order < 0 == t.Most)
 }
 
-// bandwidth divides the MB/s of two cells, of different rows, within each repeat that has both.
-func (r *results) bandwidth(a, b cell) spread {
-	var v []float64
-	below := r.samples[b.String()]
-	for _, s := range r.samples[a.String()] {
-		i := slices.IndexFunc(below, func(o sample) bool { return o.Repeat == s.Repeat })
-		if i >= 0 {
-			v = append(v, s.MBps/below[i].MBps)
-		}
+// engineTargets gives the judged figures of an engine without a journal: what it acknowledges is
+// durable, and raw does not flush.
+func (r *results) engineTargets() []target {
+	read, write := deepRead(), deepWrite()
+	return []target{
+		{
+			Name: read.Name + ": " + engineDurable + " / " + raw, Want: 0.9, Unit: "x",
+			Got: r.ratio(read, engineDurable, raw),
+		},
+		{
+			Name: read.Name + ": CPU per I/O, driver included, " + engineDurable + " / " + raw,
+			Want: 1.6, Most: true, Unit: "x",
+			Got: r.quotient(cell{read, engineDurable}, cell{read, raw}, cpu),
+		},
+		{
+			Name: write.Name + ": " + engineDurable + " / " + raw, Want: 1, Unit: "x",
+			Got: r.ratio(write, engineDurable, raw),
+		},
+		{
+			Name: write.Name + ": bytes written per byte, " + engineDurable,
+			Want: 1.1, Most: true, Unit: "x", Got: r.of(cell{write, engineDurable}, amplification),
+		},
 	}
-	return spreadOf(v)
 }
 
 // nvramTargets gives the judged figures of writes through a journal.
@@ -123,11 +143,11 @@ func (r *results) nvramTargets() []target {
 		},
 		{
 			Name: l.Name + ": MB/s of " + engineNVRAM + " / " + sequentialWrite().Name + " " + raw,
-			Want: 0.7, Unit: "x", Got: r.bandwidth(c, cell{sequentialWrite(), raw}),
+			Want: 0.7, Unit: "x", Got: r.quotient(c, cell{sequentialWrite(), raw}, mbps),
 		},
 		{
-			Name: l.Name + ": CPU per I/O, driver and disk included, " + engineNVRAM,
-			Want: 2.5, Most: true, Unit: "us", Got: r.of(c, cpu),
+			Name: l.Name + ": CPU per I/O without the driver's, " + engineNVRAM,
+			Want: 2.5, Most: true, Unit: "us", Got: r.of(c, ownCost),
 		},
 		{
 			Name: l.Name + ": bytes written per byte, " + engineNVRAM,
@@ -182,5 +202,5 @@ func (r *results) targets() []target {
 			most(row, nbdDurable, 30)
 		}
 	}
-	return append(out, r.nvramTargets()...)
+	return append(append(out, r.engineTargets()...), r.nvramTargets()...)
 }
