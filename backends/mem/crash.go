@@ -331,6 +331,7 @@ func (e *Enumerator) Pending() []Pending { return e.pending }
 // Image makes one device that the cut may leave behind. It may be called many times at one cut.
 func (e *Enumerator) Image(choose Chooser) *Device {
 	block := e.dev.geometry.LogicalBlock
+	e.base.sum() // so that images need not, each for itself
 	content := e.base.clone()
 	open := e.pending
 	n := 0

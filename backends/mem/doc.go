@@ -25,5 +25,5 @@
 //
 // An image costs a copy of the page table (2 KiB for 4 MiB) plus the pages which the open writes
 // touch; an Enumerator walks the history once, so all cuts of a history cost about as much as
-// replaying it.
+// replaying it. Its checksum, Sum, costs as much as the pages that it does not share.
 package mem

@@ -182,6 +182,51 @@ func TestSeedsRepeat(t *testing.T) {
 	}
 }
 
+// TestSum proves that images have the same sum where they are equal, and only there, whichever way
+// they came to their bytes; writes and flips change it, of a clone that of the clone alone.
+func TestSum(t *testing.T) {
+	d := recorded(t, backends.NeedsFlush)
+	for i := range 24 {
+		write(t, d, i*5%20, 1+i%3, byte('a'+i%2), i%7 == 0)
+	}
+	var all []*Device
+	for e := d.Enumerate(); e.Next(); {
+		for seed := range uint64(6) {
+			all = append(all, e.Image(RandomGarbage(seed)), e.Image(Mask(seed)))
+		}
+	}
+	zeroed, here, there := all[0].Clone(), all[0].Clone(), all[0].Clone()
+	write(t, zeroed, 30, 1, 0, false)
+	write(t, here, 40, 1, 'm', false)
+	write(t, there, 40+pageSize/block, 1, 'm', false)
+	all = append(all, d, zeroed, here, there, d.Clone(), d.CrashImage(d.Ops(), All))
+	equal := 0
+	for i, a := range all {
+		for _, b := range all[:i] {
+			if a.Equal(b) != (a.Sum() == b.Sum()) {
+				t.Fatalf("equal %v, sums %x and %x", a.Equal(b), a.Sum(), b.Sum())
+			}
+			if a.Equal(b) {
+				equal++
+			}
+		}
+	}
+	if equal == 0 || equal == len(all)*(len(all)-1)/2 {
+		t.Fatalf("%d equal pairs of %d images: the test tests nothing", equal, len(all))
+	}
+	was, c := d.Sum(), d.Clone()
+	if err := c.FlipBit(7, 3); err != nil {
+		t.Fatal(err)
+	}
+	if c.Sum() == was || d.Sum() != was {
+		t.Errorf("sum %x, of the clone %x, was %x", d.Sum(), c.Sum(), was)
+	}
+	write(t, d, 0, 1, 'z', false)
+	if d.Sum() == was || d.Sum() == c.Sum() {
+		t.Error("a write does not change the sum")
+	}
+}
+
 // TestFlipBit proves that decay reaches the content, later images, and only one bit.
 func TestFlipBit(t *testing.T) {
 	d := recorded(t, backends.NeedsFlush)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"math/rand/v2"
 	"sync"
 
@@ -209,6 +210,9 @@ func (m *Memory) CrashImage(at int, keepShare float64, seed uint64) *Memory {
 	}
 	return newMemory(img, m.durability)
 }
+
+// Sum gives a checksum of what is stored: equal for equal bytes, in this process only.
+func (m *Memory) Sum() uint64 { return maphash.Bytes(sumSeed, m.live) }
 
 // Clone makes memory with the same content as stored now, as a crash of the process leaves it.
 func (m *Memory) Clone() *Memory {

@@ -2,6 +2,7 @@ package mem
 
 import (
 	"bytes"
+	"hash/maphash"
 	"slices"
 )
 
@@ -16,17 +17,20 @@ type page = [pageSize]byte
 type pages struct {
 	table []*page
 	owned []bool
+	sums  []uint64 // of each page, for sum; 0: not known
 }
 
 func newPages(size int64) pages {
 	n := (size + pageSize - 1) / pageSize
-	return pages{table: make([]*page, n), owned: make([]bool, n)}
+	return pages{table: make([]*page, n), owned: make([]bool, n), sums: make([]uint64, n)}
 }
 
 // clone gives a second content equal to the first. Afterwards neither owns any page.
 func (s *pages) clone() pages {
 	clear(s.owned)
-	return pages{table: slices.Clone(s.table), owned: make([]bool, len(s.owned))}
+	return pages{
+		table: slices.Clone(s.table), owned: make([]bool, len(s.owned)), sums: slices.Clone(s.sums),
+	}
 }
 
 func (s *pages) read(p []byte, off int64) {
@@ -66,6 +70,7 @@ func (s *pages) fill(off, n int64, b byte) {
 // own gives page i for writing. With whole the caller overwrites all of it, so the old content need
 // not be copied.
 func (s *pages) own(i int64, whole bool) *page {
+	s.sums[i] = 0
 	if s.owned[i] {
 		return s.table[i]
 	}
@@ -95,4 +100,33 @@ func (s *pages) equal(t *pages) bool {
 		}
 	}
 	return true
+}
+
+var (
+	sumSeed = maphash.MakeSeed()
+	zeroSum = maphash.Bytes(sumSeed, make([]byte, pageSize))
+)
+
+// sum gives a checksum of the content, the same in one process for the same bytes. What was not
+// written since the last call is not looked at again, in a clone neither.
+func (s *pages) sum() uint64 {
+	const ofZeros = 1
+	var all uint64
+	for i, pg := range s.table {
+		if pg == nil {
+			continue
+		}
+		if s.sums[i] == 0 {
+			x := maphash.Bytes(sumSeed, pg[:])
+			if x == zeroSum {
+				s.sums[i] = ofZeros
+			} else {
+				s.sums[i] = max(maphash.Comparable(sumSeed, [2]uint64{x, uint64(i)}), ofZeros+1)
+			}
+		}
+		if s.sums[i] != ofZeros {
+			all ^= s.sums[i]
+		}
+	}
+	return all
 }

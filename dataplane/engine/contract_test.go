@@ -1940,14 +1940,16 @@ func TestContractModel(t *testing.T) {
 // that are there are the first so many that were accepted, all acknowledged ones among them; each
 // has its outcome and its bytes, every block spells what those records make of it, requests are
 // known, seals hold, and floors are no higher than they were set (C1, C3 to C7, E1, E2, E2b).
-func TestContractCrash(t *testing.T) {
-	total, seeds := 0, uint64(3)
+func TestContractCrash(t *testing.T) { rounds(t, contractCrash) }
+
+func contractCrash(r *crashes) {
+	t, seeds := r.t, uint64(3)
 	if raceOn {
 		seeds = 1
 	}
 	for seed := range seeds {
 		dev := crashDevice(t, 56, 1)
-		c := newContractRun(t, dev, 300+seed, often)
+		c := newContractRun(t, dev, r.seed(300+seed), often)
 		dev.StartHistory()
 		type sealed struct {
 			at    int
@@ -1979,17 +1981,18 @@ func TestContractCrash(t *testing.T) {
 				}
 			}
 		}
-		if st := c.e.Stats(); st.Checkpoints < 3 {
-			t.Errorf("the script is too small: %+v", st)
-		}
+		st := c.e.Stats()
+		r.need(st.Checkpoints > 2, "the script is too small: %+v", st)
 		c.e.Abandon()
 		n, stride := 0, max(1, 30*dev.Ops()/images())
 		for en := dev.Enumerate(); en.Next() && !t.Failed(); {
 			if n++; n%stride != 0 {
 				continue
 			}
-			total++
 			img := en.Image(mem.RandomGarbage(seed*1000 + uint64(n)))
+			if !r.fresh(en.At(), img, nil, nil) {
+				continue
+			}
 			e := opened(t, img, c.tune...)
 			p := mustReplica(t, e)
 			if err := c.prefix(p, en.At()); err != nil {
@@ -2008,7 +2011,6 @@ func TestContractCrash(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d crash images", total)
 }
 
 // TestContractCrashMarkOnItsWay cuts the power when a record of which a duplicate came on its

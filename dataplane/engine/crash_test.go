@@ -2,9 +2,10 @@ package engine
 
 import (
 	"encoding/binary"
-	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -14,16 +15,6 @@ import (
 	"weft/dataplane/segment"
 	"weft/domain"
 )
-
-var crashImages = flag.Int("crash.images", defaultImages, "crash images per test of this kind")
-
-// images gives how many crash images a test makes.
-func images() int {
-	if testing.Short() {
-		return *crashImages / 10
-	}
-	return *crashImages
-}
 
 // The crash tests enumerate power cuts (E1, E2, E2b, E3). A script writes to a device that records
 // its history; for every point of the history, images of what a cut there may leave behind are
@@ -38,8 +29,9 @@ type scripted struct {
 	block uint64
 	count int
 	n     uint64
-	begun int // point of the history when it was appended
-	acked int // and when its outcome arrived
+	begun int   // point of the history when it was appended
+	acked int   // and when its outcome arrived
+	on    []int // indices into touched
 }
 
 // script writes records to a recording device, several in flight at a time.
@@ -155,38 +147,44 @@ func spread(extents, groups, width int) []uint64 {
 	return spots
 }
 
-// state is what the script's blocks hold: block to number, zero for holes.
-type state map[uint64]uint64
+// state is what the blocks of a script hold, in the order of touched: a number, zero for holes.
+type state []uint64
 
-func (st state) apply(sc *scripted, touched map[uint64]bool) {
-	for i := range sc.count {
-		b := sc.block + uint64(i)
-		if !touched[b] {
-			continue
-		}
-		if sc.kind == segment.KindData {
-			st[b] = sc.n
-		} else {
-			st[b] = 0
-		}
+func (st state) apply(sc *scripted) {
+	n := sc.n
+	if sc.kind != segment.KindData {
+		n = 0
+	}
+	for _, i := range sc.on {
+		st[i] = n
 	}
 }
 
-// touched lists every block that some record of data wrote.
-func (s *script) touched() map[uint64]bool {
-	set := map[uint64]bool{}
+// touched lists every block that some record of data wrote, and tells each record which of them it
+// is about.
+func (s *script) touched() []uint64 {
+	var list []uint64
 	for _, sc := range s.recs {
 		if sc.kind == segment.KindData {
 			for i := range sc.count {
-				set[sc.block+uint64(i)] = true
+				list = append(list, sc.block+uint64(i))
 			}
 		}
 	}
-	return set
+	slices.Sort(list)
+	list = slices.Compact(list)
+	for _, sc := range s.recs {
+		sc.on = nil
+		i, _ := slices.BinarySearch(list, sc.block)
+		for ; i < len(list) && list[i] < sc.block+uint64(sc.count); i++ {
+			sc.on = append(sc.on, i)
+		}
+	}
+	return list
 }
 
 // judge opens an image and compares it with the model; cut is the point of the history.
-func (s *script) judge(img *mem.Device, nv *mem.Memory, cut int, touched map[uint64]bool) error {
+func (s *script) judge(img *mem.Device, nv *mem.Memory, cut int, touched []uint64) error {
 	cfg := Config{
 		Device: img, Cluster: testCluster, Node: 1,
 		Report: func(f Fact) { s.t.Errorf("cut %d: reported %+v", cut, f) },
@@ -203,22 +201,20 @@ func (s *script) judge(img *mem.Device, nv *mem.Memory, cut int, touched map[uin
 	return s.compare(e, cut, touched)
 }
 
-func (s *script) compare(e *Engine, cut int, touched map[uint64]bool) error {
+func (s *script) compare(e *Engine, cut int, touched []uint64) error {
 	v, ok := e.Volume(testVolume)
 	if !ok {
 		return fmt.Errorf("the volume is gone")
 	}
-	got, buf := state{}, backends.AlignedBuffer(segment.BlockSize)
-	mine := make([]map[uint64]bool, len(e.lanes))
-	for i := range mine {
-		mine[i] = map[uint64]bool{}
-	}
-	for b := range touched {
-		mine[v.lane(b).no][b] = true
+	got, buf := make(state, len(touched)), backends.AlignedBuffer(segment.BlockSize)
+	mine := make([][]int, len(e.lanes))
+	for i, b := range touched {
+		no := v.lane(b).no
+		mine[no] = append(mine[no], i)
 		if err := v.Read(b, 1, buf); err != nil {
 			return err
 		}
-		got[b] = binary.LittleEndian.Uint64(buf)
+		got[i] = binary.LittleEndian.Uint64(buf)
 	}
 	recs := make([][]*scripted, len(e.lanes))
 	for _, sc := range s.recs {
@@ -226,7 +222,7 @@ func (s *script) compare(e *Engine, cut int, touched map[uint64]bool) error {
 		recs[no] = append(recs[no], sc)
 	}
 	for i := range e.lanes {
-		if err := prefix(recs[i], cut, got, mine[i]); err != nil {
+		if err := prefix(recs[i], cut, got, mine[i], touched); err != nil {
 			return fmt.Errorf("lane %d: %w", i, err)
 		}
 	}
@@ -234,7 +230,7 @@ func (s *script) compare(e *Engine, cut int, touched map[uint64]bool) error {
 }
 
 // prefix judges one lane: what its blocks hold must be the state after some prefix of its records.
-func prefix(recs []*scripted, cut int, got state, touched map[uint64]bool) error {
+func prefix(recs []*scripted, cut int, got state, mine []int, touched []uint64) error {
 	lo, hi := 0, 0
 	for i, sc := range recs {
 		if sc.acked <= cut {
@@ -244,16 +240,16 @@ func prefix(recs []*scripted, cut int, got state, touched map[uint64]bool) error
 			hi = i + 1
 		}
 	}
-	want, why := state{}, ""
+	want, why := make(state, len(touched)), ""
 	for i, sc := range recs[:hi] {
 		if i >= lo {
-			if why = want.differs(got, touched); why == "" {
+			if why = want.differs(got, mine, touched); why == "" {
 				return nil
 			}
 		}
-		want.apply(sc, touched)
+		want.apply(sc)
 	}
-	if last := want.differs(got, touched); last == "" {
+	if last := want.differs(got, mine, touched); last == "" {
 		return nil
 	} else if why == "" {
 		why = last
@@ -261,21 +257,21 @@ func prefix(recs []*scripted, cut int, got state, touched map[uint64]bool) error
 	return fmt.Errorf("no prefix of %d..%d records fits: %s", lo, hi, why)
 }
 
-func (st state) differs(got state, touched map[uint64]bool) string {
-	for b := range touched {
-		if st[b] != got[b] {
-			return fmt.Sprintf("block %d holds %d, model %d", b, got[b], st[b])
+func (st state) differs(got state, mine []int, touched []uint64) string {
+	for _, i := range mine {
+		if st[i] != got[i] {
+			return fmt.Sprintf("block %d holds %d, model %d", touched[i], got[i], st[i])
 		}
 	}
 	return ""
 }
 
-// enumerate opens images for every cut of the history, budget in all, and gives how many. Where the
-// budget is less than the cuts, it takes some.
-func (s *script) enumerate(budget int) int {
+// enumerate opens images for every cut of the history, budget in all. Where the budget is less than
+// the cuts, it takes some.
+func (s *script) enumerate(c *crashes, budget int) {
 	touched := s.touched()
 	each, stride := max(1, budget/(s.dev.Ops()+1)), max(1, (s.dev.Ops()+1)/budget)
-	n, seed := 0, uint64(1)
+	seed := uint64(1)
 	for en := s.dev.Enumerate(); en.Next() && !s.t.Failed(); {
 		if en.At()%stride != 0 {
 			continue
@@ -290,13 +286,15 @@ func (s *script) enumerate(budget int) int {
 			seed++
 		}
 		for i, choose := range choosers[:each] {
-			n++
-			if err := s.judge(en.Image(choose), nil, en.At(), touched); err != nil {
+			img := en.Image(choose)
+			if !c.fresh(en.At(), img, nil, nil) {
+				continue
+			}
+			if err := s.judge(img, nil, en.At(), touched); err != nil {
 				s.t.Fatalf("cut %d of %d, choice %d: %v", en.At(), s.dev.Ops(), i, err)
 			}
 		}
 	}
-	return n
 }
 
 func newScript(t *testing.T, segments, lanes int, seed uint64, spots []uint64) *script {
@@ -317,10 +315,12 @@ func newScriptOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64, spo
 
 // TestCrashEnumeration cuts a script at every write and flush: first a short one densely, then a
 // long one that overwrites the device several times, with checkpoints and cleaning under way.
-func TestCrashEnumeration(t *testing.T) {
-	total := 0
+func TestCrashEnumeration(t *testing.T) { rounds(t, crashEnumeration) }
+
+func crashEnumeration(c *crashes) {
+	t := c.t
 	for seed := range uint64(4) {
-		s := newScript(t, 40, 1, seed, spread(3, 4, 6))
+		s := newScript(t, 40, 1, c.seed(seed), spread(3, 4, 6))
 		s.dev.StartHistory()
 		s.run(60, 6)
 		if err := s.e.Checkpoint(); err != nil {
@@ -328,23 +328,24 @@ func TestCrashEnumeration(t *testing.T) {
 		}
 		s.run(60, 6)
 		s.e.Abandon()
-		total += s.enumerate(images() / 8)
+		s.enumerate(c, images()/8)
 	}
-	long := newScript(t, 56, 1, 9, spread(4, 24, 10))
-	long.dev.StartHistory()
-	long.run(700, 8)
-	if st := long.e.Stats(); st.Cleaned == 0 || st.Checkpoints < 3 {
-		t.Fatalf("the script never cleaned: %+v", st)
-	}
-	long.e.Abandon()
-	total += long.enumerate(images() / 2)
-	t.Logf("%d crash images", total)
+	s := newScript(t, 56, 1, c.seed(9), spread(4, 24, 10))
+	s.dev.StartHistory()
+	s.run(700, 8)
+	st := s.e.Stats()
+	c.need(st.Cleaned > 0 && st.Checkpoints > 2, "the script never cleaned: %+v", st)
+	s.e.Abandon()
+	s.enumerate(c, images()/2)
 }
 
 // TestCrashTwoLanes is TestCrashEnumeration with two lanes (E2): each lane's records are a prefix,
 // whatever became of the other's, and a checkpoint marks both.
-func TestCrashTwoLanes(t *testing.T) {
-	s := newScript(t, 64, 2, 3, spread(4, 6, 6))
+func TestCrashTwoLanes(t *testing.T) { rounds(t, crashTwoLanes) }
+
+func crashTwoLanes(c *crashes) {
+	t := c.t
+	s := newScript(t, 64, 2, c.seed(3), spread(4, 6, 6))
 	s.dev.StartHistory()
 	s.run(300, 8)
 	if err := s.e.Checkpoint(); err != nil {
@@ -353,22 +354,23 @@ func TestCrashTwoLanes(t *testing.T) {
 	s.run(60, 8)
 	s.e.Abandon()
 	for i, l := range s.e.lanes {
-		if l.lastLSN < 100 {
-			t.Fatalf("lane %d took %d records only", i, l.lastLSN)
-		}
+		c.need(l.lastLSN >= 100, "lane %d took %d records only", i, l.lastLSN)
 	}
-	t.Logf("%d crash images", s.enumerate(images()/4))
+	s.enumerate(c, images()/4)
 }
 
-// TestDoubleCrash cuts the power again at every point of the recovery, and then a third time after
-// new records: what was acknowledged in any life stays, and what a recovery cut never comes back.
-func TestDoubleCrash(t *testing.T) {
-	s := newScript(t, 40, 1, 5, spread(3, 4, 6))
+// TestDoubleCrash cuts the power again at every point of the recovery and of new records behind it:
+// what was acknowledged in any life stays, and what a recovery cut never comes back.
+func TestDoubleCrash(t *testing.T) { rounds(t, doubleCrash) }
+
+func doubleCrash(c *crashes) {
+	t := c.t
+	s := newScript(t, 40, 1, c.seed(5), spread(3, 4, 6))
 	s.dev.StartHistory()
 	s.run(50, 6)
 	s.e.Abandon()
 	touched := s.touched()
-	n, seed := 0, uint64(1000)
+	seed := c.seed(1000)
 	for cut := 0; cut <= s.dev.Ops(); cut += 1 + s.dev.Ops()/min(25, 1+images()/50) {
 		img := s.dev.CrashImage(cut, mem.RandomGarbage(seed))
 		seed++
@@ -378,38 +380,80 @@ func TestDoubleCrash(t *testing.T) {
 		if err := s.compare(e, cut, touched); err != nil {
 			t.Fatal(err)
 		}
-		first := s.snapshot(t, e, touched)
-		v, _ := e.Volume(testVolume)
-		for i := range uint64(12) {
-			if err := put(v, data(i%4, 1, 1<<40+i)); err != nil {
-				t.Fatal(err)
-			}
-			first[i%4] = 1<<40 + i
+		x := newEncore(t, e, touched)
+		for range 12 {
+			x.put(e, func() point { return point{dev: img.Ops()} })
 		}
 		e.Abandon()
 		for en := img.Enumerate(); en.Next(); {
 			again := en.Image(mem.RandomGarbage(seed))
 			seed++
-			n++
+			if !c.fresh(point{cut, en.At()}, again, nil, nil) {
+				continue
+			}
+			var err error
 			if en.At() <= end {
-				if err := s.judge(again, nil, cut, touched); err != nil {
-					t.Fatalf("cut %d, then %d of %d in recovery: %v", cut, en.At(), end, err)
-				}
-				continue
+				err = s.judge(again, nil, cut, touched)
+			} else {
+				err = x.judge(again, nil, point{dev: en.At()})
 			}
-			if en.At() < img.Ops() {
-				continue
+			if err != nil {
+				t.Fatalf("cut %d, then %d of %d, %d of them in recovery: %v", cut, en.At(), img.Ops(), end,
+					err)
 			}
-			e := open(t, again)
-			for b, want := range first {
-				if touched[b] {
-					check(t, mustVolume(t, e), b, want)
-				}
-			}
-			e.Abandon()
 		}
 	}
-	t.Logf("%d images", n)
+}
+
+// encore is a second life behind a recovery: one record after another, to blocks 0 to 3.
+type encore struct {
+	t     *testing.T
+	found map[uint64]uint64 // by block, of the first life
+	acked []point           // when the outcome of each record was there
+}
+
+func newEncore(t *testing.T, e *Engine, touched []uint64) *encore {
+	x := &encore{t: t, found: map[uint64]uint64{}}
+	for _, b := range append([]uint64{0, 1, 2, 3}, touched...) {
+		n, err := holds(mustVolume(t, e), b)
+		must(t, err)
+		x.found[b] = n
+	}
+	return x
+}
+
+// put writes the next record.
+func (x *encore) put(e *Engine, now func() point) {
+	x.t.Helper()
+	i := uint64(len(x.acked))
+	must(x.t, put(mustVolume(x.t, e), data(i%4, 1, 1<<40+i)))
+	x.acked = append(x.acked, now())
+}
+
+// judge opens what a cut behind the recovery left: everything that the recovery found is there, and
+// of the records behind it those acknowledged, and one more at most.
+func (x *encore) judge(img *mem.Device, nv *mem.Memory, cut point) error {
+	e := opened(x.t, img, journaled(nv))
+	defer e.Abandon()
+	want, n := maps.Clone(x.found), 0
+	for ; n < len(x.acked) && x.acked[n].before(cut); n++ {
+		want[uint64(n%4)] = 1<<40 + uint64(n)
+	}
+	v, differs := mustVolume(x.t, e), ""
+	for b, w := range want {
+		got, err := holds(v, b)
+		if err != nil {
+			return err
+		}
+		next := n < len(x.acked) && b == uint64(n%4) && got == 1<<40+uint64(n)
+		if got != w && !next {
+			differs = fmt.Sprintf("block %d holds %d, model %d", b, got, w)
+		}
+	}
+	if differs != "" {
+		return fmt.Errorf("%d of %d records behind the recovery: %s", n, len(x.acked), differs)
+	}
+	return nil
 }
 
 func mustVolume(t *testing.T, e *Engine) *Volume {
@@ -419,19 +463,6 @@ func mustVolume(t *testing.T, e *Engine) *Volume {
 		t.Fatal("the volume is gone")
 	}
 	return v
-}
-
-// snapshot reads the script's blocks.
-func (s *script) snapshot(t *testing.T, e *Engine, touched map[uint64]bool) state {
-	t.Helper()
-	st, buf := state{}, backends.AlignedBuffer(segment.BlockSize)
-	for b := range touched {
-		if err := mustVolume(t, e).Read(b, 1, buf); err != nil {
-			t.Fatal(err)
-		}
-		st[b] = binary.LittleEndian.Uint64(buf)
-	}
-	return st
 }
 
 // TestForgedChunk proves that a host cannot write a block that recovery takes for a chunk: behind a

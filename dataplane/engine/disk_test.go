@@ -270,8 +270,10 @@ func (h side) Discard(ctx context.Context, off, n int64) error {
 // flush of either, while what was written goes to the disk, is cleaned there, and overwritten; in
 // clear, compressed, and encrypted. Then each image is gone on with: over all of them no key closes
 // two blocks under one nonce (E1, E2, E3, E7, E12c).
-func TestPairCrash(t *testing.T) {
-	budget := images() / 24
+func TestPairCrash(t *testing.T) { rounds(t, pairCrash) }
+
+func pairCrash(c *crashes) {
+	t, budget := c.t, images()/24
 	for seed := range uint64(3) {
 		if raceOn && seed == 1 {
 			continue
@@ -280,7 +282,8 @@ func TestPairCrash(t *testing.T) {
 		a, b := members(t, 30, 12, 64<<10)
 		j := &joint{devs: [2]*mem.Device{a, b}}
 		dev := joined(t, side{a, j}, side{b, j}, 64<<10, 1)
-		s := &script{t: t, spots: spread(4, 24, 10), rnd: rand.New(rand.NewPCG(seed, 8)), point: j.now}
+		s := &script{t: t, spots: spread(4, 24, 10), point: j.now}
+		s.rnd = rand.New(rand.NewPCG(c.seed(seed), 8))
 		s.tune = []func(*Config){awake}
 		if seed == 2 {
 			s.tune = append(s.tune, p.into)
@@ -299,18 +302,16 @@ func TestPairCrash(t *testing.T) {
 		if seed == 0 {
 			used = st.PackedBlocks > 0
 		}
-		if st.CooledBytes == 0 || st.Checkpoints < 3 || !used {
-			t.Fatalf("the disk was not used: %+v", st)
-		}
-		n := s.enumeratePair(j, seed, budget)
-		t.Logf("%d images of %d cuts, %d KiB went to the disk, %d segments cleaned there, %d pairs", n,
+		c.need(st.CooledBytes > 0 && st.Checkpoints > 2 && used, "the disk was not used: %+v", st)
+		s.enumeratePair(c, j, seed, budget)
+		t.Logf("%d cuts, %d KiB went to the disk, %d segments cleaned there, %d pairs",
 			len(j.cuts), st.CooledBytes>>10, st.DiskCleaned, p.count())
 	}
 }
 
-// enumeratePair opens what cuts of both members of a pair may leave, and gives how many images.
-func (s *script) enumeratePair(j *joint, seed uint64, budget int) int {
-	touched, n := s.touched(), 0
+// enumeratePair opens what cuts of both members of a pair may leave.
+func (s *script) enumeratePair(c *crashes, j *joint, seed uint64, budget int) {
+	touched := s.touched()
 	for cut := 0; cut < len(j.cuts) && !s.t.Failed(); cut += max(1, len(j.cuts)*2/budget) {
 		chance := mem.RandomGarbage(seed<<32 + uint64(cut))
 		for i, choose := range [][2]mem.Chooser{
@@ -319,18 +320,19 @@ func (s *script) enumeratePair(j *joint, seed uint64, budget int) int {
 			if i > 0 && cut%4 != 0 {
 				continue
 			}
-			n++
 			one, other := j.image(cut, 0, choose[0]), j.image(cut, 1, choose[1])
+			if !c.fresh(cut, one, other, nil) {
+				continue
+			}
 			if err := s.judgePair(one, other, cut, touched); err != nil {
 				s.t.Fatalf("cut %d of %d, choice %d: %v", cut, len(j.cuts), i, err)
 			}
 		}
 	}
-	return n
 }
 
 // judgePair is judge for a pair.
-func (s *script) judgePair(a, b *mem.Device, cut int, touched map[uint64]bool) error {
+func (s *script) judgePair(a, b *mem.Device, cut int, touched []uint64) error {
 	dev, err := hybrid.Open(a, b)
 	if err != nil {
 		return err

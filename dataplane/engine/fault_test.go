@@ -123,7 +123,7 @@ func TestFailedChunkAmongOthers(t *testing.T) {
 		if told.count("failed") > 0 {
 			continue // it was the checkpoint's
 		}
-		s.enumerate(150)
+		s.enumerate(once(t), 150)
 	}
 }
 

@@ -278,13 +278,14 @@ func TestDropJournal(t *testing.T) {
 	}
 	e.Abandon()
 	dev2, nv2 := copyOf(dev), nv.Clone()
-	n := cuts(t, dev, nv, 400, func(img *mem.Device, nv *mem.Memory, _ point) error {
+	c := once(t)
+	cuts(c, dev, nv, 400, func(img *mem.Device, nv *mem.Memory, _ point) error {
 		e := open(t, img, quiet, journaled(nv), drop)
 		judge(e)
 		e.Abandon()
 		return nil
 	})
-	t.Logf("%d images", n)
+	t.Logf("%d images", c.n)
 	for _, tune := range []func(*Config){journaled(nv2), quiet} {
 		e = open(t, dev2, tune, drop)
 		judge(e)

@@ -575,15 +575,17 @@ func (c *contractRun) stands(p *Replica, past, begun int) error {
 // slice the records that are there are the first so many, all acknowledged ones among them, each
 // with its outcome and its bytes; over sessions, which go past the journal, floors, requests
 // retired, members that are away, destaging and checkpoints (C1, C3 to C8, C11, E1, E2, E2b, E14).
-func TestContractJournalCrash(t *testing.T) {
-	total, count, seeds := 0, 0, uint64(4)
+func TestContractJournalCrash(t *testing.T) { rounds(t, contractJournalCrash) }
+
+func contractJournalCrash(r *crashes) {
+	t, count, seeds := r.t, 0, uint64(4)
 	if raceOn {
 		seeds = 1
 	}
 	for seed := range seeds {
 		dev := crashDevice(t, 56, 1)
 		nv := newMemory(t, dev, 6+2*int(seed))
-		c := newContractRun(t, dev, 700+seed, often, journaled(nv))
+		c := newContractRun(t, dev, r.seed(700+seed), often, journaled(nv))
 		time := &clocks{dev: dev, nv: nv}
 		dev.StartHistory()
 		nv.StartHistory(dev.Ops)
@@ -610,27 +612,25 @@ func TestContractJournalCrash(t *testing.T) {
 				}
 			}
 		}
-		if st := c.e.Stats(); st.Checkpoints < 2 || st.Destages < 10 {
-			t.Errorf("the script is too small: %+v", st)
-		}
+		st := c.e.Stats()
+		r.need(st.Checkpoints > 1 && st.Destages >= 10, "the script is too small: %+v", st)
 		c.e.Abandon()
-		cuts(t, dev, nv, images()/16, func(img *mem.Device, nv *mem.Memory, at point) error {
+		cuts(r, dev, nv, images()/16, func(img *mem.Device, nv *mem.Memory, at point) error {
 			count++
-			total += c.again(img, nv, time, at, count%60 == 0)
+			c.again(r, img, nv, time, at, count%60 == 0)
 			if count%60 == 30 {
 				soundCrash(t, img)
 			}
 			return nil
 		})
 	}
-	t.Logf("%d crash images", total)
 }
 
 // again opens what a cut left, compares it, and cuts the power of that start, too, where so asked:
-// at points of the recovery, and of what destages and takes a checkpoint behind it. It gives how
-// many images there were.
-func (c *contractRun) again(img *mem.Device, nv *mem.Memory, time *clocks, at point, deep bool,
-) (n int) {
+// at points of the recovery, and of what destages and takes a checkpoint behind it.
+func (c *contractRun) again(r *crashes, img *mem.Device, nv *mem.Memory, time *clocks, at point,
+	deep bool,
+) {
 	past, begun := time.at(at)
 	if deep {
 		img.StartHistory()
@@ -643,7 +643,7 @@ func (c *contractRun) again(img *mem.Device, nv *mem.Memory, time *clocks, at po
 	}
 	recount(c.t, e)
 	if !deep {
-		return 1
+		return
 	}
 	must(c.t, e.nv.drain(background))
 	must(c.t, e.Checkpoint())
@@ -651,12 +651,10 @@ func (c *contractRun) again(img *mem.Device, nv *mem.Memory, time *clocks, at po
 		c.t.Fatalf("destaged, at %+v: %v", at, err)
 	}
 	e.Abandon()
-	n = 1
-	cuts(c.t, img, nv, 60, func(again *mem.Device, nv *mem.Memory, _ point) error {
-		n += c.again(again, nv, time, at, false)
+	cuts(r, img, nv, 60, func(again *mem.Device, nv *mem.Memory, _ point) error {
+		c.again(r, again, nv, time, at, false)
 		return nil
 	})
-	return n
 }
 
 // raise raises the floor of a slice as far as it may, and retires all requests but the last few.
@@ -738,12 +736,15 @@ func TestContractJournalModel(t *testing.T) {
 
 // TestC12JournalCrash is TestC12Crash beside a journal: late records go past it, and what they take
 // out of later branches is there with them or not at all; the others are on top of that (C12).
-func TestC12JournalCrash(t *testing.T) {
-	total := 0
+func TestC12JournalCrash(t *testing.T) { rounds(t, c12JournalCrash) }
+
+func c12JournalCrash(r *crashes) {
+	t, total := r.t, 0
 	for seed := range uint64(3) {
 		dev := crashDevice(t, 90, 1)
 		nv := newMemory(t, dev, 6+2*int(seed))
-		c := newCutRun(t, dev, 800+seed, journaled(nv), func(c *Config) { c.CheckpointBytes = 128 << 10 })
+		c := newCutRun(t, dev, r.seed(800+seed), journaled(nv),
+			func(c *Config) { c.CheckpointBytes = 128 << 10 })
 		time := &clocks{dev: dev, nv: nv}
 		dev.StartHistory()
 		nv.StartHistory(dev.Ops)
@@ -759,7 +760,7 @@ func TestC12JournalCrash(t *testing.T) {
 			}
 		}
 		c.e.Abandon()
-		cuts(t, dev, nv, images()/16, func(img *mem.Device, nv *mem.Memory, at point) error {
+		cuts(r, dev, nv, images()/16, func(img *mem.Device, nv *mem.Memory, at point) error {
 			e := opened(t, img, append(c.tune, journaled(nv))...)
 			defer e.Abandon()
 			past, begun := time.at(at)
@@ -780,5 +781,4 @@ func TestC12JournalCrash(t *testing.T) {
 			return c.standBetween(p, past, begun)
 		})
 	}
-	t.Logf("%d crash images", total)
 }
