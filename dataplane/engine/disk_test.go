@@ -88,13 +88,18 @@ func (s *space) unsealed() (n int) {
 	return n
 }
 
-// cooled sends all that a pair's flash holds in sealed segments to its disk. A segment is sealed by
-// the writer that filled it, which a busy machine may keep from that for long.
-func cooled(t testing.TB, e *Engine) {
-	t.Helper()
+// sealed waits until every segment that was left has its footer. It is sealed by the writer that
+// filled it, behind the acknowledgement, which a busy machine may keep from that for long.
+func sealed(e *Engine) {
 	for e.space.unsealed() > len(e.lanes) {
 		runtime.Gosched()
 	}
+}
+
+// cooled sends all that a pair's flash holds in sealed segments to its disk.
+func cooled(t testing.TB, e *Engine) {
+	t.Helper()
+	sealed(e)
 	e.maint.ckpt.Lock()
 	e.maint.cold.debt = 1 << 40
 	e.space.disk.fill.Store(tier.FlashFull)

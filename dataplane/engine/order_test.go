@@ -258,6 +258,7 @@ func TestLeafKnowsWhatItHolds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	sealed(e) // the next write is the checkpoint's
 	stall := dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
 	var round sync.WaitGroup
 	round.Go(func() {

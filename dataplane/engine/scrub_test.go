@@ -547,6 +547,7 @@ func forgedDevice(t *testing.T, tune ...func(*Config)) (*mem.Device, *Engine, ui
 			t.Fatal(err)
 		}
 	}
+	sealed(e) // else the footer may come behind its end
 	const block = 7
 	loc := tamper(t, e, dev, v, block)
 	// The footer has the entries as they were.
