@@ -45,7 +45,7 @@ func (t *tool) statusCommand() *cobra.Command {
 		Long: `Say in a few lines how the node, its devices and the volumes are. Exit code 4 when
 something is degraded: a device failed, a volume is not what its policy demands and cannot
 become so by itself, or what a node does by itself fails: an outlet, the archive, a copy of
-the log, a scrub; with the error, and since when and which position of the log.`,
+the log, a scrub, room on a device; with the error, since when, and which position of the log.`,
 		Example: "  weft status\n  weft status -o json",
 	}
 	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")

@@ -49,8 +49,9 @@ func (ds *devices) send(c domain.Command) {
 	}
 }
 
-// look looks for calls that hang, until the context ends.
-func (ds *devices) look(ctx context.Context) {
+// look looks for calls that hang and for devices that run full, until the context ends.
+func (ds *devices) look(ctx context.Context, bg *background) {
+	r := &rooms{bg: bg, told: map[string]int64{}}
 	for ctx.Err() == nil {
 		for _, u := range ds.all() {
 			u.watched.Look()
@@ -58,6 +59,7 @@ func (ds *devices) look(ctx context.Context) {
 				u.disk.Look()
 			}
 		}
+		r.look(ds.fills())
 		pause(ctx, watched.LookEvery)
 	}
 }
@@ -82,7 +84,7 @@ func startTelling(
 	ctx, cancel := context.WithCancel(context.Background())
 	t := &telling{}
 	ds.doubt(v)
-	t.work.Go(func() { ds.look(ctx) })
+	t.work.Go(func() { ds.look(ctx, bg) })
 	t.work.Go(func() {
 		for {
 			select {
