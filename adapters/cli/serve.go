@@ -26,7 +26,7 @@ type ServeOptions struct {
 	DataDir    string
 	Devices    []string
 	DeviceSize domain.Bytes // 0: what fits
-	Media      string       // "flash", "hdd" or "probe"
+	Media      string       // "probe", "flash" or "hdd"
 	Durability string       // "durable" or "process"
 	NVRAM      string       // PATH or PATH:SIZE; empty for none
 	DropNVRAM  bool         // destage what it holds and give it up
@@ -106,14 +106,15 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 			"what it is, or hybrid:flash=PATH,hdd=PATH, a disk behind flash that takes all writes; the\n"+
 			"loss of either is the loss of both. Repeatable (default: a file in the data folder)")
 	f.Var(&s.size, "device-size", "size of the file made as a device (default 4GiB, or what fits)")
-	s.media = choose(cmd, "media", "", "what the devices are; probe asks the kernel, and virtual\n"+
-		"disks often say that they rotate", "flash", "hdd", "probe")
+	s.media = choose(cmd, "media", "", "what the devices are; probe asks the kernel, and takes for flash\n"+
+		"the disks of hypervisors, which often say that they turn", "probe", "flash", "hdd")
 	s.dur = choose(cmd, "durability", "",
 		"what an acknowledged write survives: a power cut, or only the end of the process",
 		"durable", "process")
 	f.StringVar(&s.o.NVRAM, "nvram", "",
-		"NVRAM to acknowledge writes from: a file on a DAX file system as PATH, or PATH:SIZE to make\n"+
-			"it; on tmpfs it is volatile, for trying. Devices that used it need it at every start")
+		"NVRAM to acknowledge writes from: a device-dax, or a file on a DAX file system, as PATH,\n"+
+			"or PATH:SIZE to make the file; on tmpfs it is volatile, for trying. Devices that used it\n"+
+			"need it at every start")
 	f.BoolVar(&s.o.DropNVRAM, "drop-nvram", false,
 		"write what the NVRAM holds to the devices and give it up")
 	f.BoolVar(&s.o.DiscardCopies, "discard-copies", false,

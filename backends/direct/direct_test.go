@@ -248,7 +248,8 @@ func TestOverrides(t *testing.T) {
 }
 
 // TestProbe reads a made-up /sys: a partition of a rotational disk, an NVMe disk with and without a
-// volatile cache, and a disk in RAM.
+// volatile cache, and a disk in RAM; and disks that say they turn, of which those of hypervisors
+// are not believed, nor what is made of such alone.
 func TestProbe(t *testing.T) {
 	sys := t.TempDir()
 	put := func(name, value string) {
@@ -279,6 +280,27 @@ func TestProbe(t *testing.T) {
 	disk("8:0", "sda", "1", "write back", "0")
 	disk("259:0", "nvme0n1", "0", "write through", "4096")
 	disk("252:0", "zram0", "0", "write through", "4096")
+	disk("254:0", "vda", "1", "write back", "0")
+	disk("8:16", "sdb", "1", "write back", "0")
+	put("devices/sdb/device/vendor", "VMware")
+	disk("8:32", "sdc", "1", "write back", "0")
+	disk("253:0", "dm-0", "1", "write back", "0")
+	disk("253:1", "dm-1", "1", "write back", "0")
+	disk("253:2", "md0", "1", "write back", "0")
+	put("devices/nvme0n1/queue/atomic_write_unit_max_bytes", "16384")
+	put("devices/vda/vda1/partition", "1")
+	for _, made := range []struct{ of, part string }{
+		{"dm-0", "vda/vda1"}, {"dm-0", "sdb"}, {"dm-1", "sdc"}, {"md0", "sdb"}, {"md0", "sdc"},
+	} {
+		dir := filepath.Join(sys, "devices", made.of, "slaves")
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		link := filepath.Join(dir, filepath.Base(made.part))
+		if err := os.Symlink("../../"+made.part, link); err != nil {
+			t.Fatal(err)
+		}
+	}
 	put("devices/sda/sda1/partition", "1")
 	if err := os.Symlink("../../devices/sda/sda1", sys+"/dev/block/8:1"); err != nil {
 		t.Fatal(err)
@@ -295,10 +317,11 @@ func TestProbe(t *testing.T) {
 		}, backends.NeedsFlush},
 		{259, 0, unix.S_IFBLK, Media{
 			Disk: "nvme0n1", NVMe: true, Model: "M nvme0n1", Serial: "S nvme0n1", Discard: true,
+			Atomic: 16384,
 		}, backends.PowerSafe},
 		{259, 0, unix.S_IFREG, Media{
 			Disk: "nvme0n1", NVMe: true, Model: "M nvme0n1", Serial: "S nvme0n1", Discard: true,
-			File: true,
+			File: true, Atomic: 16384,
 		}, backends.NeedsFlush},
 		{252, 0, unix.S_IFBLK, Media{
 			Disk: "zram0", Model: "M zram0", Serial: "S zram0", Discard: true, Memory: true,
@@ -313,6 +336,15 @@ func TestProbe(t *testing.T) {
 		got := probe(sys, sys+"/none", &st)
 		if got != c.want || got.Durability() != c.durability {
 			t.Errorf("%d:%d: %+v %v", c.major, c.minor, got, got.Durability())
+		}
+	}
+	for minor, turns := range map[[2]uint32]bool{
+		{8, 1}: true, {259, 0}: false, {254, 0}: false, {8, 16}: false, {8, 32}: true,
+		{253, 0}: false, {253, 1}: true, {253, 2}: true,
+	} {
+		st := unix.Stat_t{Mode: unix.S_IFBLK, Rdev: unix.Mkdev(minor[0], minor[1])}
+		if m := probe(sys, sys+"/none", &st); m.Turns() != turns {
+			t.Errorf("%v: turns %t: %+v", minor, m.Turns(), m)
 		}
 	}
 	if _, err := Probe(sys + "/none"); !errors.Is(err, backends.ErrNotPresent) {

@@ -20,8 +20,8 @@ type Options struct {
 	// LogicalBlock in bytes, 512 or 4096, no smaller than what the device takes; 0 as probed, or
 	// 4096 where nothing is known.
 	LogicalBlock int
-	// Rotational and Durability, where the kernel is known to be wrong: a virtual disk says
-	// rotational, a battery behind a write-back cache makes it PowerSafe.
+	// Rotational and Durability, where the kernel is known to be wrong: a disk behind a RAID
+	// controller, a battery behind a write-back cache, which makes it PowerSafe.
 	Rotational *bool
 	Durability *backends.Durability
 	// NoDiscard makes Discard do nothing, as for a file whose blocks must not be given back.
@@ -170,7 +170,7 @@ func newDevice(f *os.File, path string, opt Options) (*Device, error) {
 	media := probe("/sys", path, &st)
 	g := backends.Geometry{
 		OptimalIO:  media.OptimalIO,
-		Rotational: media.Rotational,
+		Rotational: media.Turns(),
 		Durability: media.Durability(),
 		CanDiscard: media.Discard || media.File,
 		Path:       path,
@@ -182,6 +182,9 @@ func newDevice(f *os.File, path string, opt Options) (*Device, error) {
 		return nil, fmt.Errorf("direct: open %s: %w", path, err)
 	}
 	g.AtomicUnit = g.LogicalBlock
+	if n := media.Atomic; !media.File && n > g.AtomicUnit && n%g.AtomicUnit == 0 {
+		g.AtomicUnit = n
+	}
 	g.Size = st.Size
 	if !media.File {
 		if g.Size, err = blockDeviceSize(fd); err != nil {

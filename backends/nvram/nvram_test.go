@@ -165,3 +165,30 @@ func BenchmarkStore(b *testing.B) {
 		i++
 	}
 }
+
+// TestSizeOfADevice proves that the size of a device-dax is what the kernel says, and that nothing
+// else but a file is taken: no folder, no other character device, which Open leaves alone too.
+func TestSizeOfADevice(t *testing.T) {
+	sys := t.TempDir()
+	dir := filepath.Join(sys, "dev/char/1:5") // of /dev/zero
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "size"), []byte("2097152\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := sizeOf(sys, "/dev/zero"); err != nil || n != 2<<20 {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	for _, path := range []string{"/dev/zero", sys} {
+		if _, err := Size(path); !errors.Is(err, ErrKind) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := Open("/dev/zero", size); !errors.Is(err, ErrKind) {
+		t.Errorf("opened: %v", err)
+	}
+	if _, err := Size(filepath.Join(sys, "none")); !errors.Is(err, backends.ErrNotPresent) {
+		t.Errorf("of nothing: %v", err)
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -14,6 +16,10 @@ import (
 
 	"weft/backends"
 )
+
+// ErrKind says that a path is neither a file nor a device-dax. A block device of persistent memory
+// is not mapped: the kernel grants MAP_SYNC on the other two alone.
+var ErrKind = errors.New("neither a file nor a device-dax")
 
 // page is the unit of a region's size, in bytes.
 const page = 4096
@@ -31,12 +37,34 @@ type Region struct {
 
 var _ backends.ByteDevice = (*Region)(nil)
 
-// Open maps the file at path and locks it. A file that is not there is made with size bytes, zero
-// and allocated; one that is there keeps its bytes and must have that size. Size is a multiple of
-// 4096.
+// Size tells how many bytes a file or a device-dax (/dev/dax0.0) at path has; 0 where a file has
+// none yet. Errors: ErrNotPresent, ErrKind, or that of the system.
+func Size(path string) (int64, error) { return sizeOf("/sys", path) }
+
+func sizeOf(sys, path string) (int64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, fail(path, err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return st.Size, nil
+	case unix.S_IFCHR:
+		b, err := os.ReadFile(fmt.Sprintf("%s/dev/char/%d:%d/size", sys, unix.Major(st.Rdev),
+			unix.Minor(st.Rdev)))
+		if err == nil {
+			return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("nvram: %s: %w", path, ErrKind)
+}
+
+// Open maps the file or the device-dax at path and locks it. A file that is not there is made with
+// size bytes, zero and allocated; one that is there keeps its bytes and must have that size, a
+// multiple of 4096. A device-dax is mapped as a whole, and is PowerSafe as a file on DAX is.
 //
-// Errors: ErrAlign for a size that does not fit, ErrLocked, ErrNoSpace, ErrNotPresent when the
-// folder is missing, or that of the system.
+// Errors: ErrAlign for a size that does not fit, ErrLocked, ErrNoSpace, ErrKind, ErrNotPresent when
+// the folder is missing, or that of the system.
 func Open(path string, size int64) (*Region, error) {
 	if size <= 0 || size%page != 0 {
 		return nil, fmt.Errorf("nvram: %s: %d bytes: %w", path, size, backends.ErrAlign)
@@ -57,18 +85,18 @@ func open(f *os.File, path string, size int64) (*Region, error) {
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fail(path, err)
 	}
-	st, err := f.Stat()
+	has, err := Size(path)
 	if err != nil {
-		return nil, fail(path, err)
+		return nil, err
 	}
 	switch {
-	case st.Size() == 0:
+	case has == 0:
 		if err := unix.Fallocate(fd, 0, 0, size); err != nil {
 			return nil, errors.Join(fail(path, err), f.Truncate(0))
 		}
-	case st.Size() != size:
+	case has != size:
 		return nil, fmt.Errorf("nvram: %s: has %d bytes, not %d: %w",
-			path, st.Size(), size, backends.ErrAlign)
+			path, has, size, backends.ErrAlign)
 	}
 	r := &Region{file: f}
 	const prot = unix.PROT_READ | unix.PROT_WRITE

@@ -45,7 +45,7 @@ func demo(ctx context.Context, o cli.DemoOptions) error {
 		return err
 	}
 	defer r.down()
-	v, err := r.demoVolume(ctx, o.Size, o.Media)
+	v, err := r.demoVolume(ctx, o.Size, r.media())
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // told to stop before it was ready

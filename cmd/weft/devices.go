@@ -300,6 +300,7 @@ func attach(ctx context.Context, o Options, d *dataDir, spec string, log *slog.L
 			err = errors.Join(err, dev.Close())
 		}
 	}()
+	found(parsed, dev, log)
 	id, cluster, err := engine.Probe(dev)
 	switch {
 	case err == nil && cluster != d.id.Cluster:
@@ -323,6 +324,21 @@ func attach(ctx context.Context, o Options, d *dataDir, spec string, log *slog.L
 		return nil, err
 	}
 	return &unit{spec: spec, device: dev, id: id}, nil
+}
+
+// found logs what a device is taken for, and what the kernel says of it.
+func found(spec deviceSpec, dev backends.Device, log *slog.Logger) {
+	geo := dev.Geometry()
+	for _, path := range []string{spec.path, spec.disk} {
+		m, err := direct.Probe(path)
+		if path == "" || err != nil {
+			continue // opening it has said more
+		}
+		log.Info("device found", "path", path, "class", classOf(geo), "model", m.Model, "serial",
+			m.Serial, "disk", m.Disk, "turns", m.Rotational, "virtual", m.Virtual, "nvme", m.NVMe,
+			"sector", geo.LogicalBlock, "atomic", geo.AtomicUnit, "cache", m.WriteCache, "discard",
+			m.Discard, "writes", geo.Durability.String())
+	}
 }
 
 // begin recovers the engine of an attached device.

@@ -72,8 +72,8 @@ func classOf(g backends.Geometry) string {
 	return "flash"
 }
 
-// open opens a device, or a pair, which it makes of two that are blank. The kernel's word on what
-// turns is asked only where it is wanted: virtual disks often say that they rotate.
+// open opens a device, or a pair, which it makes of two that are blank. The kernel is asked what
+// turns only where nobody has said it.
 func (s deviceSpec) open(media string) (backends.Device, error) {
 	if s.class == "hybrid" {
 		return s.openPair()

@@ -37,7 +37,7 @@ type Options struct {
 	DataDir    string
 	Devices    []string
 	DeviceSize domain.Bytes
-	Media      string // "flash" or "hdd", whatever the kernel says, or "probe"
+	Media      string // "flash" or "hdd", whatever the kernel says, or "probe"; empty is flash
 	Durability string // "durable" or "process"
 	// NVRAM is PATH or PATH:SIZE of the node's NVRAM; empty is none.
 	NVRAM string

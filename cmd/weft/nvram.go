@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"log/slog"
-	"os"
 	"strings"
 
 	"weft/backends"
@@ -43,10 +42,12 @@ func (ds *devices) mapNVRAM(o Options, d *dataDir, log *slog.Logger) error {
 		return nil
 	}
 	path, size := splitNVRAM(o.NVRAM)
-	st, err := os.Stat(path)
+	has, err := nvram.Size(path)
 	switch {
-	case err == nil && st.Size() > 0 && size == 0:
-		size = domain.Bytes(st.Size())
+	case err != nil && !errors.Is(err, backends.ErrNotPresent):
+		return nvramError(err, path)
+	case has > 0 && size == 0:
+		size = domain.Bytes(has)
 	case size == 0:
 		return &domain.Error{
 			Kind: domain.NotFound, Ref: path, Msg: "no NVRAM there",
@@ -107,6 +108,13 @@ func (ds *devices) nvramUsed() (used, size domain.Bytes) {
 }
 
 func nvramError(err error, path string) error {
+	if errors.Is(err, nvram.ErrKind) {
+		return &domain.Error{
+			Kind: domain.Invalid, Ref: path, Msg: "it is neither a file nor a device-dax",
+			Remedy: "of persistent memory, name a file on a file system that is mounted with -o dax, or " +
+				"/dev/daxX.Y (ndctl create-namespace --mode=devdax); a disk is a device: --device " + path,
+		}
+	}
 	if errors.Is(err, backends.ErrAlign) {
 		return &domain.Error{
 			Kind: domain.Invalid, Ref: path, Err: err,

@@ -119,6 +119,9 @@ func startCmd(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	all := append([]string{args[1], "-o", "json", "--device-size", "256MiB", "--log-level", "warn"},
 		args[2:]...)
+	if !strings.Contains(strings.Join(args, " "), "--media") { // whatever the tests run on
+		all = append(all, "--media", "flash")
+	}
 	for _, f := range []string{"--api", "--nbd", "--iscsi", "--peer", "--events"} {
 		if !strings.Contains(strings.Join(args, " "), f) {
 			all = append(all, f, "127.0.0.1:0")
