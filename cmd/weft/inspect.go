@@ -48,7 +48,10 @@ func checkDoc(path string, r *fsck.Report) cli.DeviceCheck {
 		Clean: r.Anchor.Clean, Replayed: r.Replayed, Live: domain.Bytes(r.Live),
 		Saved: domain.Bytes(r.Saved), Garbage: domain.Bytes(r.Garbage), Read: domain.Bytes(r.Read),
 		Sound: r.Sound(), Problems: []cli.DeviceProblem{}, Held: r.Held,
-		HeldOnly: domain.Bytes(r.HeldBytes),
+		HeldOnly: domain.Bytes(r.HeldBytes), Journaled: domain.Bytes(r.Journaled),
+	}
+	if r.Anchor.Journal != 0 {
+		d.Journal = fmt.Sprintf("%016x", r.Anchor.Journal)
 	}
 	id := func(u domain.UUID) string {
 		if u.IsZero() {
