@@ -220,6 +220,7 @@ func deviceKind() kind {
 		col[T]{name: "USABLE", cell: func(x T) string { return rounded(x.Usable) }},
 		col[T]{name: "USED", cell: func(x T) string { return rounded(x.Used) }},
 		col[T]{name: "ACKNOWLEDGED", cell: func(x T) string { return first(x.Mode, "-") }},
+		col[T]{name: "GARBAGE", cell: func(x T) string { return rounded(x.Garbage) }, wide: true},
 		col[T]{name: "CORRUPT", cell: func(x T) string { return itoa(x.Corruptions) }, wide: true},
 		col[T]{name: "DAMAGED", cell: func(x T) string { return itoa(x.Damaged) }, wide: true},
 		col[T]{name: "LEFT", cell: left, wide: true},

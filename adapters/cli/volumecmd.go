@@ -243,10 +243,30 @@ comes from, and the commands that attach it.`,
 		if form.value != "text" {
 			return show(cmd.OutOrStdout(), form.value, listing{value: v}, false)
 		}
+		name := t.called(cmd.Context(), c, "")
+		v.Node, v.Device = name(v.Node), name(v.Device)
 		_, err = fmt.Fprint(cmd.OutOrStdout(), described(v))
 		return err
 	})
 	return cmd
+}
+
+// called gives what people call a node or a device by its id: its name, or its path and its id,
+// since two nodes may have the same path. What is not known any more, or not to this caller, keeps
+// its id.
+func (t *tool) called(ctx context.Context, c *client.Client, at string) func(id string) string {
+	known, when := map[string]string{}, client.At{Tenant: t.tenant, At: at}
+	if list, err := c.Nodes(ctx, when); err == nil {
+		for _, n := range list.Value.Items {
+			known[n.ID] = n.Name
+		}
+	}
+	if list, err := c.Devices(ctx, when); err == nil {
+		for _, d := range list.Value.Items {
+			known[d.ID] = d.Path + " (" + d.ID + ")"
+		}
+	}
+	return func(id string) string { return first(known[id], id) }
 }
 
 // described tells about a volume in words.
@@ -389,7 +409,13 @@ the decision that held then, also of volumes that are gone.`,
 		if form.value != "text" {
 			return show(cmd.OutOrStdout(), form.value, listing{value: d.Value}, false)
 		}
-		_, err = fmt.Fprint(cmd.OutOrStdout(), reasons(v, d.Value))
+		name, why := t.called(cmd.Context(), c, at.text), d.Value
+		v.Node, v.Device = name(v.Node), name(v.Device)
+		why.Node, why.Device = name(why.Node), name(why.Device)
+		for i := range why.Candidates {
+			why.Candidates[i].Device = name(why.Candidates[i].Device)
+		}
+		_, err = fmt.Fprint(cmd.OutOrStdout(), reasons(v, why))
 		return err
 	})
 	return cmd

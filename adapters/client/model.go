@@ -322,6 +322,7 @@ type Device struct {
 	Bytes       domain.Bytes `json:"bytes"`
 	Usable      domain.Bytes `json:"usable"`
 	Used        domain.Bytes `json:"used"`
+	Garbage     domain.Bytes `json:"garbage,omitempty"` // in segments in use, beside what lives
 	Segments    int64        `json:"segments"`
 	Free        int64        `json:"free_segments"`
 	Corruptions int64        `json:"corruptions"`

@@ -60,6 +60,7 @@ type LiveOps struct {
 // LiveDevice is what the node knows of a device besides the log.
 type LiveDevice struct {
 	Used, Usable, Capacity domain.Bytes
+	Garbage                domain.Bytes // in segments in use, beside what lives
 	FreeSegments, Segments int64
 	Corruptions            int64
 	Mode                   string

@@ -57,6 +57,7 @@ type Device struct {
 	Bytes       domain.Bytes `json:"bytes"`
 	Usable      domain.Bytes `json:"usable" doc:"bytes of data it takes"`
 	Used        domain.Bytes `json:"used"`
+	Garbage     domain.Bytes `json:"garbage,omitempty" doc:"in segments in use, beside what lives"`
 	Segments    int64        `json:"segments"`
 	Free        int64        `json:"free_segments"`
 	Corruptions int64        `json:"corruptions" doc:"found since the start"`
@@ -167,7 +168,7 @@ func (s *Server) devices(ctx context.Context, in *At) (*Got[List[Device]], error
 		d := deviceDoc(v, x)
 		if l, ok := s.b.LiveDevice(x.Device); ok && !past {
 			d.Used, d.Usable, d.Segments, d.Free = l.Used, l.Usable, l.Segments, l.FreeSegments
-			d.Corruptions, d.Mode = l.Corruptions, l.Mode
+			d.Corruptions, d.Mode, d.Garbage = l.Corruptions, l.Mode, l.Garbage
 			if d.State == "leaving" {
 				d.Moved, d.Left, d.MovingTo = l.Moved, l.Left, l.Moving
 				d.Reason = first(l.Trouble, d.Reason)

@@ -337,7 +337,8 @@ func (b *backend) LiveDevice(id domain.DeviceID) (rest.LiveDevice, bool) {
 	s, m := u.engine.Stats(), b.devices.moves.of(id)
 	return rest.LiveDevice{
 		Moving: m.To, Moved: m.Moved, Left: m.Left, Trouble: m.Trouble,
-		Used: domain.Bytes(s.LiveBytes), Usable: domain.Bytes(s.UsableBytes),
+		Garbage: domain.Bytes(s.GarbageBytes),
+		Used:    domain.Bytes(s.LiveBytes), Usable: domain.Bytes(s.UsableBytes),
 		Capacity: domain.Bytes(s.CapacityBytes), FreeSegments: s.FreeSegments,
 		Segments: s.Segments, Corruptions: s.Corruptions, Mode: u.engine.Mode().String(),
 	}, true

@@ -35,6 +35,10 @@ func deviceMetrics() []metric {
 			func(s engine.Stats) int64 { return s.LiveBytes },
 		},
 		{
+			"weft_device_garbage_bytes", "Bytes in segments that are not free and do not live.", false,
+			func(s engine.Stats) int64 { return s.GarbageBytes },
+		},
+		{
 			"weft_device_usable_bytes", "Most live bytes that are admitted.", false,
 			func(s engine.Stats) int64 { return s.UsableBytes },
 		},

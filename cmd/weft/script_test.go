@@ -384,7 +384,7 @@ var changing = []struct {
 		regexp.MustCompile(`("(position|base|checked|request|incarnation)": )"?[0-9a-f]+"?`), `$1"<n>"`,
 	},
 	{regexp.MustCompile(`"(client|node|version|to)": "\d+\.\d+\.\d+[^"]*"`), `"$1": "<version>"`},
-	{regexp.MustCompile(`"(usable|segments|free_segments|score)": \d+`), `"$1": "<n>"`},
+	{regexp.MustCompile(`"(usable|garbage|segments|free_segments|score)": \d+`), `"$1": "<n>"`},
 }
 
 // goldenCmd is `golden FILE`: the last standard output, without what differs from run to run, is

@@ -148,7 +148,11 @@ type Stats struct {
 	Checkpoints, Cleaned, Corruptions, Stalls int64
 	Segments, FreeSegments, ReservedSegments  int64
 	LiveBytes, UsableBytes, CapacityBytes     int64
-	SinceCheckpoint, IndexBytes, OpenVolumes  int64
+	// GarbageBytes is what segments that are not free hold beside what lives: what was overwritten
+	// and deleted, which the cleaner wins back; headers, checkpoints, and what is not written yet of
+	// an open one.
+	GarbageBytes                             int64
+	SinceCheckpoint, IndexBytes, OpenVolumes int64
 
 	// JournalBytes is the size of the NVRAM journal, 0 without one, and JournalUsed what is not free
 	// of it. Of what hosts wrote, DestagedBytes went to the device so far; the rest is in the journal

@@ -418,4 +418,5 @@ func (s *space) read(st *Stats) {
 	if s.disk != nil {
 		s.readDisk(st)
 	}
+	st.GarbageBytes = max(0, (st.Segments-st.FreeSegments)*s.size-st.LiveBytes)
 }

@@ -413,3 +413,38 @@ func TestExtents(t *testing.T) {
 		t.Errorf("%+v", v.Info())
 	}
 }
+
+// TestGarbage proves that live, garbage and free make up the device at any time, and that what is
+// overwritten is garbage until a checkpoint has freed the segments that hold nothing else.
+func TestGarbage(t *testing.T) {
+	const seg, blocks = 64 << 10, 256
+	dev := newMem(t, segment.DataOff+int64(256*seg)+segment.Guard+segment.Sector, seg, 1)
+	e := open(t, dev)
+	defer e.Abandon()
+	v := create(t, e, 4*domain.MiB)
+	fill := func(seed uint64) Stats {
+		t.Helper()
+		for b := uint64(0); b < blocks; b += 4 {
+			if err := put(v, data(b, 4, seed)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		st := e.Stats()
+		if st.LiveBytes != blocks*segment.BlockSize ||
+			st.LiveBytes+st.GarbageBytes+st.FreeSegments*seg != st.Segments*seg {
+			t.Fatalf("%d live, %d garbage, %d free of %d segments", st.LiveBytes, st.GarbageBytes,
+				st.FreeSegments, st.Segments)
+		}
+		return st
+	}
+	first, second := fill(1), fill(2)
+	if n := second.GarbageBytes - first.GarbageBytes; n < blocks*segment.BlockSize {
+		t.Errorf("overwriting %d bytes left %d", blocks*segment.BlockSize, n)
+	}
+	if err := e.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	if n := second.GarbageBytes - e.Stats().GarbageBytes; n < blocks*segment.BlockSize*3/4 {
+		t.Errorf("the checkpoint won %d bytes", n)
+	}
+}
