@@ -223,7 +223,8 @@ func (d *Device) failed(what string, off, n int64, err error) error {
 
 var errShort = errors.New("the device ends before its size")
 
-// fail wraps a system error with the sentinel it means, keeping both.
+// fail wraps a system error with the sentinel it means, keeping both. ErrMedia says that the device
+// answered, and has no such bytes; what tells of a device that did not answer has no sentinel.
 func fail(what, path string, err error) error {
 	sentinel := backends.ErrMedia
 	switch {
@@ -235,7 +236,9 @@ func fail(what, path string, err error) error {
 		sentinel = backends.ErrNoSpace
 	case errors.Is(err, unix.EINVAL):
 		sentinel = backends.ErrAlign
-	case errors.Is(err, fs.ErrExist), errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrExist), errors.Is(err, fs.ErrPermission), errors.Is(err, errShort),
+		errors.Is(err, unix.ETIMEDOUT), errors.Is(err, unix.ENOLINK), errors.Is(err, unix.EBADE),
+		errors.Is(err, unix.ENOMEM):
 		return fmt.Errorf("direct: %s %s: %w", what, path, err)
 	}
 	return fmt.Errorf("direct: %s %s: %w: %w", what, path, sentinel, err)

@@ -200,7 +200,8 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestTruncatedBelow proves that a file cut off below us reads as an error and not as old bytes.
+// TestTruncatedBelow proves that a file cut off below us reads as an error and not as old bytes, and
+// not as one place of it that is bad.
 func TestTruncatedBelow(t *testing.T) {
 	dir := t.TempDir()
 	d := created(t, dir, Options{})
@@ -210,7 +211,7 @@ func TestTruncatedBelow(t *testing.T) {
 	}
 	p := backends.AlignedBuffer(8192)
 	for _, off := range []int64{size / 2, size/2 - 4096} {
-		if err := d.ReadAt(p, off); !errors.Is(err, backends.ErrMedia) {
+		if err := d.ReadAt(p, off); !errors.Is(err, errShort) || errors.Is(err, backends.ErrMedia) {
 			t.Errorf("read at %d: %v", off, err)
 		}
 	}
@@ -443,4 +444,21 @@ func TestCloseWaits(t *testing.T) {
 		t.Error(err)
 	}
 	wg.Wait()
+}
+
+// TestSentinels proves what system errors mean: a place that the device cannot read is one of it, a
+// device that did not answer is not.
+func TestSentinels(t *testing.T) {
+	for err, want := range map[error]error{
+		unix.EIO: backends.ErrMedia, unix.ENODATA: backends.ErrMedia, unix.EILSEQ: backends.ErrMedia,
+		unix.EREMOTEIO: backends.ErrMedia, unix.ETIMEDOUT: nil, unix.ENOLINK: nil, unix.EBADE: nil,
+		unix.ENOMEM: nil, errShort: nil, unix.ENODEV: backends.ErrNotPresent,
+		unix.ENXIO: backends.ErrNotPresent, unix.ENOSPC: backends.ErrNoSpace,
+	} {
+		got := fail("read", "x", err)
+		if !errors.Is(got, err) || want != nil && !errors.Is(got, want) ||
+			want == nil && errors.Is(got, backends.ErrMedia) {
+			t.Errorf("%v is %v", err, got)
+		}
+	}
 }

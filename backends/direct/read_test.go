@@ -179,7 +179,7 @@ func TestRingErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for off, want := range map[int64]error{
-		size / 2: backends.ErrMedia, size/2 - 4096: backends.ErrMedia,
+		size / 2: errShort, size/2 - 4096: errShort,
 		size - 4096: backends.ErrRange, 100: backends.ErrAlign,
 	} {
 		if err := d.ReadAt(p, off); !errors.Is(err, want) {

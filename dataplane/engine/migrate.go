@@ -273,20 +273,11 @@ type Migration struct {
 	left     bool              // it was made
 	done     atomic.Int64
 	total    atomic.Int64
-	urgent   bool             // hosts wait for it
-	outrun   bool             // hosts wrote faster than it copied: they are slowed down from then on
-	damage   map[carried]bool // blocks whose copies are lost, as theirs are
+	urgent   bool // hosts wait for it
+	outrun   bool // hosts wrote faster than it copied: they are slowed down from then on
+	lost     losses
 	buf      []byte
 }
-
-// carried is a block of a branch of the source that its copy has as lost.
-type carried struct {
-	br    *branch
-	block uint64
-}
-
-// damageTold is the most damaged blocks that are told of one by one.
-const damageTold = 64
 
 // twin is a branch of the source and its copy.
 type twin struct {
@@ -307,8 +298,8 @@ func (e *Engine) Migrate(id uint32, to *Engine,
 	defer e.control.Unlock()
 	m := &Migration{
 		from: e, to: to, pace: pace, twins: map[*branch]*twin{}, keys: map[uint32]uint32{},
-		damage: map[carried]bool{},
-		buf:    backends.AlignedBuffer(min(e.RecordBlocks(), to.RecordBlocks()) * segment.BlockSize),
+		lost: losses{of: map[carried]fate{}},
+		buf:  backends.AlignedBuffer(min(e.RecordBlocks(), to.RecordBlocks()) * segment.BlockSize),
 	}
 	for m.token == 0 {
 		m.token = rand.Uint32() //nolint:gosec // it tells migrations apart, and guards nothing
@@ -513,7 +504,7 @@ func (m *Migration) pass(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return m.retry(ctx)
 }
 
 // branch copies one branch. One that takes no writes any more is whole afterwards; of a head there
@@ -661,6 +652,13 @@ func provisional(token, id uint32) (v domain.VolumeID) {
 // before, again says so, what it says nothing of any more and sees as a hole becomes one.
 func (m *Migration) extent(ctx context.Context, t *twin, ext uint32, grains uint64, again bool,
 ) error {
+	return m.some(ctx, t, ext, again, grains, func(i int) bool { return grains>>(i/grainBlocks)&1 > 0 })
+}
+
+// some is extent for blocks of it that a function picks; grains are those that are done with then.
+func (m *Migration) some(ctx context.Context, t *twin, ext uint32, again bool, grains uint64,
+	pick func(i int) bool,
+) error {
 	var own, sees [segment.LeafBlocks]segment.Loc
 	l := m.from.laneOf(m.fam, ext)
 	l.mu.Lock()
@@ -673,7 +671,7 @@ func (m *Migration) extent(ctx context.Context, t *twin, ext uint32, grains uint
 	l.mu.Unlock()
 	kind := func(i int) segment.Kind {
 		switch {
-		case grains>>(i/grainBlocks)&1 == 0:
+		case !pick(i):
 		case own[i] == segment.HoleLoc, own[i] == 0 && again && sees[i] == 0:
 			return segment.KindUnmap
 		case own[i].Kind() == segment.Zero:
@@ -710,78 +708,6 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-// piece copies some blocks that follow each other. Those that are damaged become lost in the copy:
-// they read as corrupt there, too, until they are written again, and hold up nothing.
-func (m *Migration) piece(ctx context.Context, t *twin, k segment.Kind, block uint64, n int) error {
-	err := m.put(ctx, t, k, block, n)
-	if k != segment.KindData || !domain.IsKind(err, domain.Corrupt) {
-		if err == nil && len(m.damage) > 0 {
-			for i := range uint64(n) {
-				delete(m.damage, carried{t.src, block + i})
-			}
-		}
-		return err
-	}
-	if n == 1 {
-		return m.lose(t, block)
-	}
-	for i := range uint64(n) { // read again one by one: who is whole goes over
-		if err := m.piece(ctx, t, k, block+i, 1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// lose makes a block of a copy lost. The index has it from memory alone: Finish lets a checkpoint
-// take it up before the copy is shown to anybody.
-func (m *Migration) lose(t *twin, block uint64) error {
-	l := m.to.laneOf(t.dst.fam, uint32(block/segment.LeafBlocks))
-	l.mu.Lock()
-	lf := l.leaf(t.dst, block)
-	if lf != nil {
-		l.point(lf, int(block%segment.LeafBlocks), segment.LostLoc)
-		l.touch(lf)
-	}
-	l.mu.Unlock()
-	if lf == nil {
-		return domain.Errorf(domain.Internal, "the copy of branch %d is gone", t.src.id)
-	}
-	m.damage[carried{t.src, block}] = true
-	return nil
-}
-
-// saveLoss makes durable that blocks are lost, and that nothing older is taken for them again.
-func (m *Migration) saveLoss(ctx context.Context) error {
-	if len(m.damage) == 0 {
-		return nil
-	}
-	if m.to.nv != nil {
-		if err := m.to.nv.drain(ctx); err != nil {
-			return err
-		}
-	}
-	return m.to.Checkpoint()
-}
-
-// tellLoss says which blocks went over damaged. A block of a branch without a name of its own is
-// one of the snapshots and clones that see it.
-func (m *Migration) tellLoss() {
-	told := 0
-	for c := range m.damage {
-		if told++; told > damageTold {
-			break
-		}
-		m.to.report(Fact{
-			What: "corrupt", Volume: m.from.volumeOf(c.br), Block: c.block,
-			Detail: "was damaged when it went to another device, and is there",
-		})
-	}
-}
-
-// Damaged counts the blocks that went over damaged.
-func (m *Migration) Damaged() int { return len(m.damage) }
-
 // put copies blocks, all or none.
 func (m *Migration) put(ctx context.Context, t *twin, k segment.Kind, block uint64, n int) error {
 	if err := ended(ctx); err != nil {
@@ -798,7 +724,9 @@ func (m *Migration) put(ctx context.Context, t *twin, k segment.Kind, block uint
 		v := &Volume{e: m.from, fam: m.fam, volume: m.from.volumeOf(t.src)}
 		v.resize(uint64(domain.VolumeMax))
 		v.br.Store(t.src)
-		err = v.Read(block, n, r.Data)
+		if err = v.Read(block, n, r.Data); err != nil {
+			err = m.unread(t, block, n, err)
+		}
 	}
 	if err == nil {
 		t.dst.handle.Append(r)
@@ -840,7 +768,7 @@ func (m *Migration) Finish(ctx context.Context) error {
 	if err := m.baptize(ctx); err != nil {
 		return err
 	}
-	if err := m.saveLoss(ctx); err != nil {
+	if err := m.saveLosses(ctx); err != nil {
 		return err
 	}
 	if err := m.to.settleAll(ctx); err != nil {
@@ -851,7 +779,7 @@ func (m *Migration) Finish(ctx context.Context) error {
 		return err
 	}
 	m.left = true
-	m.tellLoss()
+	m.tellLosses()
 	return m.to.mark(ctx, m.root.fam, segment.MoveNone, m.token)
 }
 

@@ -684,8 +684,8 @@ func TestMigrateDamaged(t *testing.T) {
 		s.spoil(v, late)
 		was := told.count("corrupt")
 		s.must(m.Finish(background))
-		if m.Damaged() != 4 || told.count("corrupt") < was+4 {
-			t.Errorf("%d went over damaged, %d were told", m.Damaged(), told.count("corrupt")-was)
+		if len(m.lost.of) != 4 || told.count("corrupt") < was+4 {
+			t.Errorf("%d went over damaged, %d were told", len(m.lost.of), told.count("corrupt")-was)
 		}
 		s.must(m.Clean(background))
 		s.swap()
