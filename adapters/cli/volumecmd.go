@@ -421,6 +421,27 @@ the decision that held then, also of volumes that are gone.`,
 	return cmd
 }
 
+// damagesShown is how many damaged places of a volume are listed.
+const damagesShown = 20
+
+// harms lists what of a volume is damaged.
+func harms(b *strings.Builder, list []client.Damage) {
+	if len(list) > 0 {
+		fmt.Fprintf(b, "known to be damaged or lost, until it is written: %d places\n", len(list))
+	}
+	for i, x := range list {
+		if i == damagesShown {
+			fmt.Fprintf(b, "  %d more: weft node scrub status\n", len(list)-i)
+			return
+		}
+		of := ""
+		if x.Snapshot != "" {
+			of = " of snapshot " + x.Snapshot
+		}
+		fmt.Fprintf(b, "  %s %d%s: %s\n", x.Part, x.Block, of, oneLine(x.Detail))
+	}
+}
+
 // reasons tells a decision in words.
 func reasons(v client.Volume, d client.Decision) string {
 	var b strings.Builder
@@ -448,6 +469,7 @@ func reasons(v client.Volume, d client.Decision) string {
 	for _, r := range d.Remedies {
 		fmt.Fprintf(&b, "what would help: %s\n", oneLine(r))
 	}
+	harms(&b, d.Damages)
 	if len(d.Policy) > 0 {
 		b.WriteString("it demands\n")
 		for _, p := range d.Policy {

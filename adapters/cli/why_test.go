@@ -22,3 +22,24 @@ func TestWhyMoved(t *testing.T) {
 		}
 	}
 }
+
+// TestWhyDamaged proves that why lists what of a volume is damaged, the first of many.
+func TestWhyDamaged(t *testing.T) {
+	var d client.Decision
+	if out := reasons(client.Volume{}, d); strings.Contains(out, "damaged") {
+		t.Errorf("nothing is: %s", out)
+	}
+	for i := range damagesShown + 3 {
+		d.Damages = append(d.Damages, client.Damage{Part: "block", Block: int64(100 + i), Detail: "gone"})
+	}
+	d.Damages[1].Snapshot = "s"
+	out := reasons(client.Volume{}, d)
+	for _, want := range []string{
+		"damaged or lost, until it is written: 23 places\n  block 100: gone\n",
+		"  block 101 of snapshot s: gone\n", "  block 119: gone\n  3 more: weft node scrub status\n",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in: %s", want, out)
+		}
+	}
+}

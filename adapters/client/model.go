@@ -397,6 +397,7 @@ type Decision struct {
 	Candidates []DecisionScore  `json:"candidates,omitempty"`
 	Remedies   []string         `json:"remedies,omitempty"`
 	Policy     []PolicyRow      `json:"policy,omitempty"`
+	Damages    []Damage         `json:"damages,omitempty"`
 }
 
 // DecisionReject counts the devices that one constraint excluded.

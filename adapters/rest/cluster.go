@@ -53,7 +53,7 @@ type Device struct {
 	Class       string       `json:"class"`
 	State       string       `json:"state" enum:"ok,suspect,failed,leaving"`
 	Reason      string       `json:"reason,omitempty" doc:"why it is not ok"`
-	Damaged     int64        `json:"damaged,omitempty" doc:"places that scrubs found and did not mend"`
+	Damaged     int64        `json:"damaged,omitempty" doc:"places found by scrubs and moves, not mended"`
 	Bytes       domain.Bytes `json:"bytes"`
 	Usable      domain.Bytes `json:"usable" doc:"bytes of data it takes"`
 	Used        domain.Bytes `json:"used"`
@@ -100,6 +100,7 @@ type Decision struct {
 	Candidates []DecisionScore  `json:"candidates,omitempty"`
 	Remedies   []string         `json:"remedies,omitempty"`
 	Policy     []PolicyRow      `json:"policy,omitempty"`
+	Damages    []Damage         `json:"damages,omitempty" doc:"places of it that are damaged or lost"`
 }
 
 // DecisionReject counts the devices that one constraint excluded.

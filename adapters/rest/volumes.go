@@ -120,6 +120,13 @@ func (s *Server) why(ctx context.Context, in *VolumeIn) (*Got[Decision], error) 
 			out.Rejects = append(out.Rejects, DecisionReject(r))
 		}
 	}
+	for _, x := range v.Topology.Devices() {
+		for _, f := range x.Damages {
+			if f.Volume.UUID == id && !f.Mended {
+				out.Damages = append(out.Damages, damageDoc(f))
+			}
+		}
+	}
 	out.Position = dec.At.String()
 	return &Got[Decision]{Position: v.Position.String(), Body: out}, nil
 }

@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"weft/dataplane/engine"
 	"weft/domain"
+	"weft/domain/cluster"
 	"weft/domain/snapshot"
 	"weft/domain/volume"
 )
@@ -186,7 +188,9 @@ func (e *equipping) move(ctx context.Context, from, to *unit, f engine.Family) e
 	})
 	e.log.Info("a family goes to another device", "from", from.spec, "to", to.spec,
 		"volumes", len(f.Volumes), "snapshots", len(f.Snapshots), "bytes", int64(f.Bytes))
+	var under *engine.Migration
 	n, moved, err := e.agent.Migrate(ctx, from.id, to.id, f.ID, e.pace, func(m *engine.Migration) {
+		under = m
 		e.ds.moves.change(from, func(x *leavingDevice) { x.migration, x.to, x.trouble = m, to.spec, "" })
 	})
 	e.ds.moves.change(from, func(x *leavingDevice) {
@@ -195,7 +199,28 @@ func (e *equipping) move(ctx context.Context, from, to *unit, f engine.Family) e
 			x.done += n
 		}
 	})
+	if moved {
+		e.lost(from, to, under)
+	}
 	return err
+}
+
+// lost tells what went to another device as lost: the node's log how much, and the cluster's the
+// first of it, as damage of that device. Where a crash keeps it from being told, its scrub does.
+func (e *equipping) lost(from, to *unit, m *engine.Migration) {
+	list, n := m.Losses()
+	if n == 0 {
+		return
+	}
+	e.log.Error("blocks went to another device as damaged or lost: they read as errors until written",
+		"from", from.spec, "to", to.spec, "blocks", n)
+	d, _ := e.v.topology.Device(to.id)
+	for _, x := range list {
+		e.ds.send(cluster.Observe{Device: to.id, Fact: &cluster.DamageFound{
+			Pass: d.Scrubbed.Pass + 1, Part: "block", Volume: x.Volume, Snapshot: x.Snapshot,
+			Block: int64(x.Block), Detail: x.Why() + ", one of " + strconv.Itoa(n),
+		}})
+	}
 }
 
 // pace keeps copying to its rate.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"log/slog"
 	"net/http"
@@ -13,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"weft/backends"
 	"weft/backends/direct"
+	"weft/backends/faulty"
 	"weft/dataplane/engine"
 	"weft/domain"
 )
@@ -76,6 +79,75 @@ func TestDeviceLeaves(t *testing.T) {
 	moved := c.must("GET", "/v1/events?types=VolumeMoved,SnapshotMoved,DeviceRetired", "")
 	if len(items(moved)) != 3 {
 		t.Errorf("%v", moved)
+	}
+}
+
+// TestDeviceLeavesDying proves that a device with a block that it cannot read leaves all the same;
+// that the block reads as an error where the volume is then, and what stands beside it does not; and
+// that both the device and weft why say so.
+func TestDeviceLeavesDying(t *testing.T) {
+	c, n, disks := twoDisks(t)
+	leaves, stays := disks["v1"], disks["v2"]
+	var v map[string]any
+	for _, x := range items(c.must("GET", "/v1/volumes", "")) {
+		if x["name"] == "v1" {
+			v = x
+		}
+	}
+	text, _ := v["id"].(string)
+	id, err := domain.ParseUUID(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, ok := n.backend.agent.Find(domain.VolumeID{UUID: id})
+	if !ok {
+		t.Fatal("the volume is not served")
+	}
+	block := func(op domain.Op, i byte) ([]byte, error) {
+		buf := bytes.Repeat([]byte{0xa0 + i, 0x5c, i, 0xe3}, 1024)
+		if op == domain.OpRead {
+			buf = make([]byte, 4096)
+		}
+		return buf, s.Disk.Do(&domain.IO{Op: op, Off: int64(i) * 4096, Len: 4096, Buf: buf})
+	}
+	for i := range byte(8) {
+		if _, err := block(domain.OpWrite, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bad := int64(-1)
+	b, want := backends.AlignedBuffer(4096), bytes.Repeat([]byte{0xa5, 0x5c, 5, 0xe3}, 1024)
+	for off := int64(0); off < leaves.Geometry().Size; off += 4096 {
+		if err := leaves.Inner().ReadAt(b, off); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Equal(b, want) {
+			bad = off
+		}
+	}
+	if bad < 0 {
+		t.Fatal("the block is nowhere on the device")
+	}
+	leaves.Add(faulty.Rule{On: faulty.Read, Off: bad, Len: 4096, Err: backends.ErrMedia})
+	c.must("DELETE", "/v1/nodes/"+n.dir.id.Name+"/devices/"+leaves.id, "")
+	c.until("/v1/devices", func(a answer) bool {
+		d := device(a, stays.id)
+		return device(a, leaves.id) == nil && d["damaged"] == 1.0
+	})
+	for i := range byte(8) {
+		got, err := block(domain.OpRead, i)
+		if i == 5 != (err != nil) || i != 5 && (got[0] != 0xa0+i || got[4094] != i) {
+			t.Errorf("block %d: % x, %v", i, got[:4], err)
+		}
+	}
+	why := c.must("GET", "/v1/volumes/"+text+"/decision", "")
+	list, _ := why.body["damages"].([]any)
+	if len(list) != 1 {
+		t.Fatalf("%v", why)
+	}
+	if d, _ := list[0].(map[string]any); d["block"] != 5.0 || d["part"] != "block" ||
+		!strings.Contains(d["detail"].(string), "could not be read") {
+		t.Errorf("%v", d)
 	}
 }
 

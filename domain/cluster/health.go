@@ -23,7 +23,8 @@ type ScrubFinished struct {
 	Damaged int64        `msgpack:"damaged,omitempty"` // places found damaged, mended ones included
 }
 
-// DamageFound says that a place of a device is not what it has to be. Volume, snapshot and block
+// DamageFound says that a place of a device is not what it has to be. A block that came from another
+// device as lost is of the pass to come, which finds it again. Volume, snapshot and block
 // say whose data it is; they are zero for what belongs to the device itself.
 type DamageFound struct {
 	Pass     uint64            `msgpack:"pass,omitempty"` // of the scrub
@@ -35,6 +36,12 @@ type DamageFound struct {
 	Offset   domain.Bytes      `msgpack:"offset,omitempty"` // on the device
 	Detail   string            `msgpack:"detail,omitempty"`
 	Mended   bool              `msgpack:"mended,omitempty"` // it was written anew
+}
+
+// Place tells whether two facts are of one place. What has no offset is told by whose it is.
+func (f *DamageFound) Place(o *DamageFound) bool {
+	return f.Part == o.Part && f.Offset == o.Offset && (f.Offset != 0 ||
+		f.Volume == o.Volume && f.Snapshot == o.Snapshot && f.Block == o.Block)
 }
 
 // DeviceSuspended says that a device is slow or errs: it serves on, and takes new volumes only
@@ -173,7 +180,7 @@ func (s Device) observe(fact domain.Event) ([]domain.Event, error) {
 				continue
 			}
 			n++
-			known = known || o.Part == f.Part && o.Offset == f.Offset
+			known = known || o.Place(f)
 		}
 		known = known || n >= DamagesMax
 	case *DeviceSuspended:

@@ -39,6 +39,9 @@ func TestDeviceHealth(t *testing.T) {
 		{see(&DamageFound{Pass: 1, Part: "block", Offset: 7}), 1},
 		{see(&DamageFound{Pass: 1, Part: "block", Offset: 7}), 0},
 		{see(&DamageFound{Pass: 1, Part: "index", Offset: 7}), 1},
+		{see(&DamageFound{Pass: 1, Part: "block", Block: 3}), 1},
+		{see(&DamageFound{Pass: 1, Part: "block", Block: 3}), 0},
+		{see(&DamageFound{Pass: 1, Part: "block", Block: 4}), 1}, // nowhere, as the one before
 		{see(&ScrubFinished{Pass: 1, Damaged: 2}), 1},
 		{see(&ScrubFinished{Pass: 1, Damaged: 2}), 0},
 		{see(&DamageFound{Pass: 1, Part: "block", Offset: 9}), 0}, // late

@@ -172,7 +172,7 @@ func (d Device) after(ev domain.Event, at domain.Position) Device {
 		})
 	case *cluster.DamageFound:
 		d.Damages = append(slices.DeleteFunc(slices.Clone(d.Damages), func(x cluster.DamageFound) bool {
-			return x.Part == ev.Part && x.Offset == ev.Offset
+			return x.Place(ev)
 		}), *ev)
 	}
 	return d

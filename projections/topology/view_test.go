@@ -97,6 +97,12 @@ func TestHealth(t *testing.T) {
 	if len(d.Damages) != 1 || d.Damages[0].Pass != 2 {
 		t.Errorf("the second pass: %+v", d)
 	}
+	lost := func(block int64) domain.Event {
+		return &cluster.DamageFound{Pass: 3, Part: "block", Block: block}
+	}
+	if d = after(lost(1), lost(2), lost(1)); len(d.Damages) != 3 {
+		t.Errorf("blocks that are lost: %+v", d)
+	}
 }
 
 // TestLost proves that the nodes which a recovery gave up show as lost until they are back, and no
