@@ -419,7 +419,7 @@ func TestExtents(t *testing.T) {
 func TestGarbage(t *testing.T) {
 	const seg, blocks = 64 << 10, 256
 	dev := newMem(t, segment.DataOff+int64(256*seg)+segment.Guard+segment.Sector, seg, 1)
-	e := open(t, dev)
+	e := open(t, dev, quiet)
 	defer e.Abandon()
 	v := create(t, e, 4*domain.MiB)
 	fill := func(seed uint64) Stats {
@@ -447,4 +447,56 @@ func TestGarbage(t *testing.T) {
 	if n := second.GarbageBytes - e.Stats().GarbageBytes; n < blocks*segment.BlockSize*3/4 {
 		t.Errorf("the checkpoint won %d bytes", n)
 	}
+}
+
+// TestFullByThousandths fills a device by a thousandth of what it can hold at a time, to the last,
+// several times. From nine tenths on something that is there is overwritten after each step, and
+// here and there a range is unmapped or a whole volume deleted: none of it is ever refused, at no
+// fill, and what is live is the model's to the byte.
+func TestFullByThousandths(t *testing.T) {
+	const seg = 64 << 10
+	dev := newMem(t, segment.DataOff+int64(128*seg)+segment.Guard+segment.Sector, seg, 1)
+	f := newFiller(t, open(t, dev))
+	defer func() { f.e.Abandon() }()
+	for range 3 {
+		f.create()
+	}
+	full, steps := 0, 0
+	for ; full < 6 && steps < 20000; steps++ {
+		st := f.e.Stats()
+		v, m := f.pick()
+		block := uint64(0)
+		for _, taken := m[block]; taken; _, taken = m[block] {
+			block = f.rnd.Uint64N(4096)
+		}
+		f.n++
+		err := put(v, data(block, 1, f.n))
+		switch {
+		case domain.IsKind(err, domain.NoSpace):
+			full++
+			f.audit()
+			f.overwrite(20)
+			if full%3 == 0 {
+				f.drop(f.rnd.IntN(len(f.ids)))
+				f.create()
+			} else {
+				f.unmap()
+			}
+		case err != nil:
+			t.Fatal(err)
+		default:
+			m[block] = f.n
+		}
+		if st.LiveBytes*10 < st.UsableBytes*9 {
+			continue
+		}
+		f.overwrite(1)
+		if f.rnd.IntN(200) == 0 {
+			f.unmap()
+		}
+	}
+	if st := f.e.Stats(); full < 6 || st.UsableBytes < 900*segment.BlockSize {
+		t.Errorf("full %d times in %d steps of %d bytes", full, steps, st.UsableBytes)
+	}
+	f.audit()
 }
