@@ -106,8 +106,8 @@ func newServeFlags(cmd *cobra.Command, level string) *serveFlags {
 			"what it is, or hybrid:flash=PATH,hdd=PATH, a disk behind flash that takes all writes; the\n"+
 			"loss of either is the loss of both. Repeatable (default: a file in the data folder)")
 	f.Var(&s.size, "device-size", "size of the file made as a device (default 4GiB, or what fits)")
-	s.media = choose(cmd, "media", "", "what the devices are; probe asks the kernel, and takes for flash\n"+
-		"the disks of hypervisors, which often say that they turn", "probe", "flash", "hdd")
+	s.media = choose(cmd, "media", "", "what the devices are; probe asks the kernel, and takes for\n"+
+		"flash the disks of hypervisors, which often say that they turn", "probe", "flash", "hdd")
 	s.dur = choose(cmd, "durability", "",
 		"what an acknowledged write survives: a power cut, or only the end of the process",
 		"durable", "process")

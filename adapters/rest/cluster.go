@@ -53,7 +53,7 @@ type Device struct {
 	Class       string       `json:"class"`
 	State       string       `json:"state" enum:"ok,suspect,failed,leaving"`
 	Reason      string       `json:"reason,omitempty" doc:"why it is not ok"`
-	Damaged     int64        `json:"damaged,omitempty" doc:"places found by scrubs and moves, not mended"`
+	Damaged     int64        `json:"damaged,omitempty" doc:"places found and not mended"`
 	Bytes       domain.Bytes `json:"bytes"`
 	Usable      domain.Bytes `json:"usable" doc:"bytes of data it takes"`
 	Used        domain.Bytes `json:"used"`

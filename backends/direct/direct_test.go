@@ -200,8 +200,8 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestTruncatedBelow proves that a file cut off below us reads as an error and not as old bytes, and
-// not as one place of it that is bad.
+// TestTruncatedBelow proves that a file cut off below us reads as an error and not as old bytes,
+// and not as one place of it that is bad.
 func TestTruncatedBelow(t *testing.T) {
 	dir := t.TempDir()
 	d := created(t, dir, Options{})

@@ -5,8 +5,9 @@
 //	anything else          Volatile: what is stored survives a crash of the process, no more
 //
 // MAP_SYNC is granted by a DAX file system and a device-dax only, and means that no metadata of the
-// file is needed that is not on the module yet; so a store is as safe as its cache line. That a written-back line
-// survives a power cut is the platform's promise (ADR), which no program can check.
+// file is needed that is not on the module yet; so a store is as safe as its cache line. That a
+// written-back line survives a power cut is the platform's promise (ADR), which no program can
+// check.
 //
 // A file on a disk can be mapped too and is Volatile: msync would make it durable at 3 to 12 times
 // the price of a write and a flush, which is no NVRAM.

@@ -83,8 +83,8 @@ func TestDeviceLeaves(t *testing.T) {
 }
 
 // TestDeviceLeavesDying proves that a device with a block that it cannot read leaves all the same;
-// that the block reads as an error where the volume is then, and what stands beside it does not; and
-// that both the device and weft why say so.
+// that the block reads as an error where the volume is then, and what stands beside it does not;
+// and that both the device and weft why say so.
 func TestDeviceLeavesDying(t *testing.T) {
 	c, n, disks := twoDisks(t)
 	leaves, stays := disks["v1"], disks["v2"]

@@ -7,8 +7,8 @@ import (
 )
 
 // TestRoom proves that a device which runs full is told from 90 % on, once a percent, and until
-// it is below 85; that one which can hold nothing is full; and that what is not here any more is told
-// no longer.
+// it is below 85; that one which can hold nothing is full; and that what is not here any more is
+// told no longer.
 func TestRoom(t *testing.T) {
 	bg := newBackground()
 	r := &rooms{bg: bg, told: map[string]int64{}}

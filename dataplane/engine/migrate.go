@@ -652,7 +652,9 @@ func provisional(token, id uint32) (v domain.VolumeID) {
 // before, again says so, what it says nothing of any more and sees as a hole becomes one.
 func (m *Migration) extent(ctx context.Context, t *twin, ext uint32, grains uint64, again bool,
 ) error {
-	return m.some(ctx, t, ext, again, grains, func(i int) bool { return grains>>(i/grainBlocks)&1 > 0 })
+	return m.some(ctx, t, ext, again, grains, func(i int) bool {
+		return grains>>(i/grainBlocks)&1 > 0
+	})
 }
 
 // some is extent for blocks of it that a function picks; grains are those that are done with then.

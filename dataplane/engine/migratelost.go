@@ -13,11 +13,11 @@ import (
 	"weft/domain"
 )
 
-// Blocks that cannot be had do not hold a family up: the copy has them as lost, they read as corrupt
-// there until they are written, and it is told which they are. A block whose bytes are wrong is lost
-// at once. One that the device refuses to read may be had another time, or from a device that is
-// only gone for the moment, and what is lost in the copy is lost for good once the source is taken
-// away. So:
+// Blocks that cannot be had do not hold a family up: the copy has them as lost, they read as
+// corrupt there until they are written, and it is told which they are. A block whose bytes are
+// wrong is lost at once. One that the device refuses to read may be had another time, or from a
+// device that is only gone for the moment, and what is lost in the copy is lost for good once the
+// source is taken away. So:
 //
 // L1  A block is given up only when the device refused it with a media error (backends.ErrMedia)
 //     each of the times it was asked for: with others, if it was; alone; and alone once more when

@@ -100,7 +100,8 @@ func (d *dying) arrived(lost ...uint64) {
 		is[b] = true
 	}
 	if n != len(lost) || len(list) != min(n, lossesTold) || d.told.count("corrupt") != len(list) {
-		d.t.Fatalf("%d of %d blocks are lost, %d were told: %v", n, len(lost), d.told.count("corrupt"), list)
+		d.t.Fatalf("%d of %d blocks are lost, %d were told: %v", n, len(lost),
+			d.told.count("corrupt"), list)
 	}
 	for _, x := range list {
 		if !is[x.Block] || x.Volume != testVolume || !x.Refused {
@@ -220,9 +221,12 @@ func TestMigrateDeviceGone(t *testing.T) {
 			}
 			d.must(d.dev.Script("read eio"))
 		}, "does not read"},
-		"it is":    {false, func(d *dying) { d.bad(backends.ErrNotPresent, 0, 20) }, "not present"},
-		"no link":  {false, func(d *dying) { d.bad(errors.New("link"), 0, 20) }, "link"},
-		"no write": {false, func(d *dying) { d.bad(backends.ErrMedia, 0, 20); d.from.fail(errors.New("w")) }, ""},
+		"it is":   {false, func(d *dying) { d.bad(backends.ErrNotPresent, 0, 20) }, "not present"},
+		"no link": {false, func(d *dying) { d.bad(errors.New("link"), 0, 20) }, "link"},
+		"no write": {false, func(d *dying) {
+			d.bad(backends.ErrMedia, 0, 20)
+			d.from.fail(errors.New("w"))
+		}, ""},
 		"half": {false, func(d *dying) {
 			half := d.dev.Geometry().Size * 3 / 4
 			d.dev.Add(faulty.Rule{On: faulty.Read, Len: half, Err: backends.ErrMedia})
@@ -256,7 +260,8 @@ func TestMigrateDeviceGone(t *testing.T) {
 	}
 }
 
-// TestMigrateLosesNotAll proves that a family with more lost blocks than are kept in mind stays (L4).
+// TestMigrateLosesNotAll proves that a family with more lost blocks than are kept in mind stays
+// (L4).
 func TestMigrateLosesNotAll(t *testing.T) {
 	d := newDying(t, false)
 	d.bad(backends.ErrMedia, 0, 20)

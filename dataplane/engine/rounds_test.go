@@ -101,7 +101,7 @@ func (c *crashes) keep() {
 	}
 	c.t.Logf("again: make crash TESTS='^%s$$' ROUND=%d (by the same seeds, of a script that is "+
 		"scheduled anew)", test, c.round)
-	dir, err := os.MkdirTemp("", "weft-crash-") //nolint:usetesting // it is to be there afterwards
+	dir, err := os.MkdirTemp("", "weft-crash-") // not of the test: it is to be there afterwards
 	if err != nil {
 		c.t.Log(err)
 		return

@@ -23,8 +23,8 @@ type ScrubFinished struct {
 	Damaged int64        `msgpack:"damaged,omitempty"` // places found damaged, mended ones included
 }
 
-// DamageFound says that a place of a device is not what it has to be. A block that came from another
-// device as lost is of the pass to come, which finds it again. Volume, snapshot and block
+// DamageFound says that a place of a device is not what it has to be. A block that came from
+// another device as lost is of the pass to come, which finds it again. Volume, snapshot and block
 // say whose data it is; they are zero for what belongs to the device itself.
 type DamageFound struct {
 	Pass     uint64            `msgpack:"pass,omitempty"` // of the scrub

@@ -295,8 +295,8 @@ func TestEngineTargets(t *testing.T) {
 	}
 }
 
-// TestDriverAlone proves that the driver runs to its end without a disk, in both its ways, and tells
-// what that took.
+// TestDriverAlone proves that the driver runs to its end without a disk, in both its ways, and
+// tells what that took.
 func TestDriverAlone(t *testing.T) {
 	for _, l := range []load{deepRead(), deepWrite()} {
 		us, err := driverAlone(t.Context(), l, domain.DiskInfo{Size: domain.GiB})
@@ -320,8 +320,8 @@ func TestFiles(t *testing.T) {
 }
 
 // TestTargetCount proves that the list of targets is whole: NBD on every row, iSCSI at depth 32,
-// CPU in both modes of writes, two durable rows, and four figures of the engine without a journal and
-// with one.
+// CPU in both modes of writes, two durable rows, and four figures of the engine without a journal
+// and with one.
 func TestTargetCount(t *testing.T) {
 	const nbd, iscsi, cpu, durable, engine, journal = 8, 2, 2 + 1, 2, 4, 4
 	if n := len(newResults().targets()); n != nbd+iscsi+cpu+durable+engine+journal {
