@@ -240,8 +240,9 @@ func classRank(class string) int {
 type place struct {
 	spec, class    string
 	room           domain.Bytes
-	unfit          bool // it leaves, failed or is suspect
-	keys, volatile bool // it takes encrypted volumes; a power cut may lose a write
+	unfit          bool         // it leaves, failed or is suspect
+	keys, volatile bool         // it takes encrypted volumes; a power cut may lose a write
+	journal        domain.Bytes // where blocks are plain until they are destaged; 0: for longer
 }
 
 // target chooses where a family goes.
@@ -251,7 +252,7 @@ func (e *equipping) target(from *unit, f engine.Family) (*unit, error) {
 		return place{
 			spec: u.spec, class: d.Class, room: u.engine.Room(), keys: u.engine.Keys(),
 			unfit:    !ok || d.Leaving || d.Failed || d.Suspended != "",
-			volatile: u.engine.Volatile(),
+			volatile: u.engine.Volatile(), journal: u.engine.Staging(),
 		}
 	}
 	var units []*unit
@@ -269,10 +270,17 @@ func (e *equipping) target(from *unit, f engine.Family) (*unit, error) {
 }
 
 // choosePlace gives the place for a family: of those that may take it the one of the same medium
-// with the most room, else of the next faster one. NoSpace where there is none says how much is
+// with the most room, else of the next faster one. A family that is compressed needs room for what it
+// takes where it is compressed again at once. NoSpace where there is none says how much is
 // missing.
 func choosePlace(from place, list []place, f engine.Family) (int, error) {
-	need := f.Bytes + f.Bytes/migrateSpare + domain.MiB
+	need := func(p place) domain.Bytes {
+		n := f.Bytes
+		if p.journal > 0 { // compressed again as it goes through
+			n = min(n, f.Packed+p.journal)
+		}
+		return n + n/migrateSpare + domain.MiB
+	}
 	best, roomiest := -1, -1
 	better := func(p, than place) bool {
 		return cmp.Or(cmp.Compare(classRank(than.class), classRank(p.class)),
@@ -286,7 +294,7 @@ func choosePlace(from place, list []place, f engine.Family) (int, error) {
 		if roomiest < 0 || p.room > list[roomiest].room {
 			roomiest = i
 		}
-		if p.room >= need && (best < 0 || better(p, list[best])) {
+		if p.room >= need(p) && (best < 0 || better(p, list[best])) {
 			best = i
 		}
 	}
@@ -298,7 +306,7 @@ func choosePlace(from place, list []place, f engine.Family) (int, error) {
 			Kind: domain.NoSpace, Ref: from.spec,
 			Msg: fmt.Sprintf("no room for %d volumes and %d snapshots of %s: %s has the most, %s, and %s "+
 				"are missing", len(f.Volumes), len(f.Snapshots), mebi(f.Bytes), list[roomiest].spec,
-				mebi(list[roomiest].room), mebi(need-list[roomiest].room)),
+				mebi(list[roomiest].room), mebi(need(list[roomiest])-list[roomiest].room)),
 			Remedy: "add a device, or delete what is not needed; the device goes on leaving then",
 		}
 	}

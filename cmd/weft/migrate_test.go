@@ -5,8 +5,10 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -155,6 +157,8 @@ func TestDeviceLeavesDying(t *testing.T) {
 type slowNode struct {
 	dir   string
 	paths []string
+	log   io.Writer // nil: nobody reads it
+	throw bool      // copies away that wait for a device
 	token string
 	c     *tester
 	n     *Node
@@ -164,11 +168,14 @@ type slowNode struct {
 // start brings it up; rate bounds how fast volumes leave a device, 0 does not.
 func (s *slowNode) start(t *testing.T, rate int64) {
 	t.Helper()
+	if s.log == nil {
+		s.log = io.Discard
+	}
 	var err error
 	s.n, s.down, err = Start(t.Context(), Options{
 		DataDir: filepath.Join(s.dir, "data"), Devices: s.paths, API: "127.0.0.1:0",
 		NBD: "127.0.0.1:0", ISCSI: "off", Peer: "127.0.0.1:0", VoterGrace: time.Minute,
-		MigrateRate: rate, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		MigrateRate: rate, DiscardCopies: s.throw, Logger: slog.New(slog.NewTextHandler(s.log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -178,6 +185,32 @@ func (s *slowNode) start(t *testing.T, rate int64) {
 		s.token = s.n.dir.fresh
 		s.c.token = s.token
 	}
+}
+
+// newSlowNode makes the devices of one.
+func newSlowNode(t *testing.T) *slowNode {
+	t.Helper()
+	s := &slowNode{dir: t.TempDir()}
+	for _, name := range []string{"a.img", "b.img"} {
+		s.paths = append(s.paths, filepath.Join(s.dir, name))
+		dev, err := direct.Create(s.paths[len(s.paths)-1], 128<<20, direct.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// volume makes a volume and waits for it.
+func (s *slowNode) volume() map[string]any {
+	s.c.must("POST", "/v1/templates", `{"name":"gold","intent":{"availability":{"replicas":1}}}`)
+	s.c.must("POST", "/v1/apps", `{"name":"shop","template":"gold","volumes":[`+
+		`{"name":"v1","size":33554432}]}`)
+	s.c.waitOnline("/v1/volumes")
+	return items(s.c.must("GET", "/v1/volumes", ""))[0]
 }
 
 func (s *slowNode) stop() {
@@ -202,15 +235,19 @@ func device(a answer, id any) map[string]any {
 	return nil
 }
 
-// halfCopy copies what stands on one of two devices to the other and leaves it as a crash does.
-func halfCopy(t *testing.T, id domain.ClusterID, paths []string) {
+// halfCopy copies what stands on one of two devices to the other and leaves it as a crash does: in
+// parts, or whole, before the switch to it was made. It gives the paths of the two.
+func halfCopy(t *testing.T, id domain.ClusterID, paths []string, whole bool) (from, to string) {
 	t.Helper()
 	var list []*engine.Engine
+	var devs []*faulty.Device
 	for _, path := range paths {
-		dev, err := direct.Open(path, direct.Options{})
+		inner, err := direct.Open(path, direct.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
+		dev := faulty.New(inner, nil)
+		devs = append(devs, dev)
 		e, err := engine.Open(t.Context(), engine.Config{Device: dev, Cluster: id, Node: 1})
 		if err != nil {
 			t.Fatal(err)
@@ -223,8 +260,11 @@ func halfCopy(t *testing.T, id domain.ClusterID, paths []string) {
 			}
 		}()
 	}
+	paths = slices.Clone(paths)
 	if len(list[0].Families()) == 0 {
 		slices.Reverse(list)
+		slices.Reverse(devs)
+		slices.Reverse(paths)
 	}
 	m, err := list[0].Migrate(list[0].Families()[0].ID, list[1], nil)
 	if err == nil {
@@ -232,6 +272,71 @@ func halfCopy(t *testing.T, id domain.ClusterID, paths []string) {
 	}
 	if err != nil || list[1].Hidden() != 1 {
 		t.Fatalf("%v, %d hidden", err, list[1].Hidden())
+	}
+	if whole { // the line that says so is never written
+		devs[0].Add(faulty.Rule{On: faulty.Write, Err: backends.ErrMedia})
+		if err := m.Finish(t.Context()); err == nil || m.Left() {
+			t.Fatalf("the switch was made: %v", err)
+		}
+	}
+	return paths[0], paths[1]
+}
+
+// TestDiscardCopies proves that a copy which waits for the device it comes from is kept, and named,
+// at each start without that; that --discard-copies throws it away; and that the volume is there
+// with its bytes when the device is back.
+func TestDiscardCopies(t *testing.T) {
+	s := newSlowNode(t)
+	s.start(t, 0)
+	text, _ := s.volume()["id"].(string)
+	id, err := domain.ParseUUID(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func(op domain.Op, b byte) byte {
+		t.Helper()
+		d, ok := s.n.backend.agent.Find(domain.VolumeID{UUID: id})
+		buf := bytes.Repeat([]byte{b}, 4096)
+		if !ok {
+			t.Fatal("the volume is not served")
+		}
+		if err := d.Disk.Do(&domain.IO{Op: op, Off: 8192, Len: 4096, Buf: buf}); err != nil {
+			t.Fatal(err)
+		}
+		return buf[9]
+	}
+	do(domain.OpWrite, 0x77)
+	cluster := s.n.dir.id.Cluster
+	s.stop()
+	from, _ := halfCopy(t, cluster, s.paths, true)
+	if err := os.Rename(from, from+".away"); err != nil {
+		t.Fatal(err)
+	}
+	waits := regexp.MustCompile("shown to nobody.*" + text + ".*not known to be the newest")
+	for _, throw := range []bool{false, false, true} {
+		var log strings.Builder
+		s.log, s.throw = &log, throw
+		s.start(t, 0)
+		hidden := 0
+		for _, e := range s.n.backend.devices.engines() {
+			hidden += e.Hidden()
+		}
+		s.stop()
+		said := log.String()
+		if hidden == 0 != throw || strings.Contains(said, "are thrown away") != throw ||
+			waits.MatchString(said) == throw {
+			t.Errorf("thrown away: %t, %d hidden: %s", throw, hidden, said)
+		}
+	}
+	if err := os.Rename(from+".away", from); err != nil {
+		t.Fatal(err)
+	}
+	s.throw = false
+	s.start(t, 0)
+	defer s.stop()
+	s.c.waitOnline("/v1/volumes")
+	if got := do(domain.OpRead, 0); got != 0x77 {
+		t.Errorf("the volume holds %x", got)
 	}
 }
 
@@ -242,24 +347,9 @@ func TestDeviceLeavesSlowly(t *testing.T) {
 	if _, err := exec.LookPath("fio"); err != nil {
 		t.Skip("fio is not installed: migrations that are cut short are NOT tested on real data")
 	}
-	s := &slowNode{dir: t.TempDir()}
-	for _, name := range []string{"a.img", "b.img"} {
-		s.paths = append(s.paths, filepath.Join(s.dir, name))
-		dev, err := direct.Create(s.paths[len(s.paths)-1], 128<<20, direct.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := dev.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s := newSlowNode(t)
 	s.start(t, 1) // a piece takes days
-	c := s.c
-	c.must("POST", "/v1/templates", `{"name":"gold","intent":{"availability":{"replicas":1}}}`)
-	c.must("POST", "/v1/apps", `{"name":"shop","template":"gold","volumes":[`+
-		`{"name":"v1","size":33554432}]}`)
-	c.waitOnline("/v1/volumes")
-	v := items(c.must("GET", "/v1/volumes", ""))[0]
+	c, v := s.c, s.volume()
 	uri, _ := v["nbd"].(string)
 	if ok, out := fio(t, uri); !ok {
 		t.Fatal(out)
@@ -293,7 +383,7 @@ func TestDeviceLeavesSlowly(t *testing.T) {
 	c.poll("/v1/devices", underway)
 	cluster := s.n.dir.id.Cluster
 	s.stop()
-	halfCopy(t, cluster, s.paths)
+	halfCopy(t, cluster, s.paths, false)
 
 	s.start(t, 0)
 	defer s.stop()
@@ -325,8 +415,10 @@ func TestChoosePlace(t *testing.T) {
 	pair := with(func(p *place) { p.class, p.keys = "hybrid", false })
 	small := with(func(p *place) { p.room = gib })
 	large := with(func(p *place) { p.room = 8 * gib })
-	fam := engine.Family{Bytes: 2 * gib}
-	secret := engine.Family{Bytes: 2 * gib, Encrypted: true}
+	fam := engine.Family{Bytes: 2 * gib, Packed: 2 * gib}
+	secret := engine.Family{Bytes: 2 * gib, Packed: 2 * gib, Encrypted: true}
+	small2 := engine.Family{Bytes: 2 * gib, Packed: gib / 2}
+	squeezes := with(func(p *place) { p.room, p.journal = gib, 64*domain.MiB })
 	for n, c := range []struct {
 		from place
 		list []place
@@ -346,6 +438,10 @@ func TestChoosePlace(t *testing.T) {
 		{volatile, []place{volatile}, fam, 0, ""},
 		{fits, []place{small, leaving}, fam, -1, "x has the most, 1GiB, and 1089MiB are missing"},
 		{fits, nil, fam, -1, "no other device"},
+		{fits, []place{squeezes}, small2, 0, ""},
+		{fits, []place{small}, small2, -1, "x has the most, 1GiB, and 1089MiB are missing"},
+		{fits, []place{squeezes}, fam, -1, "and 1089MiB are missing"},
+		{fits, []place{with(func(p *place) { p.room, p.journal = gib, gib })}, small2, -1, "missing"},
 	} {
 		i, err := choosePlace(c.from, c.list, c.f)
 		if i != c.want || (err == nil) != (c.says == "") ||

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"weft/backends"
+	"weft/dataplane/compress"
 	"weft/dataplane/qos"
 	"weft/dataplane/segment"
 	"weft/domain"
@@ -194,6 +195,7 @@ type Family struct {
 	Volumes   []domain.VolumeID
 	Snapshots []domain.SnapshotID
 	Bytes     domain.Bytes // that its data takes where nothing is compressed
+	Packed    domain.Bytes // that it takes compressed as it is now, as far as it would be again
 	Encrypted bool         // some of it
 	Replica   bool         // other nodes hold copies of it
 }
@@ -217,12 +219,17 @@ func (e *Engine) census(pick func(f *family) bool) []Family {
 			f = &Family{ID: b.fam.id, Replica: b.fam.replica != nil}
 			by[b.fam.id] = f
 		}
-		f.Bytes += domain.Bytes(b.own.Load())
+		own := domain.Bytes(b.own.Load())
+		f.Bytes, f.Packed = f.Bytes+own, f.Packed+own
 		f.Encrypted = f.Encrypted || b.key != nil
 		switch v := b.handle; {
 		case v == nil || v == pin:
 		case v.snapshot.IsZero():
-			f.Volumes, f.Bytes = append(f.Volumes, v.volume), f.Bytes+domain.Bytes(b.saved.Load())
+			saved := domain.Bytes(b.saved.Load())
+			f.Volumes, f.Bytes = append(f.Volumes, v.volume), f.Bytes+saved
+			if b.squeeze.warm() == compress.None { // it was said that it shall not be, since
+				f.Packed += saved
+			}
 		default:
 			f.Snapshots = append(f.Snapshots, v.snapshot)
 		}
@@ -254,6 +261,15 @@ func (e *Engine) Room() domain.Bytes {
 	s := e.space
 	index := s.charge(s.index.Load() + s.tables.Load())
 	return domain.Bytes(max(0, s.usable.Load()-s.live.Load()-s.admitted.Load()-index))
+}
+
+// Staging gives how much data may be in the journal, from where what can be compressed goes to the
+// device compressed; 0 without a journal: then it stands there plain until the cleaner moves it.
+func (e *Engine) Staging() domain.Bytes {
+	if e.nv == nil {
+		return 0
+	}
+	return domain.Bytes(e.nv.share.Slots() * e.nv.share.SlotBlocks() * segment.BlockSize)
 }
 
 // Keys tells whether the device takes encrypted volumes.

@@ -813,6 +813,56 @@ func TestMigrateCompressed(t *testing.T) {
 	}
 }
 
+// TestMigrateCompressedFits proves that a family which is compressed goes, over a journal, to a
+// device that has room for what it takes there, but not for its size; that what it takes is known
+// before; and that it is its size once it was said that it shall not be compressed any more.
+func TestMigrateCompressedFits(t *testing.T) {
+	_, _, e, v := packedDevice(t, compress.OnlyS2)
+	const blocks = 2048
+	for b := uint64(0); b < blocks; b += 64 {
+		if err := lay(v, text(b, 64, b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	dev := newMem(t, segment.DataOff+90*(128<<10)+segment.Guard+segment.Sector, 128<<10, 1)
+	to := open(t, dev, quiet, journaled(newMemory(t, dev, 14)))
+	f := e.Families()[0]
+	if st := e.Stats(); f.Packed != domain.Bytes(st.LiveBytes) ||
+		f.Bytes != domain.Bytes(st.LiveBytes+st.SavedBytes) || f.Bytes != blocks*segment.BlockSize {
+		t.Errorf("%s, %s packed: %+v", f.Bytes, f.Packed, st)
+	}
+	if room := to.Room(); room >= f.Bytes || room < f.Packed+to.Staging() || to.Staging() == 0 {
+		t.Fatalf("%s of room for %s, %s packed, through %s", room, f.Bytes, f.Packed, to.Staging())
+	}
+	m, err := e.Migrate(f.ID, to, nil)
+	if err == nil {
+		err = errors.Join(m.Copy(background), m.Finish(background), m.Clean(background))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _ := to.Volume(v.ID())
+	for b := uint64(0); b < blocks; b += 64 {
+		same(t, got, b, text(b, 64, b).Data)
+	}
+	if err := to.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	if n := to.Families()[0].Packed; n > f.Packed {
+		t.Errorf("it takes %s there, not %s", n, f.Packed)
+	}
+	got.SetCompression(compress.Off)
+	if n := to.Families()[0]; n.Packed != n.Bytes || n.Bytes != f.Bytes {
+		t.Errorf("it shall not be compressed, and takes %s of %s", n.Packed, n.Bytes)
+	}
+	recount(t, to)
+	e.Abandon()
+	to.Abandon()
+}
+
 // TestMigrateOrphan proves that a copy which is whole stays, shown to nobody, while the device that
 // it comes from is not there; that it is said what it is; and that it can be thrown away, but not
 // what is left of a family that went.
