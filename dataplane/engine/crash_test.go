@@ -32,6 +32,8 @@ type scripted struct {
 	begun int   // point of the history when it was appended
 	acked int   // and when its outcome arrived
 	on    []int // indices into touched
+
+	refused bool // for want of space: then nothing of it is ever there
 }
 
 // script writes records to a recording device, several in flight at a time.
@@ -47,6 +49,8 @@ type script struct {
 	rnd   *rand.Rand
 	tune  []func(*Config)
 	point func() int // overrules mark
+
+	refused int // records
 }
 
 // crashDevice is small, so that its segments are reused and cleaned within a short script.
@@ -88,10 +92,15 @@ func (s *script) run(rounds, width int) {
 				for i := range r.Data { // it was lent, and is ours again
 					r.Data[i] = 0xAA
 				}
-				if err != nil {
+				full := domain.IsKind(err, domain.NoSpace)
+				if err != nil && !full {
 					s.t.Errorf("record %d: %v", sc.n, err)
 				}
 				s.mu.Lock()
+				if full {
+					sc.refused = true
+					s.refused++
+				}
 				sc.acked = s.mark()
 				s.mu.Unlock()
 			})
@@ -218,8 +227,10 @@ func (s *script) compare(e *Engine, cut int, touched []uint64) error {
 	}
 	recs := make([][]*scripted, len(e.lanes))
 	for _, sc := range s.recs {
-		no := v.lane(sc.block).no
-		recs[no] = append(recs[no], sc)
+		if !sc.refused {
+			no := v.lane(sc.block).no
+			recs[no] = append(recs[no], sc)
+		}
 	}
 	for i := range e.lanes {
 		if err := prefix(recs[i], cut, got, mine[i], touched); err != nil {
@@ -269,6 +280,7 @@ func (st state) differs(got state, mine []int, touched []uint64) string {
 // enumerate opens images for every cut of the history, budget in all. Where the budget is less than
 // the cuts, it takes some.
 func (s *script) enumerate(c *crashes, budget int) {
+	c.need(s.refused == 0, "%d records were refused", s.refused)
 	touched := s.touched()
 	each, stride := max(1, budget/(s.dev.Ops()+1)), max(1, (s.dev.Ops()+1)/budget)
 	seed := uint64(1)

@@ -316,6 +316,7 @@ func pairCrash(c *crashes) {
 
 // enumeratePair opens what cuts of both members of a pair may leave.
 func (s *script) enumeratePair(c *crashes, j *joint, seed uint64, budget int) {
+	c.need(s.refused == 0, "%d records were refused", s.refused)
 	touched := s.touched()
 	for cut := 0; cut < len(j.cuts) && !s.t.Failed(); cut += max(1, len(j.cuts)*2/budget) {
 		chance := mem.RandomGarbage(seed<<32 + uint64(cut))

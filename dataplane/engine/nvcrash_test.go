@@ -101,6 +101,7 @@ func (s *script) runJournal(c *crashes, do func(), budget int) {
 	s.dev.StartHistory()
 	s.nv.StartHistory(s.dev.Ops)
 	do()
+	c.need(s.refused == 0, "%d records were refused", s.refused)
 	s.e.Abandon()
 	touched := s.touched()
 	cuts(c, s.dev, s.nv, budget, func(img *mem.Device, nv *mem.Memory, at point) error {
