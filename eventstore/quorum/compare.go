@@ -141,7 +141,11 @@ func (s *Store) alarms(ctx context.Context, members []Member) error {
 	if l == nil || l.etcd.Server.Leader() != l.etcd.Server.MemberID() {
 		return nil
 	}
-	for _, a := range l.etcd.Server.Alarms() {
+	list, err := l.alarms()
+	if err != nil {
+		return err
+	}
+	for _, a := range list {
 		if a.Alarm != pb.AlarmType_CORRUPT {
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -310,6 +311,34 @@ func TestMemberThatCannotStart(t *testing.T) {
 		t.Errorf("what was left of the member: %v", err)
 	}
 	same(t, nodes[:], nil)
+}
+
+// Whoever asks a member how it is hears of etcd's alarms while they last, and of its leader.
+func TestStatusTellsAlarms(t *testing.T) {
+	a := newPeer(t, "a")
+	s := a.local().etcd.Server
+	for _, action := range []pb.AlarmRequest_AlarmAction{
+		pb.AlarmRequest_ACTIVATE, pb.AlarmRequest_DEACTIVATE,
+	} {
+		_, err := s.Alarm(t.Context(), &pb.AlarmRequest{
+			Action: action, MemberID: a.local().id(), Alarm: pb.AlarmType_NOSPACE,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := statusOf(t.Context(), a.single(), a.cfg.Net.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		is := len(st.Errors) == 1 && strings.Contains(st.Errors[0], "NOSPACE")
+		if is != (action == pb.AlarmRequest_ACTIVATE) || !is && len(st.Errors) > 0 {
+			t.Errorf("%v: %q", action, st.Errors)
+		}
+		if st.Leader != a.local().id() || st.Header.GetMemberId() != a.local().id() || st.DbSize == 0 ||
+			st.RaftAppliedIndex == 0 || st.RaftTerm == 0 || st.IsLearner {
+			t.Errorf("%+v", st)
+		}
+	}
 }
 
 // The comparison of the members names the one that differs, and nobody where there is no majority.

@@ -22,6 +22,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/storage/schema"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -104,23 +105,42 @@ func (m *local) survive(
 		}
 		resp, err = nil, status.Error(codes.Unavailable, fmt.Sprint(p))
 	}()
-	if info.FullMethod == statusMethod && m.etcd != nil && m.etcd.Server.IsLearner() {
-		return m.learning(), nil
+	if info.FullMethod == statusMethod && m.etcd != nil {
+		return m.status()
 	}
 	return next(ctx, req)
 }
 
-// learning tells how a learner is, without its alarms, which nobody asks a learner for. While it
-// takes up a snapshot etcd replaces the list of alarms under whoever reads it.
-func (m *local) learning() *pb.StatusResponse {
+// status tells how the member is, in place of etcd, which reads the alarms from memory without a
+// lock: a member that takes up a snapshot, a learner or a voter that lags, replaces them under whoever
+// asks. Nobody asks a learner for its alarms.
+func (m *local) status() (*pb.StatusResponse, error) {
 	s := m.etcd.Server
-	return &pb.StatusResponse{
+	st := &pb.StatusResponse{
 		Header: &pb.ResponseHeader{
 			ClusterId: uint64(s.Cluster().ID()), MemberId: uint64(s.MemberID()), RaftTerm: s.Term(),
 		},
 		Version: version.Version, Leader: uint64(s.Leader()), RaftIndex: s.CommittedIndex(),
-		RaftAppliedIndex: s.AppliedIndex(), RaftTerm: s.Term(), IsLearner: true,
+		RaftAppliedIndex: s.AppliedIndex(), RaftTerm: s.Term(), IsLearner: s.IsLearner(),
+		DbSize: s.Backend().Size(), DbSizeInUse: s.Backend().SizeInUse(),
 	}
+	if st.IsLearner {
+		return st, nil
+	}
+	if st.Leader == 0 {
+		st.Errors = append(st.Errors, "no leader")
+	}
+	list, err := m.alarms()
+	for _, a := range list {
+		st.Errors = append(st.Errors, a.String())
+	}
+	return st, err
+}
+
+// alarms lists etcd's alarms, as the database has them.
+func (m *local) alarms() ([]*pb.AlarmMember, error) {
+	s := m.etcd.Server
+	return schema.NewAlarmBackend(s.Logger(), s.Backend()).GetAllAlarms()
 }
 
 // votes tells whether the member has a vote. One that was removed a moment ago has none: etcd
