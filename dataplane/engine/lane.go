@@ -424,15 +424,26 @@ func (l *lane) place(c *chunk) error {
 }
 
 // setOpen changes the open segment; the seal lock is held. Checkpoints learn its sequence under mu
-// alone: a writer holds the seal lock while it waits for records or for space.
+// alone: a writer holds the seal lock while it waits for records or for space. Without one they
+// learn what is above the last: a mark that named it would have a start look for the log in a
+// segment that may be empty by then, free, and written over by copies.
 func (l *lane) setOpen(o *openSegment) {
-	l.open = o
-	if o == nil {
-		return // the next one is not known yet: the old bound stays
+	seq := l.open.after()
+	if o != nil {
+		seq = o.seq
 	}
+	l.open = o
 	l.mu.Lock()
-	l.mu.openSeq = o.seq
+	l.mu.openSeq = max(l.mu.openSeq, seq)
 	l.mu.Unlock()
+}
+
+// after gives the least sequence of a segment that is opened behind this one; 0 of none.
+func (o *openSegment) after() uint64 {
+	if o == nil {
+		return 0
+	}
+	return o.seq + 1
 }
 
 // fits tells whether a chunk of n bytes with so many header bytes leaves room for the footer.

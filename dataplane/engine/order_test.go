@@ -322,3 +322,53 @@ func TestEntersAlone(t *testing.T) {
 	}
 	check(t, v, 1, 2)
 }
+
+// TestMarkIsAboveWhatWasLeft proves that a checkpoint between two segments of a lane, one left and
+// the next not open yet, marks the log above the first: what is left may be empty, and is free then
+// for anybody's bytes, copies too. A start that looked there took them for a header that is damaged.
+func TestMarkIsAboveWhatWasLeft(t *testing.T) {
+	inner := newMem(t, 12<<20, 256<<10, 1)
+	dev := faulty.New(inner, nil)
+	e := open(t, dev, quiet)
+	v := create(t, e, 16*domain.MiB)
+	must(t, e.Checkpoint()) // its own segment is open
+	l := e.lanes[0]
+	for n := uint64(1); l.open == nil || l.open.used < 220<<10; n++ {
+		must(t, put(v, data(0, 1, n)))
+	}
+	must(t, put(v, &Record{Kind: segment.KindUnmap, Block: 0, Count: 1}))
+	left := l.open.id
+	e.space.mu.Lock()
+	var stalls []*faulty.Armed
+	for _, id := range e.space.mu.free {
+		stalls = append(stalls, dev.Add(faulty.Rule{
+			On: faulty.Write, Off: e.space.off(id), Len: segment.Sector, Times: 1, Stall: true,
+		}))
+	}
+	e.space.mu.Unlock()
+	told := later(v, data(1, 12, 9))
+	for sealed := false; !sealed; runtime.Gosched() { // now the next one is opened
+		e.space.mu.Lock()
+		sealed = e.space.mu.segs[left].state == segSealed
+		e.space.mu.Unlock()
+	}
+	must(t, e.Checkpoint())
+	e.space.mu.Lock()
+	seq, state := e.space.mu.segs[left].seq, e.space.mu.segs[left].state
+	e.space.mu.Unlock()
+	a, err := e.readAnchor()
+	must(t, err)
+	if state != segFree || a.Lanes[0].Sequence <= seq {
+		t.Errorf("the mark is %+v, segment %d of sequence %d is %v", a.Lanes[0], left, seq, state)
+	}
+	spoilAt(t, inner, e.space.off(left), segment.Sector, func(b []byte) { copy(b, fill(1, 3)) })
+	img := inner.Clone()
+	for _, s := range stalls {
+		s.Release()
+	}
+	must(t, <-told)
+	e.Abandon()
+	e = open(t, img, func(c *Config) { c.Report = func(f Fact) { t.Errorf("reported %+v", f) } })
+	defer e.Abandon()
+	check(t, mustVolume(t, e), 0, 0)
+}
