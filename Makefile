@@ -7,7 +7,7 @@ PKGS    := ./...
 TESTRUN := $(GO) run ./testing/testrun
 
 .DEFAULT_GOAL := build
-.PHONY: build run test check fmt lint wire api crash fuzz bench bench-fill bench-recover bench-move bench-log iscsi-cu e2e guest clean
+.PHONY: build run test check fmt lint wire api crash model fuzz bench bench-fill bench-recover bench-move bench-log iscsi-cu e2e guest clean
 
 build: ## the binary
 	CGO_ENABLED=0 $(GO) build -o $(BIN) ./cmd/weft
@@ -44,6 +44,11 @@ wire: ## the wiring, after a provider changed
 crash: ## a long crash enumeration, so many images over all tests: make crash IMAGES=1000000
 	$(GO) -C dataplane/engine test -count=1 -timeout 0 -run '$(or $(TESTS),Crash)' \
 		-args $(if $(ROUND),-crash.round $(ROUND),-crash.images $(or $(IMAGES),1000000))
+
+# A seed that fails alone: -args -fleets 1 -fleet.first SEED, or -models 1 -model.first SEED.
+model: ## long random runs, seed by seed: make model FLEETS=5000 MODELS=300
+	$(GO) -C dataplane/engine test -count=1 -v -timeout 0 -run '^Test(C10Fleet|Model|JournalModel)$$' \
+		-args -fleets $(or $(FLEETS),5000) -models $(or $(MODELS),300)
 
 fuzz: ## every fuzz target for a while: make fuzz TIME=1m
 	.ci/fuzz $(or $(TIME),30s)
