@@ -270,8 +270,8 @@ func (e *equipping) target(from *unit, f engine.Family) (*unit, error) {
 }
 
 // choosePlace gives the place for a family: of those that may take it the one of the same medium
-// with the most room, else of the next faster one. A family that is compressed needs room for what it
-// takes where it is compressed again at once. NoSpace where there is none says how much is
+// with the most room, else of the next faster one. A family that is compressed needs room for what
+// it takes where it is compressed again at once. NoSpace where there is none says how much is
 // missing.
 func choosePlace(from place, list []place, f engine.Family) (int, error) {
 	need := func(p place) domain.Bytes {

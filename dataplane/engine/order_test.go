@@ -325,7 +325,8 @@ func TestEntersAlone(t *testing.T) {
 
 // TestMarkIsAboveWhatWasLeft proves that a checkpoint between two segments of a lane, one left and
 // the next not open yet, marks the log above the first: what is left may be empty, and is free then
-// for anybody's bytes, copies too. A start that looked there took them for a header that is damaged.
+// for anybody's bytes, copies too. A start that looked there took them for a header that is
+// damaged.
 func TestMarkIsAboveWhatWasLeft(t *testing.T) {
 	inner := newMem(t, 12<<20, 256<<10, 1)
 	dev := faulty.New(inner, nil)

@@ -112,8 +112,8 @@ func (m *local) survive(
 }
 
 // status tells how the member is, in place of etcd, which reads the alarms from memory without a
-// lock: a member that takes up a snapshot, a learner or a voter that lags, replaces them under whoever
-// asks. Nobody asks a learner for its alarms.
+// lock: a member that takes up a snapshot, a learner or a voter that lags, replaces them under
+// whoever asks. Nobody asks a learner for its alarms.
 func (m *local) status() (*pb.StatusResponse, error) {
 	s := m.etcd.Server
 	st := &pb.StatusResponse{
