@@ -19,6 +19,7 @@ type batch struct {
 	moves []settle
 	now   int32  // which of the moves is logged
 	order []rank // of what was found
+	room  []rank // to sort that in
 	line  []rank // of the moves, as they are logged
 	crcs  []uint32
 	ended []*heldRecord // of replicas, of which only what shows is destaged
@@ -76,26 +77,6 @@ type found struct {
 	version domain.Version
 	gen     uint32
 	era     uint16
-}
-
-// rank is the place of a record, or of a move, in the order of the index. It is apart from them,
-// which are too large to be swapped about while sorting.
-type rank struct {
-	line  uint64 // lane; whole records first; then branch
-	block uint64
-	at    int32 // in the list of records, or of moves
-}
-
-func lineOf(l *lane, branch uint32) uint64 { return uint64(l.no)<<33 | 1<<32 | uint64(branch) }
-
-func compareRanks(x, y rank) int {
-	switch {
-	case x.line < y.line, x.line == y.line && x.block < y.block:
-		return -1
-	case x.line == y.line && x.block == y.block:
-		return 0
-	}
-	return 1
 }
 
 // sort orders the moves: by lane, parents before their kids, by block; but records of replicas that
@@ -221,7 +202,7 @@ func (n *nvram) prepare() error {
 		n.collect(sl)
 	}
 	defer clear(b.found)
-	slices.SortFunc(b.order, compareRanks)
+	b.order, b.room = sortRanks(b.order, b.room)
 	whole, crcs := len(b.moves), len(b.crcs)
 	for {
 		n.lookUp()
