@@ -30,11 +30,12 @@ type batch struct {
 	base   []int      // by slot: what added to a place in it gives the block's place among those
 	bad    []transfer
 
-	away   []*group // on their way to be durable, in their order
-	spare  []*group
-	turn   bool // the destager has its turn on the device
-	asked  bool // somebody waits for the batch whatever the fill
-	rested time.Duration
+	away    []*group // on their way to be durable, in their order
+	spare   []*group
+	flushed chan struct{} // closed when the last group that is flushed is durable; may be nil
+	turn    bool          // the destager has its turn on the device
+	asked   bool          // somebody waits for the batch whatever the fill
+	rested  time.Duration
 
 	squeezer squeezer
 	pad      pad

@@ -19,10 +19,11 @@ type sent struct {
 // group is chunks of the destager that one flush makes durable, while the destager prepares the
 // next ones. Groups become durable in their order.
 type group struct {
-	chunks []sent                   // in the order of each lane
-	writes sync.WaitGroup           // until each is on the device, or failed
-	faults uint64                   // of the engine, when the group began
-	last   [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
+	chunks  []sent                   // in the order of each lane
+	writes  sync.WaitGroup           // until each is on the device, or failed
+	durable chan struct{}            // closed when the flush behind them has ended; nil: there is none
+	faults  uint64                   // of the engine, when the group began
+	last    [segment.LanesMax]uint64 // LSN that each lane gave last; 0: none
 
 	// Of the batch that ends with the group:
 	slots  []*nvSlot     // free when it is durable
@@ -75,12 +76,37 @@ func (n *nvram) depart(g *group, chunks []sent, began time.Duration) error {
 	}
 	g.began, g.rested = began, b.rested
 	b.away = append(b.away, g)
+	var err error
 	for _, s := range chunks {
-		if err := n.send(s.l, s.c, g); err != nil {
-			return err
+		if err = n.send(s.l, s.c, g); err != nil {
+			break
 		}
 	}
-	return nil
+	if n.e.fua && len(g.chunks) > 0 { // what was sent enters the index, whatever became of others
+		before := b.flushed
+		g.durable = make(chan struct{})
+		b.flushed = g.durable
+		go n.flush(g, before)
+	}
+	return err
+}
+
+// flush makes a group durable as soon as it is written and the one before it is durable, while the
+// destager is at the next one. What fails is known from then on to all that relies on flushes.
+func (n *nvram) flush(g *group, before <-chan struct{}) {
+	defer close(g.durable)
+	g.writes.Wait()
+	if before != nil {
+		<-before
+	}
+	e := n.e
+	if e.failed.Load() {
+		return
+	}
+	if err := e.dev.Flush(background); err != nil {
+		e.faults.Add(1)
+		e.report(Fact{What: "write-error", Detail: "flush: " + err.Error()})
+	}
 }
 
 // land waits until no more than so many groups are under way. An error leaves the engine out of
@@ -90,7 +116,7 @@ func (n *nvram) land(left int) (err error) {
 	for len(b.away) > left {
 		g := b.away[0]
 		b.away = slices.Delete(b.away, 0, 1)
-		if failed := n.flush(g); err == nil {
+		if failed := n.settle(g); err == nil {
 			err = failed
 		}
 		if err == nil {
@@ -116,21 +142,16 @@ func (n *nvram) endTurn() {
 	}
 }
 
-// flush waits for a group's writes, makes them durable by one flush, and lets them into the index.
-// If the flush failed, or anything that may have been one since the group began, all of it is
-// written once more, durably, in other segments. An error leaves the engine out of service.
-func (n *nvram) flush(g *group) error {
+// settle waits until a group is written and flushed, and lets it into the index. If its flush
+// failed, or anything that may have been one since the group began, all of it is written once more,
+// durably, in other segments. An error leaves the engine out of service.
+func (n *nvram) settle(g *group) error {
 	e := n.e
 	g.writes.Wait()
-	var bad error
-	if e.fua && len(g.chunks) > 0 && !e.failed.Load() {
-		bad = e.dev.Flush(background)
-		if bad != nil {
-			e.faults.Add(1)
-			e.report(Fact{What: "write-error", Detail: "flush: " + bad.Error()})
-		}
+	if g.durable != nil {
+		<-g.durable
 	}
-	again := e.fua && (bad != nil || e.faults.Load() != g.faults)
+	again := e.fua && e.faults.Load() != g.faults
 	var failed error
 	for _, s := range g.chunks {
 		err := s.c.err

@@ -57,7 +57,7 @@ type chunk struct {
 	room    int // most bytes of entries
 	full    bool
 	// group counts the writes of the destager's group that this belongs to: it is written without FUA,
-	// and nvram.flush tells its outcome. nil: it is not the destager's.
+	// and nvram.settle tells its outcome. nil: it is not the destager's.
 	group *sync.WaitGroup
 
 	packed []byte // compressed blocks, which go behind the plain ones when the chunk is full
