@@ -19,6 +19,11 @@ type InspectPrograms struct {
 		DeviceCheck, error)
 	// InspectJournal tells what stands in a node's NVRAM.
 	InspectJournal func(path string) (JournalCheck, error)
+	// InspectSegment tells all that stands in a segment, with entries where they are asked for.
+	InspectSegment func(ctx context.Context, path string, n uint32, entries bool) (
+		SegmentDump, error)
+	// InspectExtents tells where blocks stand.
+	InspectExtents func(ctx context.Context, path string, q ExtentQuery) (DeviceExtents, error)
 }
 
 // JournalCheck is what stands in a node's NVRAM.
@@ -128,18 +133,16 @@ func (t *tool) inspectCommand() *cobra.Command {
 		Use: "inspect", Short: "Show what stands on a device of a stopped node",
 		Long: `Show what stands on a device. The node that uses it must be stopped; nothing is written.
 DEVICE is a block device, or a file such as devices/flash0.img in a node's data folder;
-NVRAM is what was given to weft serve --nvram.`,
+NVRAM is what was given to weft serve --nvram. From the whole to the byte: device, index, index
+--volume (which segment a block stands in), segment, segment N --entries (its record there).`,
 		Example: "  weft inspect device /srv/weft/devices/flash0.img\n" +
-			"  weft inspect index /dev/nvme1n1 -o json\n  weft inspect segment /dev/nvme1n1",
+			"  weft inspect index /dev/nvme1n1 -o json\n" +
+			"  weft inspect index /dev/nvme1n1 --volume 1 --from 2048 --blocks 16\n" +
+			"  weft inspect segment /dev/nvme1n1 12 --entries",
 	}
 	cmd.AddCommand(
-		t.inspect("device", "Show the device's frame: whose it is, its checkpoint, what lives",
-			func(d DeviceCheck) listing { return frameListing(d) }),
-		t.inspect("index", "Show the volumes and snapshots on a device, and what each holds",
-			func(d DeviceCheck) listing { return branchListing(d) }),
-		t.inspect("segment", "Show the segments of a device, and what lives in each",
-			func(d DeviceCheck) listing { return segmentListing(d) }),
-		t.inspectJournal(),
+		t.inspectDevice(),
+		t.inspectIndex(), t.inspectSegment(), t.inspectJournal(),
 	)
 	return cmd
 }
@@ -150,8 +153,9 @@ func (t *tool) inspectJournal() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		Long: `Show what stands in a node's NVRAM: the journal of each of its devices, how much of it was
 acknowledged and is not known to be on the device, and what of it does not verify. Nothing
-is written. The node must be stopped. -o json lists the slots, too.`,
-		Example: "  weft inspect journal /mnt/pmem/weft\n  weft inspect journal /mnt/pmem/weft -o json",
+is written. The node must be stopped. NVRAM is what weft serve --nvram takes, without a size: a
+file or a device-dax. -o json lists the slots, too.`,
+		Example: "  weft inspect journal /mnt/pmem/weft -o json\n  weft inspect journal /dev/dax0.0",
 	}
 	out := choose(cmd, "output", "o", "form of the answer", "table", "json", "yaml", "name")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -188,11 +192,12 @@ func journalListing(j JournalCheck) listing {
 	return l
 }
 
-func (t *tool) inspect(what, short string, form func(DeviceCheck) listing) *cobra.Command {
+func (t *tool) inspectDevice() *cobra.Command {
+	short := "Show the device's frame: whose it is, its checkpoint, what lives"
 	cmd := &cobra.Command{
-		Use: what + " DEVICE", Short: short, Args: cobra.ExactArgs(1), Long: short + ".",
-		Example: "  weft inspect " + what + " devices/flash0.img\n  weft inspect " + what +
-			" devices/flash0.img -o json",
+		Use: "device DEVICE", Short: short, Args: cobra.ExactArgs(1), Long: short + ".",
+		Example: "  weft inspect device devices/flash0.img\n" +
+			"  weft inspect device devices/flash0.img -o json",
 	}
 	out := choose(cmd, "output", "o", "form of the answer", "table", "json", "yaml", "name")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -200,7 +205,7 @@ func (t *tool) inspect(what, short string, form func(DeviceCheck) listing) *cobr
 		if err != nil {
 			return err
 		}
-		return show(cmd.OutOrStdout(), out.value, form(d), t.colours(cmd))
+		return show(cmd.OutOrStdout(), out.value, frameListing(d), t.colours(cmd))
 	}
 	return cmd
 }
@@ -344,7 +349,24 @@ func progress(w io.Writer) func(string) {
 // verdict tells a check in words.
 func verdict(d DeviceCheck) string {
 	var b strings.Builder
-	for _, p := range d.Problems {
+	b.WriteString(problemLines(d.Problems))
+	sound := "is sound"
+	if !d.Sound {
+		sound = fmt.Sprintf("has %d problems", len(d.Problems))
+	}
+	fmt.Fprintf(&b, "device %s %s: %s live, %s read, %d chunks of log replayed\n", d.Device, sound,
+		rounded(d.Live), rounded(d.Read), d.Replayed)
+	if d.Journal != "" {
+		fmt.Fprintf(&b, "newer writes may stand in journal %s of its node's NVRAM (of %s it is known); "+
+			"it is not checked here: weft inspect journal NVRAM\n", d.Journal, rounded(d.Journaled))
+	}
+	return b.String()
+}
+
+// problemLines tells problems, each in a line.
+func problemLines(list []DeviceProblem) string {
+	var b strings.Builder
+	for _, p := range list {
 		of := ""
 		if p.Volume != "" {
 			of = fmt.Sprintf(", block %d of volume %s", p.Block, p.Volume)
@@ -356,16 +378,6 @@ func verdict(d DeviceCheck) string {
 			of += ", version " + p.Version
 		}
 		fmt.Fprintf(&b, "%s at %d%s: %s\n", p.Part, p.Offset, of, oneLine(p.Detail))
-	}
-	sound := "is sound"
-	if !d.Sound {
-		sound = fmt.Sprintf("has %d problems", len(d.Problems))
-	}
-	fmt.Fprintf(&b, "device %s %s: %s live, %s read, %d chunks of log replayed\n", d.Device, sound,
-		rounded(d.Live), rounded(d.Read), d.Replayed)
-	if d.Journal != "" {
-		fmt.Fprintf(&b, "newer writes may stand in journal %s of its node's NVRAM (of %s it is known); "+
-			"it is not checked here: weft inspect journal NVRAM\n", d.Journal, rounded(d.Journaled))
 	}
 	return b.String()
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"weft/backends"
 )
 
@@ -190,5 +192,54 @@ func TestSizeOfADevice(t *testing.T) {
 	}
 	if _, err := Size(filepath.Join(sys, "none")); !errors.Is(err, backends.ErrNotPresent) {
 		t.Errorf("of nothing: %v", err)
+	}
+}
+
+// TestReading proves that a reader sees the bytes and changes none, that it stands beside other
+// readers and not beside a writer, and that what is no NVRAM is refused, not waited for.
+func TestReading(t *testing.T) {
+	path := shm(t)
+	if _, err := OpenReading(path); !errors.Is(err, backends.ErrNotPresent) {
+		t.Errorf("of nothing: %v", err)
+	}
+	w, err := Open(path, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(w.Bytes()[100:], "kept")
+	if _, err := OpenReading(path); !errors.Is(err, backends.ErrLocked) {
+		t.Errorf("beside a writer: %v", err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var both [2]*Region
+	for i := range both {
+		if both[i], err = OpenReading(path); err != nil {
+			t.Fatal(err)
+		}
+		if b := both[i].Bytes(); len(b) != size || !bytes.Equal(b[100:104], []byte("kept")) {
+			t.Errorf("%d bytes, %q", len(b), b[100:104])
+		}
+	}
+	if _, err := Open(path, size); !errors.Is(err, backends.ErrLocked) {
+		t.Errorf("a writer beside readers: %v", err)
+	}
+	if err := errors.Join(both[0].Close(), both[1].Close()); err != nil {
+		t.Fatal(err)
+	}
+	pipe, empty := path+".pipe", path+".empty"
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[string]error{
+		pipe: ErrKind, "/dev/zero": ErrKind, filepath.Dir(path): ErrKind, empty: backends.ErrNotPresent,
+	} {
+		if _, err := OpenReading(at); !errors.Is(err, want) {
+			t.Errorf("%s: %v", at, err)
+		}
 	}
 }

@@ -80,6 +80,36 @@ func Open(path string, size int64) (*Region, error) {
 	return r, nil
 }
 
+// OpenReading maps what is at path for reading alone, whole, and holds it against those who write:
+// a store to Bytes kills the process, and Persist has nothing to do. The mapping is shared, as that
+// of a device-dax must be, so it shows what others store.
+//
+// Errors: ErrLocked, ErrNotPresent also for a file without a byte, ErrKind, or that of the system.
+func OpenReading(path string) (*Region, error) {
+	size, err := Size(path) // before it is opened: a reader of a pipe would wait for a writer
+	if err != nil {
+		return nil, err
+	}
+	if size == 0 {
+		return nil, fmt.Errorf("nvram: %s: it is empty: %w", path, backends.ErrNotPresent)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fail(path, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fail(path, err), f.Close())
+	}
+	hold, err := unix.MmapPtr(int(f.Fd()), 0, nil, uintptr(size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, errors.Join(fail(path, err), f.Close())
+	}
+	return &Region{
+		file: f, mapped: unsafe.Slice((*byte)(hold), size),
+		geometry: backends.Geometry{Size: size, MemoryAlign: 1, Path: path, Model: "read-only mapping"},
+	}, nil
+}
+
 func open(f *os.File, path string, size int64) (*Region, error) {
 	fd := int(f.Fd())
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {

@@ -2,13 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"weft/adapters/cli"
 	"weft/backends"
+	"weft/backends/nvram"
 	"weft/dataplane/fsck"
 	"weft/dataplane/journal"
 	"weft/dataplane/segment"
@@ -47,29 +46,17 @@ func checkDoc(path string, r *fsck.Report) cli.DeviceCheck {
 		Segment: domain.Bytes(r.Super.SegmentSize), Lanes: int(r.Super.Lanes), Anchor: r.Anchor.Seq,
 		Clean: r.Anchor.Clean, Replayed: r.Replayed, Live: domain.Bytes(r.Live),
 		Saved: domain.Bytes(r.Saved), Garbage: domain.Bytes(r.Garbage), Read: domain.Bytes(r.Read),
-		Sound: r.Sound(), Problems: []cli.DeviceProblem{}, Held: r.Held,
+		Sound: r.Sound(), Problems: problemDocs(r.Problems), Held: r.Held,
 		HeldOnly: domain.Bytes(r.HeldBytes), Journaled: domain.Bytes(r.Journaled),
 	}
 	if r.Anchor.Journal != 0 {
 		d.Journal = fmt.Sprintf("%016x", r.Anchor.Journal)
 	}
-	id := func(u domain.UUID) string {
-		if u.IsZero() {
-			return ""
-		}
-		return u.String()
-	}
-	for _, p := range r.Problems {
-		d.Problems = append(d.Problems, cli.DeviceProblem{
-			Part: p.Part, Offset: p.Off, Segment: p.Segment, Volume: id(p.Volume.UUID),
-			Snapshot: id(p.Snapshot.UUID), Block: p.Block, Version: p.Version, Detail: p.Detail,
-		})
-	}
 	for _, b := range r.Branches {
 		x := cli.DeviceBranch{
 			ID: b.ID, Parent: b.Parent, Family: b.Family, State: "kept", Generation: b.Gen,
 			Size: domain.Bytes(b.Size), Own: domain.Bytes(b.Own), Sees: domain.Bytes(b.Sees),
-			Volume: id(b.Volume.UUID), Snapshot: id(b.Snapshot.UUID),
+			Volume: idText(b.Volume.UUID), Snapshot: idText(b.Snapshot.UUID),
 		}
 		switch {
 		case b.Named && b.Replica:
@@ -91,55 +78,46 @@ func checkDoc(path string, r *fsck.Report) cli.DeviceCheck {
 	return d
 }
 
-// frozen is a file's bytes in memory of this process alone: what is stored there goes nowhere.
-type frozen struct {
-	path string
-	mem  []byte
+func problemDocs(list []fsck.Problem) []cli.DeviceProblem {
+	docs := []cli.DeviceProblem{}
+	for _, p := range list {
+		docs = append(docs, cli.DeviceProblem{
+			Part: p.Part, Offset: p.Off, Segment: p.Segment, Volume: idText(p.Volume.UUID),
+			Snapshot: idText(p.Snapshot.UUID), Block: p.Block, Version: p.Version, Detail: p.Detail,
+		})
+	}
+	return docs
 }
 
-// Geometry implements backends.ByteDevice.
-func (f frozen) Geometry() backends.Geometry {
-	return backends.Geometry{Size: int64(len(f.mem)), Path: f.path}
+// idText is empty for no id.
+func idText(u domain.UUID) string {
+	if u.IsZero() {
+		return ""
+	}
+	return u.String()
 }
-
-// Bytes implements backends.ByteDevice.
-func (f frozen) Bytes() []byte { return f.mem }
-
-// Persist implements backends.ByteDevice.
-func (frozen) Persist(int64, int64) {}
-
-// Close implements backends.ByteDevice.
-func (f frozen) Close() error { return unix.Munmap(f.mem) }
 
 // inspectJournal is `weft inspect journal`.
 func inspectJournal(path string) (cli.JournalCheck, error) {
 	const op = "inspect"
-	file, err := os.Open(path)
-	if err != nil {
-		return cli.JournalCheck{}, domain.Wrap(asDomain(err), op, path)
-	}
-	defer func() { _ = file.Close() }() // nothing was written
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+	mapped, err := nvram.OpenReading(path)
+	switch {
+	case errors.Is(err, backends.ErrLocked):
 		return cli.JournalCheck{}, &domain.Error{
 			Op: op, Kind: domain.Locked, Ref: path, Msg: "another process uses the NVRAM",
 			Remedy: "stop the node first",
 		}
+	case errors.Is(err, nvram.ErrKind):
+		return cli.JournalCheck{}, &domain.Error{
+			Op: op, Kind: domain.Invalid, Ref: path, Msg: "it is neither a file nor a device-dax",
+			Remedy: "name what was given to weft serve --nvram, without the size; of a disk: weft inspect " +
+				"device " + path,
+		}
+	case err != nil:
+		return cli.JournalCheck{}, domain.Wrap(deviceError(err), op, path)
 	}
-	st, err := file.Stat()
-	if err != nil {
-		return cli.JournalCheck{}, domain.Wrap(asDomain(err), op, path)
-	}
-	if st.Size() == 0 || !st.Mode().IsRegular() {
-		return cli.JournalCheck{}, domain.Errorf(domain.NotFound, "%s: no NVRAM of a node is there", path)
-	}
-	mem, err := unix.Mmap(int(file.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE)
-	if err != nil {
-		return cli.JournalCheck{}, domain.Wrap(asDomain(err), op, path)
-	}
-	f := frozen{path, mem}
-	defer func() { _ = f.Close() }() // it was a view
-	c, err := journal.Inspect(f)
+	defer func() { _ = mapped.Close() }() // it was a view
+	c, err := journal.Inspect(mapped)
 	if err != nil {
 		return cli.JournalCheck{}, domain.Wrap(err, op, path)
 	}

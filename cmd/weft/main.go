@@ -43,8 +43,11 @@ func run() int {
 	context.AfterFunc(ctx, func() { time.AfterFunc(patience, stop) })
 	return cli.Main(ctx, cli.Programs{
 		Serve: serve, Demo: demo, NewToken: newAdminToken, SignIn: signIn, VerifyLog: verifyLog,
-		Version:         version(),
-		InspectPrograms: cli.InspectPrograms{CheckDevice: checkDevice, InspectJournal: inspectJournal},
+		Version: version(),
+		InspectPrograms: cli.InspectPrograms{
+			CheckDevice: checkDevice, InspectJournal: inspectJournal,
+			InspectSegment: inspectSegment, InspectExtents: inspectExtents,
+		},
 		RecoverPrograms: cli.RecoverPrograms{Recover: recoverLog},
 		BackupPrograms: cli.BackupPrograms{
 			Backup: backup, VerifyBackup: verifyBackup, Restore: restore,

@@ -136,7 +136,7 @@ func (c *checker) segment(s *Segment, live []seen) {
 		}
 	}
 	for _, f := range footer {
-		if !slices.ContainsFunc(found, func(o chunk) bool { return o.off == f.off && o.CRC == f.CRC }) {
+		if !holds(found, &f) {
 			c.problem(Problem{Part: "chunk", Off: f.off, Segment: int64(s.ID)},
 				"its header does not verify; the footer has it")
 		}

@@ -95,6 +95,8 @@ type checker struct {
 	marks []segment.LaneMark
 	index index
 	lives map[uint32]segment.Life // of the disk of a pair
+
+	lostLeaves map[key]bool // of the checkpoint, that do not verify
 }
 
 func (c *checker) problem(p Problem, format string, args ...any) {
@@ -272,7 +274,9 @@ func (c *checker) leaves() {
 	if c.Root == nil {
 		return
 	}
+	c.lostLeaves = map[key]bool{}
 	for _, ref := range c.Root.Leaves {
+		c.lostLeaves[key{ref.Branch, ref.Extent}] = true // until it is there
 		p := Problem{Part: "index", Off: int64(ref.Piece.Off), Segment: c.segmentOf(int64(ref.Piece.Off))}
 		p.Block = uint64(ref.Extent) * segment.LeafBlocks
 		if n := c.index.nodes[ref.Branch]; n != nil {
@@ -296,6 +300,7 @@ func (c *checker) leaves() {
 			continue
 		}
 		c.index.leaves[key{ref.Branch, ref.Extent}] = lf
+		delete(c.lostLeaves, key{ref.Branch, ref.Extent})
 	}
 }
 
@@ -346,21 +351,9 @@ type Options struct {
 // where the device does not answer.
 func Check(dev Reader, size int64, o Options) (*Report, error) {
 	c := &checker{dev: dev, size: size, o: o}
-	if err := c.supers(); err != nil {
+	if err := c.load(); err != nil {
 		return nil, err
 	}
-	if int64(c.Super.Size) > size {
-		return nil, domain.Errorf(domain.Corrupt, "the device shrank from %s to %s",
-			domain.Bytes(c.Super.Size), domain.Bytes(size))
-	}
-	if err := c.anchor(); err != nil {
-		return nil, err
-	}
-	c.headers()
-	c.root()
-	c.tellLives()
-	c.index.load(c.Root)
-	c.leaves()
 	if c.Root != nil || c.Anchor.Root.Bytes == 0 {
 		c.replay()
 		c.index.empty()
@@ -368,4 +361,24 @@ func Check(dev Reader, size int64, o Options) (*Report, error) {
 	}
 	slices.SortFunc(c.Places, func(a, b Place) int { return cmp.Compare(a.Off, b.Off) })
 	return &c.Report, nil
+}
+
+// load reads the checkpoint and the headers of the segments.
+func (c *checker) load() error {
+	if err := c.supers(); err != nil {
+		return err
+	}
+	if int64(c.Super.Size) > c.size {
+		return domain.Errorf(domain.Corrupt, "the device shrank from %s to %s",
+			domain.Bytes(c.Super.Size), domain.Bytes(c.size))
+	}
+	if err := c.anchor(); err != nil {
+		return err
+	}
+	c.headers()
+	c.root()
+	c.tellLives()
+	c.index.load(c.Root)
+	c.leaves()
+	return nil
 }

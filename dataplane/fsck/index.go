@@ -200,17 +200,7 @@ type walk struct {
 }
 
 func (w *walk) branch(id uint32, view [segment.LeafBlocks]seen) {
-	if lf := w.x.leaves[key{id, w.ext}]; lf != nil {
-		for i, loc := range lf.Loc {
-			switch loc.Kind() {
-			case segment.None:
-			case segment.Hole:
-				view[i] = seen{}
-			case segment.Zero, segment.Lost, segment.Flash:
-				view[i] = seen{loc, id, uint64(w.ext)*segment.LeafBlocks + uint64(i)}
-			}
-		}
-	}
+	w.x.lay(id, w.ext, &view)
 	for _, s := range view {
 		k := s.loc.Kind()
 		if k == segment.Flash {
@@ -222,5 +212,22 @@ func (w *walk) branch(id uint32, view [segment.LeafBlocks]seen) {
 	}
 	for _, kid := range w.x.nodes[id].kids {
 		w.branch(kid, view)
+	}
+}
+
+// lay lays what a branch says of an extent over what it stands on.
+func (x *index) lay(id, ext uint32, view *[segment.LeafBlocks]seen) {
+	lf := x.leaves[key{id, ext}]
+	if lf == nil {
+		return
+	}
+	for i, loc := range lf.Loc {
+		switch loc.Kind() {
+		case segment.None:
+		case segment.Hole:
+			view[i] = seen{}
+		case segment.Zero, segment.Lost, segment.Flash:
+			view[i] = seen{loc, id, uint64(ext)*segment.LeafBlocks + uint64(i)}
+		}
 	}
 }

@@ -2,6 +2,8 @@ package fsck
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"slices"
 
 	"weft/dataplane/segment"
@@ -15,6 +17,33 @@ type chunk struct {
 	chain   uint32
 }
 
+// Why a chunk whose header verifies does not count where it stands.
+var (
+	errLife  = errors.New("it is of another life of the segment")
+	errCut   = errors.New("it reaches beyond the segment's end")
+	errPlace = errors.New("it was sealed for another place")
+)
+
+// chunkAt gives the chunk that begins at an offset in a segment, whose bytes are b. The error says
+// that none does, or why it does not count there; then what its header says is given all the same.
+func (c *checker) chunkAt(s *Segment, at int64, b []byte) (chunk, error) {
+	h, entries, err := segment.DecodeChunk(b, c.Super.Salt)
+	if err != nil {
+		return chunk{}, err
+	}
+	k := chunk{Chunk: *h, off: s.Off + at}
+	switch {
+	case h.Sequence != s.Sequence:
+		return k, errLife
+	case at+int64(h.Bytes()) > int64(c.Super.SegmentSize):
+		return k, errCut
+	case !h.Stands(k.off):
+		return k, errPlace
+	}
+	k.entries, k.chain = slices.Clone(entries), h.Chain(entries)
+	return k, nil
+}
+
 // chunks gives every valid chunk of a segment's life, by place, found by looking at every sector;
 // and, apart, what a footer says, nil when there is none.
 func (c *checker) chunks(s *Segment) (found, footer []chunk) {
@@ -22,33 +51,47 @@ func (c *checker) chunks(s *Segment) (found, footer []chunk) {
 	if err != nil {
 		return c.sectors(s), nil
 	}
-	for at := int64(segment.Sector); at < int64(len(whole)); at += segment.Sector {
-		h, entries, err := segment.DecodeChunk(whole[at:min(at+segment.HeaderMax, int64(len(whole)))],
-			c.Super.Salt)
-		if err != nil || h.Sequence != s.Sequence || at+int64(h.Bytes()) > int64(len(whole)) ||
-			!h.Stands(s.Off+at) {
-			continue
-		}
-		found = append(found, chunk{*h, s.Off + at, slices.Clone(entries), h.Chain(entries)})
-		at += int64(h.Bytes()) - segment.Sector
-	}
+	found = c.sweep(s, whole)
 	s.Chunks = len(found)
-	last := whole[len(whole)-segment.Sector:]
-	t, err := segment.DecodeTrailer(last)
-	if err != nil || t.Sequence != s.Sequence ||
-		segment.RoundUp(int(t.Bytes), segment.Sector) > len(whole)-2*segment.Sector {
-		return found, nil
-	}
-	at := len(whole) - segment.Sector - segment.RoundUp(int(t.Bytes), segment.Sector)
-	err = t.Each(whole[at:], c.Super.Salt, func(off uint32, h *segment.Chunk, entries []byte) error {
-		footer = append(footer, chunk{*h, s.Off + int64(off), slices.Clone(entries), h.Chain(entries)})
-		return nil
-	})
+	_, footer, err = c.footer(s, whole)
 	if err != nil {
 		return found, nil // a crash tears footers; they save reading, and nothing depends on them
 	}
 	s.Footer = true
 	return found, footer
+}
+
+// sweep looks for chunks at every sector of a segment's bytes.
+func (c *checker) sweep(s *Segment, whole []byte) (found []chunk) {
+	for at := int64(segment.Sector); at < int64(len(whole)); at += segment.Sector {
+		k, err := c.chunkAt(s, at, whole[at:min(at+segment.HeaderMax, int64(len(whole)))])
+		if err == nil {
+			found = append(found, k)
+			at += int64(k.Bytes()) - segment.Sector
+		}
+	}
+	return found
+}
+
+// footer reads the footer at the end of a segment's bytes. The trailer is given where it verifies
+// and is of the segment's life, whether the rest does or not.
+func (c *checker) footer(s *Segment, whole []byte) (*segment.Trailer, []chunk, error) {
+	t, err := segment.DecodeTrailer(whole[len(whole)-segment.Sector:])
+	if err != nil {
+		return nil, nil, err
+	}
+	size := segment.RoundUp(int(t.Bytes), segment.Sector)
+	if t.Sequence != s.Sequence || size > len(whole)-2*segment.Sector {
+		return nil, nil, fmt.Errorf("trailer: %d bytes of life %d: %w", t.Bytes, t.Sequence,
+			segment.ErrBad)
+	}
+	var list []chunk
+	at := len(whole) - segment.Sector - size
+	err = t.Each(whole[at:], c.Super.Salt, func(off uint32, h *segment.Chunk, entries []byte) error {
+		list = append(list, chunk{*h, s.Off + int64(off), slices.Clone(entries), h.Chain(entries)})
+		return nil
+	})
+	return t, list, err
 }
 
 // sectors is chunks for a segment that cannot be read in one go.
@@ -62,9 +105,8 @@ func (c *checker) sectors(s *Segment) (found []chunk) {
 				continue
 			}
 		}
-		h, entries, err := segment.DecodeChunk(b, c.Super.Salt)
-		if err == nil && h.Sequence == s.Sequence && h.Stands(s.Off+at) {
-			found = append(found, chunk{*h, s.Off + at, slices.Clone(entries), h.Chain(entries)})
+		if k, err := c.chunkAt(s, at, b); err == nil {
+			found = append(found, k)
 		}
 	}
 	return found
@@ -177,21 +219,29 @@ func (c *checker) whole(k *chunk) bool {
 		return false
 	}
 	ok := true
-	sum := func(at, n int, crc uint32) {
+	all := k.sums(func(_, _ int, _ *segment.Entry, at, n int, crc uint32) {
 		ok = ok && at+n <= len(b) && segment.Checksum(b[at:at+n]) == crc
-	}
-	all := k.each(func(en *segment.Entry, raw []byte) {
-		at := int(en.Off) * segment.Unit
-		switch en.Kind { //nolint:exhaustive // the others have no payload
-		case segment.KindData:
-			for i := range en.Count {
-				sum(at+i*segment.BlockSize, en.Stored(), en.Further(raw, i))
-			}
-		case segment.KindBranch:
-			sum(at, en.Count*segment.BranchBytes, en.CRC)
-		}
 	})
 	return ok && all
+}
+
+// sums calls fn with each part of a chunk's payload that an entry has the checksum of: which entry
+// that is, which of its blocks, and where in the payload it stands. It tells whether all entries
+// decode.
+func (k *chunk) sums(fn func(no, i int, en *segment.Entry, at, n int, crc uint32)) bool {
+	no := -1
+	return k.each(func(en *segment.Entry, raw []byte) {
+		no++
+		at := int(en.Off) * segment.Unit
+		switch en.Kind { //nolint:exhaustive // the others have no payload, or one that the root verifies
+		case segment.KindData:
+			for i := range en.Count {
+				fn(no, i, en, at+i*segment.BlockSize, en.Stored(), en.Further(raw, i))
+			}
+		case segment.KindBranch:
+			fn(no, 0, en, at, en.Count*segment.BranchBytes, en.CRC)
+		}
+	})
 }
 
 // redo applies one entry.

@@ -254,6 +254,20 @@ const (
 	KindRoot   Kind = 17
 )
 
+var kindNames = [...]string{
+	KindData: "data", KindZero: "zero", KindUnmap: "unmap", KindAlias: "alias", KindBranch: "branch",
+	KindEra: "era", KindSame: "same", KindSeal: "seal", KindLeaf: "leaf", KindDirty: "dirty",
+	KindFloor: "floor", KindRetire: "retire", KindBury: "bury", KindVoid: "void", KindRoot: "root",
+}
+
+// String names the kind as FORMAT.md does, in lower case; one without a name by its number.
+func (k Kind) String() string {
+	if int(k) < len(kindNames) && kindNames[k] != "" {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
 // Flags of an entry.
 const (
 	OutcomeApplied    uint8 = 0
