@@ -13,6 +13,8 @@ import (
 
 // VolumeInfo describes a volume or a snapshot on a device. Own and Shared make up what it sees of
 // data, as much room as that takes; the Own of all of a device, Kept included, is what lives on it.
+// They are counted as records come and say who wrote, not who sees: what a deletion gives back is
+// another question, and Sharing's to answer.
 type VolumeInfo struct {
 	ID         domain.VolumeID
 	Snapshot   domain.SnapshotID // zero for a volume

@@ -10,6 +10,7 @@
 //	E3  Torn, reordered and stale chunks are never visible; cut ones never come back.
 //	E3b Damage inside the durable log is reported and costs only its own entries.
 //	E5  A snapshot is what its volume held at one instant, to the byte; what no name sees is free.
+//	E5b What a name says that it holds alone (Sharing) is what its deletion gives back.
 //	E6  Cleaning changes no readable byte.
 //	E7  A segment is written again only after an anchor that no longer refers to it.
 //	E9  Unmap, delete and cleaning succeed on a full device; no wait without a wake-up.

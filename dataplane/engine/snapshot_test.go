@@ -333,7 +333,7 @@ func TestLateRecord(t *testing.T) {
 	recount(t, e)
 }
 
-// TestWorkers lets everything run at once: writers, readers, cuts, clones, deletions, rollbacks,
+// TestWorkers lets everything run at once: writers, readers, who asks what is shared, cuts, clones, deletions, rollbacks,
 // checkpoints and the cleaner. It proves what the race detector sees, that nobody waits for ever,
 // and that the counts are right in the end.
 func TestWorkers(t *testing.T) {
@@ -370,6 +370,9 @@ func TestWorkers(t *testing.T) {
 			for !stop.Load() {
 				for _, s := range append(e.Snapshots(v.ID()), v) {
 					_, err := holds(s, rnd.Uint64N(100))
+					if err == nil {
+						_, err = s.Sharing(background)
+					}
 					if err != nil && !domain.IsKind(err, domain.NotFound) {
 						t.Error(err)
 						return
