@@ -37,7 +37,7 @@ func snapshotKind() kind {
 		col[T]{name: "RULE", cell: func(x T) string { return first(x.Every, "-") }},
 		col[T]{name: "SIZE", cell: func(x T) string { return x.Size.String() }},
 		col[T]{name: "USED", cell: func(x T) string { return rounded(x.Used) }},
-		col[T]{name: "OWN", cell: func(x T) string { return rounded(x.Own) }},
+		col[T]{name: "WROTE", cell: func(x T) string { return rounded(x.Own) }},
 		col[T]{name: "REASON", cell: func(x T) string { return first(x.Reason, "-") }, wide: true},
 		col[T]{name: "GENERATION", cell: func(x T) string { return itoa(x.Generation) }, wide: true},
 		col[T]{name: "ID", cell: func(x T) string { return x.ID }, wide: true})

@@ -209,46 +209,116 @@ script is not asked.`,
 
 func (t *tool) describeCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "describe volume NAME", Short: "Tell all about a volume, and how to attach it",
+		Use: "describe volume|snapshot NAME", Short: "Tell all about a volume or a snapshot",
 		Long: `Tell all about one volume in words: its state, what it demands and where each demand
-comes from, and the commands that attach it.`,
-		Example: "  weft describe volume web/disk1",
+comes from, and the commands that attach it. Or about one snapshot.
+
+"Exclusive" is what no other volume or snapshot sees: what comes back when this one is
+deleted. "Written" is what was written to it since the snapshot before, whoever sees it now.`,
+		Example: "  weft describe volume web/disk1\n  weft describe snapshot web/disk1@before",
 		Args:    cobra.ExactArgs(2),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string,
 			cobra.ShellCompDirective,
 		) {
 			switch len(args) {
 			case 0:
-				return []string{"volume"}, cobra.ShellCompDirectiveNoFileComp
+				return []string{"volume", "snapshot"}, cobra.ShellCompDirectiveNoFileComp
 			case 1:
-				return t.live(cmd.Context(), volumeKind()), cobra.ShellCompDirectiveNoFileComp
+				k := volumeKind()
+				if args[0] == "snapshot" {
+					k = snapshotKind()
+				}
+				return t.live(cmd.Context(), k), cobra.ShellCompDirectiveNoFileComp
 			}
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 	form := choose(cmd, "output", "o", "form of the answer", "text", "json", "yaml")
 	cmd.RunE = t.run(func(cmd *cobra.Command, c *client.Client, args []string) error {
-		if args[0] != "volume" {
-			return &usage{fmt.Errorf("only volumes can be described, not %q", args[0]), cmd.CommandPath()}
+		var value any
+		var text func() string
+		var err error
+		switch args[0] {
+		case "volume":
+			value, text, err = t.describeVolume(cmd.Context(), c, args[1])
+		case "snapshot":
+			value, text, err = t.describeSnapshot(cmd.Context(), c, args[1])
+		default:
+			return &usage{
+				fmt.Errorf("only volumes and snapshots can be described, not %q", args[0]), cmd.CommandPath(),
+			}
 		}
-		v, err := t.volume(cmd.Context(), c, args[1])
 		if err != nil {
 			return err
 		}
-		whole, err := c.Volume(cmd.Context(), v.ID, client.At{Tenant: t.tenant})
-		if err != nil {
-			return err
-		}
-		v = whole.Value // with what its node knows
 		if form.value != "text" {
-			return show(cmd.OutOrStdout(), form.value, listing{value: v}, false)
+			return show(cmd.OutOrStdout(), form.value, listing{value: value}, false)
 		}
-		name := t.called(cmd.Context(), c, "")
-		v.Node, v.Device = name(v.Node), name(v.Device)
-		_, err = fmt.Fprint(cmd.OutOrStdout(), described(v))
+		_, err = fmt.Fprint(cmd.OutOrStdout(), text())
 		return err
 	})
 	return cmd
+}
+
+// describeVolume gives all that is known of a volume, and a way to say it in words.
+func (t *tool) describeVolume(ctx context.Context, c *client.Client, ref string) (
+	value any, text func() string, err error,
+) {
+	v, err := t.volume(ctx, c, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	whole, err := c.Volume(ctx, v.ID, client.At{Tenant: t.tenant})
+	if err != nil {
+		return nil, nil, err
+	}
+	v = whole.Value // with what its node knows
+	s := t.sharing(ctx, c, false, v.ID)
+	value = struct {
+		client.Volume
+		*client.Sharing
+	}{v, s}
+	return value, func() string {
+		name := t.called(ctx, c, "")
+		v.Node, v.Device = name(v.Node), name(v.Device)
+		return described(v, s)
+	}, nil
+}
+
+// describeSnapshot gives all that is known of a snapshot, and a way to say it in words.
+func (t *tool) describeSnapshot(ctx context.Context, c *client.Client, ref string) (
+	value any, text func() string, err error,
+) {
+	x, err := t.snapshot(ctx, c, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	whole, err := c.Snapshot(ctx, x.ID, client.At{Tenant: t.tenant})
+	if err != nil {
+		return nil, nil, err
+	}
+	x = whole.Value
+	s := t.sharing(ctx, c, true, x.ID)
+	value = struct {
+		client.Snapshot
+		*client.Sharing
+	}{x, s}
+	return value, func() string {
+		name := t.called(ctx, c, "")
+		x.Node, x.Device = name(x.Node), name(x.Device)
+		return describedSnapshot(x, s)
+	}, nil
+}
+
+// sharing asks what a deletion gives back; nil where the node does not answer: the rest is true
+// without it.
+func (t *tool) sharing(ctx context.Context, c *client.Client, snapshot bool, id string,
+) *client.Sharing {
+	r, err := c.Sharing(ctx, snapshot, id, t.tenant)
+	if err != nil {
+		return nil
+	}
+	return &r.Value
 }
 
 // called gives what people call a node or a device by its id: its name, or its path and its id,
@@ -269,14 +339,48 @@ func (t *tool) called(ctx context.Context, c *client.Client, at string) func(id 
 	return func(id string) string { return first(known[id], id) }
 }
 
-// described tells about a volume in words.
-func described(v client.Volume) string {
-	var b strings.Builder
-	field := func(name, value string) {
+// fields writes lines of a name and what is not empty.
+func fields(b *strings.Builder) func(name, value string) {
+	return func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(&b, "%-13s %s\n", name+":", oneLine(value))
+			fmt.Fprintf(b, "%-13s %s\n", name+":", oneLine(value))
 		}
 	}
+}
+
+// describedSnapshot tells about a snapshot in words.
+func describedSnapshot(x client.Snapshot, s *client.Sharing) string {
+	var b strings.Builder
+	field := fields(&b)
+	field("Snapshot", snapshotRef(x))
+	field("Id", x.ID)
+	field("State", strings.TrimSuffix(x.State+", "+x.Reason, ", "))
+	if x.Taken != nil {
+		field("Taken", x.Taken.Local().Format("2006-01-02 15:04:05"))
+	}
+	field("Rule", x.Every)
+	field("Size", x.Size.String())
+	field("Used", rounded(x.Used))
+	field("Written", rounded(x.Own)+" since the snapshot before")
+	field("Exclusive", exclusive(s))
+	field("Node", x.Node)
+	field("Device", x.Device)
+	return b.String()
+}
+
+// exclusive tells what a deletion gives back.
+func exclusive(s *client.Sharing) string {
+	if s == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s, which comes back when it is deleted; others see %s, too",
+		rounded(s.Exclusive), rounded(s.Common))
+}
+
+// described tells about a volume in words.
+func described(v client.Volume, s *client.Sharing) string {
+	var b strings.Builder
+	field := fields(&b)
 	state := v.State
 	if v.Compliance.Reason != "" {
 		state += ", " + v.Compliance.Reason
@@ -290,7 +394,8 @@ func described(v client.Volume) string {
 		size += " (hosts see " + v.Actual.String() + ")"
 	}
 	field("Size", size)
-	field("Used", rounded(v.Used)+sharing(v))
+	field("Used", rounded(v.Used)+written(v))
+	field("Exclusive", exclusive(s))
 	if v.Snapshots > 0 {
 		field("Snapshots", fmt.Sprintf("%d, which wrote %s", v.Snapshots, rounded(v.SnapshotOwn)))
 	}
@@ -334,12 +439,13 @@ func described(v client.Volume) string {
 	return b.String()
 }
 
-// sharing tells how much of what a volume holds it shares.
-func sharing(v client.Volume) string {
+// written tells how much of what a volume holds was written since its last snapshot.
+func written(v client.Volume) string {
 	if v.Shared == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (%s its own, %s shared with snapshots)", rounded(v.Own), rounded(v.Shared))
+	return fmt.Sprintf(" (%s written since the last snapshot, %s before)", rounded(v.Own),
+		rounded(v.Shared))
 }
 
 // Attach lists the commands that use a volume, given its URIs; first those that need no root.

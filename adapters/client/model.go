@@ -212,6 +212,13 @@ type Snapshot struct {
 	ETag       string       `json:"etag,omitempty"`
 }
 
+// Sharing splits the room of the data that a volume or snapshot sees: what nobody else sees, so
+// that a deletion gives it back, and what others see, too.
+type Sharing struct {
+	Exclusive domain.Bytes `json:"exclusive"`
+	Common    domain.Bytes `json:"common"`
+}
+
 // SnapshotList is a list of snapshots; Silent names the nodes that gave no answer.
 type SnapshotList struct {
 	Items    []Snapshot `json:"items"`

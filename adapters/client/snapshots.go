@@ -82,6 +82,13 @@ func (c *Client) Changes(ctx context.Context, snapshot bool, id, since string, s
 	return get[Ranges](ctx, c, subject(snapshot, id)+"/changes", q)
 }
 
+// Sharing tells what deleting a volume or a snapshot, by id, gives back: its node walks the index.
+func (c *Client) Sharing(ctx context.Context, snapshot bool, id, tenant string) (
+	Reply[Sharing], error,
+) {
+	return get[Sharing](ctx, c, subject(snapshot, id)+"/sharing", At{Tenant: tenant}.query())
+}
+
 func subject(snapshot bool, id string) string {
 	if snapshot {
 		return "/v1/snapshots/" + seg(id)

@@ -260,7 +260,7 @@ type Volume struct {
 	Durability   string       `json:"durability,omitempty" doc:"what an acknowledged write survives"`
 	Used         domain.Bytes `json:"used,omitempty" doc:"bytes that hold data"`
 	Own          domain.Bytes `json:"own,omitempty" doc:"room of those since the last snapshot"`
-	Shared       domain.Bytes `json:"shared,omitempty" doc:"room of those shared with snapshots"`
+	Shared       domain.Bytes `json:"shared,omitempty" doc:"room of what older snapshots wrote"`
 	Saved        domain.Bytes `json:"saved,omitempty" doc:"by which compression makes that smaller"`
 	Snapshots    int          `json:"snapshots,omitempty" doc:"how many there are of it on its device"`
 	SnapshotOwn  domain.Bytes `json:"snapshot_own,omitempty" doc:"bytes that these wrote"`

@@ -5,6 +5,7 @@ import (
 
 	"weft/domain"
 	"weft/domain/command"
+	"weft/projections/desired"
 )
 
 // Range is a part of a volume or snapshot, in bytes.
@@ -58,6 +59,16 @@ func (s *Server) rangeRoutes() {
 		func(ctx context.Context, in *ChangesIn) (*Got[Ranges], error) {
 			return s.ranges(ctx, in.RangesIn, true, in.Since)
 		})
+	register(s, readTenant, "GET", "/v1/volumes/{id}/sharing", "volume-sharing",
+		"What deleting a volume gives back; reads an index", 200,
+		func(ctx context.Context, in *SharingIn) (*Got[Sharing], error) {
+			return s.sharing(ctx, in, false)
+		})
+	register(s, readTenant, "GET", "/v1/snapshots/{id}/sharing", "snapshot-sharing",
+		"What deleting a snapshot gives back; reads an index", 200,
+		func(ctx context.Context, in *SharingIn) (*Got[Sharing], error) {
+			return s.sharing(ctx, in, true)
+		})
 }
 
 // ranges asks the node that has it for one page.
@@ -72,26 +83,8 @@ func (s *Server) ranges(ctx context.Context, in RangesIn, snap bool, since strin
 	q := command.Question{
 		Ask: command.AskAllocated, From: in.From, To: in.To, Limit: in.Limit,
 	}
-	if snap {
-		d, err := s.oneSnapshot(ctx, v, t, false, in.ID, nil)
-		if err != nil {
-			return nil, err
-		}
-		id, err := d.ids()
-		if err != nil {
-			return nil, err
-		}
-		q.Snapshot, q.Volume, q.Node = id.snapshot, id.volume, id.node
-	} else {
-		_, d, err := s.find(ctx, &VolumeIn{At{Tenant: in.Tenant}, in.ID})
-		if err != nil {
-			return nil, err
-		}
-		id, err := Snapshot{VolumeID: d.ID, Node: d.Node}.ids()
-		if err != nil {
-			return nil, err
-		}
-		q.Volume, q.Node = id.volume, id.node
+	if err := s.about(ctx, v, t, &q, in.ID, snap); err != nil {
+		return nil, err
 	}
 	if since != "" {
 		d, err := s.oneSnapshot(ctx, v, t, false, since, nil)
@@ -104,14 +97,71 @@ func (s *Server) ranges(ctx context.Context, in RangesIn, snap bool, since strin
 		}
 		q.Ask, q.Since = command.AskChanged, id.snapshot
 	}
-	if q.Node.IsZero() {
-		return nil, domain.Errorf(domain.Conflict, "%s is not on any device yet", in.ID)
-	}
 	a, err := s.b.Ask(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	return &Got[Ranges]{Position: v.Position.String(), Body: page(a)}, nil
+}
+
+// about lets a question be about a volume or a snapshot, and to the node that has it.
+func (s *Server) about(
+	ctx context.Context, v Views, t desired.Tenant, q *command.Question, ref string, snap bool,
+) error {
+	var d Snapshot
+	var err error
+	if snap {
+		d, err = s.oneSnapshot(ctx, v, t, false, ref, nil)
+	} else {
+		var of Volume
+		_, of, err = s.find(ctx, &VolumeIn{At{Tenant: t.Name}, ref})
+		d = Snapshot{VolumeID: of.ID, Node: of.Node}
+	}
+	if err != nil {
+		return err
+	}
+	id, err := d.ids()
+	if err != nil {
+		return err
+	}
+	if id.node.IsZero() {
+		return domain.Errorf(domain.Conflict, "%s is not on any device yet", ref)
+	}
+	q.Snapshot, q.Volume, q.Node = id.snapshot, id.volume, id.node
+	return nil
+}
+
+// Sharing splits the room of the data that a volume or snapshot sees.
+type Sharing struct {
+	Exclusive domain.Bytes `json:"exclusive" doc:"nobody else sees it: a deletion gives it back"`
+	Common    domain.Bytes `json:"common" doc:"others of its volume and its clones see it, too"`
+}
+
+// SharingIn asks what a volume or snapshot shares.
+type SharingIn struct {
+	Tenant string `query:"tenant" default:"default"`
+	ID     string `path:"id"`
+}
+
+func (in SharingIn) tenantName() string { return in.Tenant }
+
+func (s *Server) sharing(ctx context.Context, in *SharingIn, snap bool) (*Got[Sharing], error) {
+	v := s.b.Now()
+	t, err := s.tenant(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	q := command.Question{Ask: command.AskSharing}
+	if err := s.about(ctx, v, t, &q, in.ID, snap); err != nil {
+		return nil, err
+	}
+	a, err := s.b.Ask(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return &Got[Sharing]{
+		Position: v.Position.String(), Body: Sharing{a.Exclusive, a.Common},
+	}, nil
 }
 
 func page(a command.Answer) Ranges {

@@ -33,7 +33,7 @@ type Snapshot struct {
 	Size       domain.Bytes `json:"size,omitempty"`
 	Used       domain.Bytes `json:"used,omitempty" doc:"bytes that hold data as it sees them"`
 	Own        domain.Bytes `json:"own,omitempty" doc:"room of those written since the cut before"`
-	Shared     domain.Bytes `json:"shared,omitempty" doc:"room of those shared with older snapshots"`
+	Shared     domain.Bytes `json:"shared,omitempty" doc:"room of what older snapshots wrote"`
 	Node       string       `json:"node,omitempty"`
 	Device     string       `json:"device,omitempty"`
 	ETag       string       `json:"etag,omitempty" doc:"of its group"`

@@ -329,7 +329,7 @@ func (c *collector) space(s agent.Served,
 		name, help string
 	}{
 		{own, "weft_volume_own_bytes", "Room of what a volume wrote since its last snapshot."},
-		{shared, "weft_volume_shared_bytes", "Room of what a volume shares with its snapshots."},
+		{shared, "weft_volume_shared_bytes", "Room of what a volume sees and older snapshots wrote."},
 		{saved, "weft_volume_saved_bytes", "By which compression makes these two smaller."},
 		{cuts, "weft_volume_snapshots", "Snapshots of a volume."},
 		{held, "weft_volume_snapshot_bytes", "Bytes that a volume's snapshots wrote, shared or not."},

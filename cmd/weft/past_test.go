@@ -15,7 +15,8 @@ func TestEveryReadHasAPast(t *testing.T) {
 	present := []string{
 		"health", "whoami", "list-sign-in", "list-refusals", "list-failing", "get-log-archive",
 		"list-log-segments", "list-log-damage", "get-log-engine", "volume-allocated", "volume-changes",
-		"snapshot-allocated", "snapshot-changes", "get-event", "export-events", "watch-events",
+		"volume-sharing", "snapshot-allocated", "snapshot-changes", "snapshot-sharing", "get-event",
+		"export-events", "watch-events",
 	}
 	paths, _ := c.must("GET", "/openapi.json", "").body["paths"].(map[string]any)
 	for path, item := range paths {

@@ -96,6 +96,8 @@ func TestSnapshotAPI(t *testing.T) {
 		{"GET", "/v1/snapshots/" + id + "/allocated?from=5", "", 422, "out_of_range"},
 		{"GET", "/v1/snapshots/" + id + "/allocated?limit=5000", "", 422, "invalid"},
 		{"GET", "/v1/snapshots/" + id + "/changes", "", 422, "invalid"},
+		{"GET", "/v1/snapshots/none/sharing", "", 404, "not_found"},
+		{"GET", "/v1/volumes/none/sharing", "", 404, "not_found"},
 		{"GET", "/v1/snapshots/" + id + "/changes?since=shop/v2@a", "", 422, "invalid"},
 		{"PATCH", "/v1/apps/shop/volumes/v1", `{"size":4194304}`, 422, "invalid"},
 	} {

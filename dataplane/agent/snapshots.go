@@ -178,8 +178,8 @@ func dropScheduled(ctx context.Context, e *engine.Engine, id domain.VolumeID) er
 }
 
 // Ask answers a question about this node's devices. Errors: NotFound for what is not here; those of
-// the engine's Allocated and Diff; Unsupported for a question it does not know.
-func (a *Agent) Ask(_ context.Context, q command.Question) (command.Answer, error) {
+// the engine's Allocated, Diff and Sharing; Unsupported for a question it does not know.
+func (a *Agent) Ask(ctx context.Context, q command.Question) (command.Answer, error) {
 	switch q.Ask {
 	case command.AskSnapshots:
 		return a.listSnapshots(q), nil
@@ -187,6 +187,8 @@ func (a *Agent) Ask(_ context.Context, q command.Question) (command.Answer, erro
 		return a.describe(q.Volume)
 	case command.AskAllocated, command.AskChanged:
 		return a.ranges(q)
+	case command.AskSharing:
+		return a.sharing(ctx, q)
 	case command.AskScrub:
 		return a.scrubs()
 	case command.AskFailing:
@@ -247,6 +249,16 @@ func (a *Agent) describe(id domain.VolumeID) (command.Answer, error) {
 	s, ok := a.Find(id)
 	out.Hosts = a.hosts(s, ok)
 	return out, nil
+}
+
+// sharing tells what of a volume or snapshot comes back when it is deleted.
+func (a *Agent) sharing(ctx context.Context, q command.Question) (command.Answer, error) {
+	_, v, err := a.subject(q)
+	if err != nil {
+		return command.Answer{}, err
+	}
+	s, err := v.Sharing(ctx)
+	return command.Answer{Exclusive: s.Exclusive, Common: s.Common, Size: v.Size()}, err
 }
 
 // ranges tells where something holds data, or differs from an older snapshot of its family.

@@ -325,6 +325,15 @@ func TestAsk(t *testing.T) {
 		there.Size != 8*domain.MiB {
 		t.Errorf("%+v, %v", there, err)
 	}
+	f.fill(t, vol, 2)
+	for snap, want := range map[domain.SnapshotID][2]domain.Bytes{
+		snap1: {0, 4096}, {}: {4096, 0},
+	} {
+		got, err := ask(command.Question{Ask: command.AskSharing, Volume: vol, Snapshot: snap})
+		if err != nil || [2]domain.Bytes{got.Exclusive, got.Common} != want {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
 	same, err := ask(command.Question{Ask: command.AskChanged, Snapshot: snap2, Since: snap1})
 	if err != nil || len(same.Ranges) != 0 {
 		t.Errorf("%+v, %v", same, err)
@@ -336,6 +345,7 @@ func TestAsk(t *testing.T) {
 		{command.Question{}, domain.Unsupported},
 		{command.Question{Ask: command.AskVolume, Volume: vol2}, domain.NotFound},
 		{command.Question{Ask: command.AskAllocated, Volume: vol2}, domain.NotFound},
+		{command.Question{Ask: command.AskSharing, Volume: vol2}, domain.NotFound},
 		{command.Question{Ask: command.AskChanged, Volume: vol, Since: snapOther}, domain.Invalid},
 		{command.Question{Ask: command.AskAllocated, Volume: vol, From: 5}, domain.OutOfRange},
 	} {

@@ -14,10 +14,11 @@ type Sharing struct {
 	Common    domain.Bytes // that others see, too
 }
 
-// Sharing tells what would come back if exactly this volume or snapshot were deleted, and what it has
-// in common with others of its family. It walks the index, without a read, one extent at a time:
-// the lane's mutex is held for one, and hosts write meanwhile. The answer is exact when nothing
-// changes during the call. Of a family that is being moved it comes back when the move is over.
+// Sharing tells what would come back if exactly this volume or snapshot were deleted, and what it
+// has in common with others of its family. It walks the index, without a read, one extent at a
+// time: the lane's mutex is held for one, and hosts write meanwhile. The answer is exact when
+// nothing changes during the call. Of a family that is being moved it comes back when the move is
+// over.
 // Errors: NotFound, Unsupported for a replica, Aborted when ctx ends first.
 func (v *Volume) Sharing(ctx context.Context) (Sharing, error) {
 	if err := v.notReplicated("question about what it shares"); err != nil {
@@ -48,7 +49,8 @@ type sharing struct {
 	now  [segment.LeafBlocks]segment.Loc
 }
 
-// split adds what a branch sees in an extent, of which one is any leaf, or nil. The lane's mutex is held.
+// split adds what a branch sees in an extent, of which one is any leaf, or nil. The lane's mutex is
+// held.
 func (s *sharing) split(b *branch, one *leaf, sum *Sharing) {
 	lf := one.find(b)
 	if lf == nil {

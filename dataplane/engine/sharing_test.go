@@ -48,8 +48,8 @@ func TestOwnComesBack(t *testing.T) {
 	}
 }
 
-// TestOwnByHand proves the words on a tree that can be followed by eye: a snapshot that a clone shares
-// has nothing of its own though it wrote all of it, and each refusal by its kind.
+// TestOwnByHand proves the words on a tree that can be followed by eye: a snapshot that a clone
+// shares has nothing of its own though it wrote all of it, and each refusal by its kind.
 func TestOwnByHand(t *testing.T) {
 	e := open(t, newMem(t, smallSize, 64<<10, 2))
 	defer e.Abandon()

@@ -17,6 +17,7 @@ const (
 	AskChanged                  // where it differs from an older snapshot
 	AskScrub                    // how far the scrub of each device has come
 	AskFailing                  // what of the work that the node does by itself fails
+	AskSharing                  // what of a volume or snapshot nobody else sees; it walks an index
 )
 
 // SnapshotsPage is the most snapshots of one answer.
@@ -31,8 +32,8 @@ type Question struct {
 	Volumes []domain.VolumeID
 	After   domain.SnapshotID
 
-	// Volume and Snapshot name what AskVolume, AskAllocated and AskChanged are about: the snapshot
-	// if there is one. Since is the snapshot that AskChanged compares with.
+	// Volume and Snapshot name what AskVolume, AskAllocated, AskChanged and AskSharing are about: the
+	// snapshot if there is one. Since is the snapshot that AskChanged compares with.
 	Volume   domain.VolumeID
 	Snapshot domain.SnapshotID
 	Since    domain.SnapshotID
@@ -69,6 +70,9 @@ type Answer struct {
 	Size   domain.Bytes
 
 	Scrubs []Scrub // by AskScrub
+
+	// By AskSharing, room of the data: what a deletion gives back, and what others see, too.
+	Exclusive, Common domain.Bytes
 
 	Failing []Failing // by AskFailing
 }
