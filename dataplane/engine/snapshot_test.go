@@ -333,9 +333,9 @@ func TestLateRecord(t *testing.T) {
 	recount(t, e)
 }
 
-// TestWorkers lets everything run at once: writers, readers, who asks what is shared, cuts, clones, deletions, rollbacks,
-// checkpoints and the cleaner. It proves what the race detector sees, that nobody waits for ever,
-// and that the counts are right in the end.
+// TestWorkers lets everything run at once: writers, readers, who asks what is shared, cuts, clones,
+// deletions, rollbacks, checkpoints and the cleaner. It proves what the race detector sees, that
+// nobody waits for ever, and that the counts are right in the end.
 func TestWorkers(t *testing.T) {
 	rounds := 150
 	if raceOn || testing.Short() {

@@ -307,8 +307,11 @@ func TestRunsOfExtents(t *testing.T) {
 	}
 	for id, own := range map[domain.UUID]bool{volB.UUID: true, snapA.UUID: false} {
 		want := []run{
-			{0, far, "hole", false}, {far, 4, "data", false}, {far + 4, 1, "data", own},
-			{far + 5, 1, "data", false}, {far + 6, segment.LeafBlocks - 11, "hole", false},
+			{0, far, "hole", false},
+			{far, 4, "data", false},
+			{far + 4, 1, "data", own},
+			{far + 5, 1, "data", false},
+			{far + 6, segment.LeafBlocks - 11, "hole", false},
 		}
 		x := extents(t, dev, fsck.ExtentQuery{Volume: id, Limit: 100})
 		var is []run

@@ -65,7 +65,7 @@ func ReadExtents(dev Reader, size int64, o Options, q ExtentQuery) (*Extents, er
 		return nil, err
 	}
 	r := runs{c: c, limit: q.Limit, out: &Extents{Branch: Branch{Branch: n.Branch, Named: n.named}}}
-	end := uint64(n.Size) / segment.BlockSize
+	end := n.Size / segment.BlockSize
 	if q.Blocks != 0 {
 		end = min(end, q.From+min(q.Blocks, end))
 	}
