@@ -343,6 +343,28 @@ func TestC10SameOfADropped(t *testing.T) {
 	m.sees(0, 100)
 }
 
+// TestC10HoleOfADropped lets a hole of a cut be dropped into the head while nothing is under it: it
+// hides what comes to the older cut since, be it of the cut that is dropped or of the head.
+func TestC10HoleOfADropped(t *testing.T) {
+	for _, gen := range []uint32{2, 3} {
+		m := joining(t, nil)
+		hole := record(0, gen, 6, 30)
+		hole.Kind, hole.Data = segment.KindUnmap, nil
+		m.take(record(5, 2, 6, 28), Applied)
+		m.take(record(6, 3, 6, 29), Applied)
+		m.take(hole, Applied)
+		must(t, m.p.SealCut(background, 2))
+		must(t, m.p.DropCut(background, 2))
+		m.bring(m.cut, 0, 30, copied(21))
+		m.sees(21, 0)
+		if !m.trusts(1) { // no copy of it comes
+			t.Error("not trusted")
+		}
+		m.ends()
+		m.sees(21, 0)
+	}
+}
+
 // TestC10OwnMapGoesOn lets a tail in a cut have taken away what the head had, and all that tells of
 // it but the map be gone when the session is cut short, with a checkpoint and without: the next one
 // knows.

@@ -17,7 +17,7 @@ import (
 // lower, that is taken away, and what the older one has shows through: so each copy still stands in
 // one place, and no branch has to be told of it when it moves. That is logged, branch by branch, in
 // the chunk of the record: replay compares no versions. A hole in a branch that stands on another
-// is noted even if nothing is under it: something may come.
+// is noted even if nothing is under it: something may come, in a join session to sealed cuts, too.
 //
 // A sealed cut takes nothing any more, and neither do those before it.
 //

@@ -167,7 +167,7 @@ func (l *lane) winnow(lf *leaf) {
 }
 
 // absorb lets a branch's only kid have what the branch still holds in an extent. What both hold was
-// dropped before.
+// dropped before. A hole goes when nothing is left that it hides, and nothing may come.
 func (l *lane) absorb(lf *leaf, kid *branch) {
 	var all [segment.LeafBlocks]segment.Loc
 	lf.own.over(all[:], 0)
@@ -187,8 +187,8 @@ func (l *lane) absorb(lf *leaf, kid *branch) {
 	kl.own.over(all[:], 0)
 	count := 0
 	for i, loc := range all {
-		if loc == segment.HoleLoc && lf.base.at(i) == 0 {
-			all[i] = 0 // what it hid is gone
+		if loc == segment.HoleLoc && lf.base.at(i) == 0 && !lf.br.open() {
+			all[i] = 0
 		} else if loc != 0 {
 			count++
 		}
