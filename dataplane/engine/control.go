@@ -245,6 +245,14 @@ func (e *Engine) burial(ctx context.Context, v *Volume) error {
 	if err != nil {
 		return err
 	}
+	for _, l := range e.lanes {
+		if v.cut == 0 {
+			break
+		}
+		if err := l.catchUp(); err != nil { // copies on their way to it, or to the branch above
+			return err
+		}
+	}
 	e.sweep(b)
 	e.control.Lock()
 	defer e.control.Unlock()

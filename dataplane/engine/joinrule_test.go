@@ -365,6 +365,44 @@ func TestC10HoleOfADropped(t *testing.T) {
 	}
 }
 
+// TestC10CopyBesideADrop drops a cut while a copy of the head is on its way that is as its parent:
+// what the cut has is there until then. Once the drop is durable nothing is taken by its name.
+func TestC10CopyBesideADrop(t *testing.T) {
+	m := joining(t, func(m *member) {
+		must(t, m.p.Cut(background, 2))
+		m.take(record(0, 3, 5, 18), Applied)
+	})
+	must(t, m.p.SealCut(background, 2))
+	line := m.p.Line()
+	m.bring(line[0], 0, 30, Copy{Kind: segment.KindUnmap})
+	m.bring(line[1], 0, 30, copied(21))
+	drop, head := make(signal, 1), make(signal, 1)
+	stall := m.dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
+	go func() { drop <- m.p.DropCut(background, 2) }()
+	<-stall.Stalled()
+	second := m.dev.Add(faulty.Rule{On: faulty.Write, Times: 1, Stall: true})
+	parent := Copy{Kind: segment.KindUnmap, Parent: true}
+	go func() { head <- m.p.Import(6, line[2], 0, []Copy{parent}, at(30)) }()
+	for !m.trusts(2) {
+		runtime.Gosched()
+	}
+	stall.Release()
+	<-second.Stalled()
+	for m.p.cut(2) != nil {
+		runtime.Gosched()
+	}
+	for i := 0; i < 100_000 && len(drop) == 0; i++ { // it must not end
+		runtime.Gosched()
+	}
+	kindOf(t, m.p.Unchanged(6, line[2], 128, 1), domain.Conflict)
+	second.Release()
+	must(t, <-head)
+	must(t, <-drop)
+	cutSees(t, m.p, 0, 0, 21)
+	m.ends()
+	m.sees(0, 21)
+}
+
 // TestC10OwnMapGoesOn lets a tail in a cut have taken away what the head had, and all that tells of
 // it but the map be gone when the session is cut short, with a checkpoint and without: the next one
 // knows.

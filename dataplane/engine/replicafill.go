@@ -78,14 +78,15 @@ func (p *Replica) Follow(ctx context.Context, line []Link) error {
 	return nil
 }
 
-// link gives the branch that a link names; Conflict where there is none, or it stands on another. A
-// lane's mutex is held.
+// link gives the branch that a link names; Conflict where there is none, or it stands on another,
+// be it one that is being swept. A lane's mutex is held.
 func (p *Replica) link(at Link) (*branch, error) {
 	for _, b := range p.rep.line {
 		if b.gen != at.Gen || !b.named() {
 			continue
 		}
-		if b.parent == nil && at.Under == 0 || b.parent != nil && b.parent.gen == at.Under {
+		if b.parent == nil && at.Under == 0 ||
+			b.parent != nil && b.parent.named() && b.parent.gen == at.Under {
 			return b, nil
 		}
 	}
