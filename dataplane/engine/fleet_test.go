@@ -662,7 +662,7 @@ func TestC10Fleet(t *testing.T) {
 	if raceOn || testing.Short() {
 		seeds, steps = seeds/6, 600
 	}
-	list := []uint64{288, 2166, 5847} // these found something
+	list := []uint64{288, 2166, 5847, 6393} // these found something
 	found := len(list)
 	for i := range seeds {
 		list = append(list, uint64(*fleetFirst+i))

@@ -403,6 +403,29 @@ func TestC10CopyBesideADrop(t *testing.T) {
 	m.sees(0, 21)
 }
 
+// TestC10VersionBesideALateHole lets the head have lost a hole or zeros to a late hole of the cut:
+// behind a crash, too, the version told of the head is that of the late one.
+func TestC10VersionBesideALateHole(t *testing.T) {
+	for _, kind := range []segment.Kind{segment.KindUnmap, segment.KindZero} {
+		joining(t, func(m *member) {
+			lost, late := record(0, 2, 5, 20), record(0, 1, 5, 30)
+			lost.Kind, lost.Data = kind, nil
+			late.Kind, late.Data = segment.KindUnmap, nil
+			m.take(lost, Applied)
+			m.take(late, Applied)
+			for range 2 {
+				list, _, err := m.p.Export(m.head, 0, 1)
+				must(t, err)
+				if c := list[0]; !c.Parent || c.Version != at(30) {
+					t.Errorf("kind %d: %+v", kind, c)
+				}
+				must(t, m.e.Checkpoint())
+				m.e, m.p = again(t, m.e, m.dev, quiet)
+			}
+		})
+	}
+}
+
 // TestC10OwnMapGoesOn lets a tail in a cut have taken away what the head had, and all that tells of
 // it but the map be gone when the session is cut short, with a checkpoint and without: the next one
 // knows.

@@ -417,8 +417,8 @@ func (e *Engine) showHoles() {
 	}
 }
 
-// showHolesOf does so for a branch. One that says nothing of a block has lost it to a late record,
-// if something shows through.
+// showHolesOf does so for a branch. One that stands on another and says nothing of a block has lost
+// it to a late record, which may be one of a hole.
 func (rep *replica) showHolesOf(l *lane, br *branch, blocks map[uint64]holders) {
 	for b, hs := range blocks {
 		if hs.top != nil || hs.known != nil || hs.newest == nil || hs.newest.Kind == segment.KindData {
@@ -429,7 +429,7 @@ func (rep *replica) showHolesOf(l *lane, br *branch, blocks map[uint64]holders) 
 		if lf != nil && lf.br == br {
 			own = lf.own.get(i)
 		}
-		if own.Kind() == segment.Flash || own == 0 && lf.at(i) != 0 {
+		if own.Kind() == segment.Flash || own == 0 && br.open() {
 			continue
 		}
 		hs.top = hs.newest
