@@ -245,12 +245,11 @@ func (e *Engine) burial(ctx context.Context, v *Volume) error {
 	if err != nil {
 		return err
 	}
-	for _, l := range e.lanes {
-		if v.cut == 0 {
-			break
-		}
-		if err := l.catchUp(); err != nil { // copies on their way to it, or to the branch above
-			return err
+	if v.cut != 0 {
+		for _, l := range e.lanes { // copies on their way to it, or to the branch above
+			if err := l.catchUp(); err != nil {
+				return err
+			}
 		}
 	}
 	e.sweep(b)

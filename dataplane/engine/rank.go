@@ -25,73 +25,59 @@ func compareRanks(x, y rank) int {
 	return 1
 }
 
-// What is sorted by counting: a batch of many records, of few lines.
+// What is sorted by counting: a batch of many records.
 const (
-	rankRadix = 11  // bits that a pass sorts by
+	rankDigit = 11  // bits that a pass sorts by
 	rankLeast = 512 // records from which passes over them cost less than comparing them
-	rankLines = 8
 )
 
 // sortRanks sorts a list, with the help of another that has its room, and gives both, which may
-// have changed places. Comparing costs a full batch four times what counting does, lowest digit
-// first (Knuth, The Art of Computer Programming 3, 5.2.5); equal ones come in any order.
+// have changed places. Equal ones come in any order. It counts, the lowest digit first (Knuth, The
+// Art of Computer Programming 3, 5.2.5), and passes over digits that all have in common.
 func sortRanks(list, room []rank) (sorted, spare []rank) {
-	lines, differ := linesOf(list)
-	if len(list) < rankLeast || len(lines) == 0 {
+	if len(list) < rankLeast {
 		slices.SortFunc(list, compareRanks)
 		return list, room
 	}
-	room = slices.Grow(room[:0], len(list))[:len(list)]
-	for low := 0; low < bits.Len64(differ); low += rankRadix {
-		var ends [1 << rankRadix]int32
-		for i := range list {
-			ends[list[i].block>>low%(1<<rankRadix)]++
-		}
-		starts(ends[:])
-		for i := range list {
-			d := list[i].block >> low % (1 << rankRadix)
-			room[ends[d]] = list[i]
-			ends[d]++
-		}
-		list, room = room, list
+	var blocks, lines uint64 // bits that are not the same in all
+	for i := range list {
+		blocks |= list[i].block ^ list[0].block
+		lines |= list[i].line ^ list[0].line
 	}
-	if len(lines) > 1 {
-		var ends [rankLines]int32
-		for i := range list {
-			ends[slices.Index(lines, list[i].line)]++
+	room = slices.Grow(room[:0], len(list))[:len(list)]
+	list, room = sortDigits(list, room, blocks, false)
+	return sortDigits(list, room, lines, true)
+}
+
+// number gives the line, or the block.
+func (r *rank) number(line bool) uint64 {
+	if line {
+		return r.line
+	}
+	return r.block
+}
+
+// sortDigits sorts by line or by block, whose bits differ where told, and leaves equal ones in
+// their order. Both lists have the same length.
+func sortDigits(list, room []rank, differ uint64, line bool) (sorted, spare []rank) {
+	for low := bits.TrailingZeros64(differ); differ>>low != 0; low += rankDigit {
+		if differ>>low%(1<<rankDigit) == 0 {
+			continue
 		}
-		starts(ends[:])
+		var next [1 << rankDigit]int32 // of each digit: how many, then where the next one goes
 		for i := range list {
-			d := slices.Index(lines, list[i].line)
-			room[ends[d]] = list[i]
-			ends[d]++
+			next[list[i].number(line)>>low%(1<<rankDigit)]++
+		}
+		var sum int32
+		for d, n := range next {
+			next[d], sum = sum, sum+n
+		}
+		for i := range list {
+			d := list[i].number(line) >> low % (1 << rankDigit)
+			room[next[d]] = list[i]
+			next[d]++
 		}
 		list, room = room, list
 	}
 	return list, room
-}
-
-// linesOf gives the lines of a list in their order, nil where there are too many, and which bits of
-// its blocks are not the same in all.
-func linesOf(list []rank) (lines []uint64, differ uint64) {
-	for i := range list {
-		differ |= list[i].block ^ list[0].block
-		if len(lines) > 0 && lines[len(lines)-1] == list[i].line || slices.Contains(lines, list[i].line) {
-			continue
-		}
-		if len(lines) == rankLines {
-			return nil, 0
-		}
-		lines = append(lines, list[i].line)
-	}
-	slices.Sort(lines)
-	return lines, differ
-}
-
-// starts makes of how many there are of each where the first of each goes.
-func starts(counts []int32) {
-	var sum int32
-	for i, n := range counts {
-		counts[i], sum = sum, sum+n
-	}
 }
