@@ -10,6 +10,7 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	"weft/dataplane/engine"
@@ -21,6 +22,15 @@ type fillCase struct {
 	percent int     // live data of what the device takes
 	zipf    float64 // exponent; 0: uniform
 	most    float64 // bytes written per byte that are allowed; 0: not judged
+}
+
+// name gives the row's name.
+func (c fillCase) name(depth int) string {
+	how := "uniform"
+	if c.zipf > 0 {
+		how = fmt.Sprintf("zipf %.1f", c.zipf)
+	}
+	return fmt.Sprintf("4k randwrite qd%d, %d %% full, %s", depth, c.percent, how)
 }
 
 // fillCases are the rows. The first is without cleaning: the others' latencies are compared with
@@ -74,6 +84,7 @@ func benchFill(ctx context.Context, args []string, out io.Writer) error {
 	set.DurationVar(&b.runtime, "runtime", 10*time.Second, "length of each run")
 	set.IntVar(&b.repeats, "repeats", 3, "runs of each device")
 	set.IntVar(&b.depth, "depth", 32, "requests under way")
+	only := set.String("only", "", "run the rows whose name matches, and the first")
 	size := set.String("size", "4GiB", "size of the device, a file")
 	strict := set.Bool("strict", false, "exit with 3 when a target is missed")
 	if err := set.Parse(args); err != nil {
@@ -87,8 +98,15 @@ func benchFill(ctx context.Context, args []string, out io.Writer) error {
 		b.depth > 1024 || b.repeats < 1 {
 		return errors.New("-size: from 1 to 36 GiB, -depth: from 1 to 1024, -repeats: from 1 on")
 	}
+	chosen, err := regexp.Compile(*only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
 	var rows []fillRow
-	for _, c := range fillCases {
+	for i, c := range fillCases {
+		if i > 0 && !chosen.MatchString(c.name(b.depth)) {
+			continue
+		}
 		r, err := b.measure(ctx, c)
 		if err != nil {
 			return fmt.Errorf("%d %% full: %w", c.percent, err)
@@ -124,10 +142,9 @@ func (b *fillBench) measure(ctx context.Context, c fillCase) (r fillRow, err err
 	if err := s.openDisk(ctx, f); err != nil {
 		return r, err
 	}
-	r.fillCase, r.name = c, fmt.Sprintf("4k randwrite qd%d, %d %% full, uniform", b.depth, c.percent)
+	r.fillCase, r.name = c, c.name(b.depth)
 	turns := int64(turnover)
 	if c.zipf > 0 {
-		r.name = fmt.Sprintf("4k randwrite qd%d, %d %% full, zipf %.1f", b.depth, c.percent, c.zipf)
 		turns = turnoverZipf
 	}
 	fill := load{Name: "fill", RW: "write", Block: mib, Depth: 4}
