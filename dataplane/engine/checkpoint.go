@@ -24,6 +24,8 @@ type maintenance struct {
 	wakeup chan struct{}
 	halt   chan struct{}
 	quiet  atomic.Bool // no more cleaning
+	behind atomic.Bool // the cleaner is, or will be
+	dear   bool        // the last round moved much for each segment it won
 	done   sync.WaitGroup
 
 	ckpt      sync.Mutex // one checkpoint or cleaning round at a time
@@ -176,6 +178,9 @@ func (e *Engine) checkpointLocked(clean bool) error {
 	var dropped []segment.Piece
 	for i, l := range e.lanes {
 		for _, lf := range changed[i] {
+			if !e.hurried() {
+				yield() // an image takes 20 to 60 us
+			}
 			old, err := l.saveLeaf(lf, w)
 			if err != nil {
 				return err
@@ -449,5 +454,5 @@ func (w *metaWriter) flush() error {
 	o.footer.Add(uint32(o.used), img[:c.head.HeaderBytes()])
 	o.used += int64(len(img))
 	e.stats.metaByte.Add(int64(len(img)))
-	return e.device(e.dev.WriteAt(img, off, false), "engine.checkpoint")
+	return e.device(c.trickle(e.dev, img, off, e.piece()), "engine.checkpoint")
 }

@@ -14,6 +14,9 @@ const (
 	victimsMax = 64
 	// tooFull is the share of live bytes above which cleaning a segment wins nothing.
 	tooFull = 0.97
+	// dearFrom is how much is moved for each byte won from where on the cleaner hurries: 1 at 80 % of
+	// live data, spread evenly, and 2 at 95 %.
+	dearFrom = 1.5
 )
 
 // victim is a segment to be cleaned.
@@ -62,6 +65,7 @@ func (e *Engine) clean() (bool, error) {
 	if errors.Is(err, errNoSegment) {
 		err = nil
 	}
+	e.maint.dear = float64(out) > dearFrom*float64(won)
 	return won > 0, err
 }
 

@@ -244,7 +244,7 @@ func (e *Engine) keepCopies() {
 		if in != c.last {
 			c.last, c.used, c.old = in, copiesFirst, append(c.old, in)
 		}
-		to := from + int(min(int64(len(buf)-from), e.space.size-c.used, burstMax))
+		to := from + int(min(int64(len(buf)-from), e.space.size-c.used, pieceMax))
 		e.sched.Begin(qos.Clean, nil)
 		err := e.dev.WriteAt(buf[from:to], in.base+c.used, false)
 		e.sched.End(qos.Clean)

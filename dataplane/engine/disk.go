@@ -450,7 +450,8 @@ func (e *Engine) destageCold(want, room int64) (int64, error) {
 func (c *cleaner) fromDisk() {
 	c.disk = true
 	for _, w := range c.e.windows {
-		w.cost = &c.e.maint.cold.reads
+		w.cost, w.longest = &c.e.maint.cold.reads, stepMax
+		w.most = func() int { return stepMax }
 	}
 }
 
@@ -675,7 +676,9 @@ func (c *cleaner) pour() error {
 	e.sched.End(qos.Clean)
 	for _, f := range laid {
 		for moves := f.moves; err == nil && len(moves) > 0; {
-			moves = e.swap(moves, f.c, f.base)
+			left := e.swap(moves, f.c, f.base)
+			c.did(len(moves) - len(left))
+			moves = left
 		}
 		e.cache.put(f.c)
 	}

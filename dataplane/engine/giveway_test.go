@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	"weft/backends/mem"
 	"weft/dataplane/qos"
+	"weft/dataplane/segment"
 	"weft/dataplane/tier"
 	"weft/domain"
 )
@@ -52,13 +54,6 @@ func TestCleanerGivesWay(t *testing.T) {
 	occupied(e)
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
-	owe := func(n, of int) {
-		owed := e.space.owed()
-		e.space.mu.Lock()
-		defer e.space.mu.Unlock()
-		e.space.lowWater += n - owed
-		e.space.reserveUser = e.space.lowWater - of
-	}
 	clean := func() (cleaned int64) {
 		before := e.stats.cleaned.Load()
 		if _, err := e.clean(); err != nil {
@@ -66,20 +61,83 @@ func TestCleanerGivesWay(t *testing.T) {
 		}
 		return e.stats.cleaned.Load() - before
 	}
-	owe(4, 20)
+	owe(e, 4, 20)
 	if n := clean(); n < 4 || rested(e, qos.Clean) == 0 {
 		t.Errorf("%d segments cleaned, and it rested %d times beside hosts", n, rested(e, qos.Clean))
 	}
 	before := rested(e, qos.Clean)
-	owe(4, 6)
+	owe(e, 4, 6)
 	if n := clean(); n < 4 || rested(e, qos.Clean) != before {
 		t.Errorf("%d segments cleaned while they are short, and it rested", n)
 	}
-	owe(4, 20)
+	owe(e, 4, 20)
 	e.space.waiting.Add(1)
 	defer e.space.waiting.Add(-1)
 	if n := clean(); n < 4 || rested(e, qos.Clean) != before {
 		t.Errorf("%d segments cleaned while a writer waits, and it rested", n)
+	}
+}
+
+// owe lets the cleaner owe n segments of so many that lie between its start and the hosts' reserve.
+// Nobody else uses the engine.
+func owe(e *Engine, n, of int) {
+	owed := e.space.owed()
+	e.space.mu.Lock()
+	defer e.space.mu.Unlock()
+	e.space.lowWater += n - owed
+	e.space.reserveUser = e.space.lowWater - of
+}
+
+// TestCleanerInPieces proves that the cleaner reads and writes in pieces, behind which a host waits
+// for a short time, and in whole steps where the device turns, once a host waits for what it wins,
+// once segments are short, and behind a round that moved much for what it won.
+func TestCleanerInPieces(t *testing.T) {
+	for _, k := range []struct {
+		turns, dear bool
+		dies        uint64 // one of so many blocks
+	}{{false, false, 2}, {true, false, 2}, {false, true, 4}} {
+		dev := &sizes{lending: lending{bursts{Device: newMem(t, 128<<20, 1<<20, 1)}}, turns: k.turns}
+		e := open(t, dev, quiet)
+		v := create(t, e, 32*domain.MiB)
+		const blocks, record = 24 << 20 / segment.BlockSize, 16
+		for n := uint64(0); n < blocks; n += record {
+			if err := put(v, data(n, record, n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for n := uint64(0); n < blocks; n += k.dies {
+			if err := put(v, data(n, 1, n+1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e.maint.ckpt.Lock()
+		clean := func(what string, of int, whole bool) {
+			owe(e, 4, of)
+			dev.mu.Lock()
+			dev.most, dev.list = 0, nil
+			dev.mu.Unlock()
+			if won, err := e.clean(); err != nil || !won {
+				t.Fatal(what, won, err)
+			}
+			dev.mu.Lock()
+			defer dev.mu.Unlock()
+			for _, n := range []int{dev.most, slices.Max(dev.list)} {
+				if n <= pieceMax/2 || n > pieceMax != whole {
+					t.Errorf("%s, %+v: %d bytes at once", what, k, n)
+				}
+			}
+		}
+		clean("nothing known", 20, k.turns)
+		clean("behind a round", 20, k.turns || k.dear)
+		e.maint.dear = false
+		clean("short", 6, true)
+		e.maint.dear = false
+		e.space.waiting.Add(1)
+		clean("a writer waits", 20, true)
+		e.space.waiting.Add(-1)
+		e.maint.ckpt.Unlock()
+		e.Abandon()
+		dev.wg.Wait()
 	}
 }
 

@@ -32,6 +32,41 @@ func (c *chunk) pieces(list [][]byte, image []byte) [][]byte {
 	return list
 }
 
+// trickle writes an image and the parts that stand elsewhere, not durably, at most so many bytes at
+// once. After an error some of it may stand there.
+func (c *chunk) trickle(d backends.Device, image []byte, off int64, most int) error {
+	c.vector = c.pieces(c.vector[:0], image)
+	defer func() { clear(c.vector[:cap(c.vector)]) }()
+	for list := c.vector; len(list) > 0; {
+		n, left := 0, most
+		for n < len(list) && len(list[n]) < left {
+			left -= len(list[n])
+			n++
+		}
+		if n == len(list) { // it is less than the most
+			return writeParts(d, list, off)
+		}
+		last := list[n]
+		list[n] = last[:left]
+		if err := writeParts(d, list[:n+1], off); err != nil {
+			return err
+		}
+		if list[n] = last[left:]; len(list[n]) == 0 {
+			n++
+		}
+		list, off = list[n:], off+int64(most)
+	}
+	return nil
+}
+
+// writeParts writes buffers one behind the other, not durably.
+func writeParts(d backends.Device, list [][]byte, off int64) error {
+	if len(list) == 1 {
+		return d.WriteAt(list[0], off, false)
+	}
+	return backends.WriteV(d, list, off, false)
+}
+
 // fill takes the payload of a record into the chunk: a copy, or the owner's memory where it is
 // lent, worth it, and the device can. What is lent is written before the record's outcome is told,
 // also when the chunk is written a second time, and is not looked at afterwards. Its checksums were

@@ -18,10 +18,29 @@ import (
 const (
 	// windowMax is how much a cleaner reads at once, in bytes; it has two windows.
 	windowMax = 8 << 20
-	// burstMax is how much of it is under way at once: what hosts ask for meanwhile waits behind it
-	// on the device.
-	burstMax = 1 << 20
+	// stepMax is how much of it is read beside one chunk that is written.
+	stepMax = 1 << 20
+	// pieceMax is how much of either is under way at once: a host's write waits behind it on the
+	// device, and the flush behind that once more.
+	pieceMax = 256 << 10
 )
+
+// longest gives how many bytes of the device are read as one.
+func (e *Engine) longest() int {
+	if e.dev.Geometry().Rotational {
+		return stepMax
+	}
+	return pieceMax
+}
+
+// piece gives how much of the device's own work is under way at once, in bytes: whole steps on a
+// disk that turns, and where hosts would have to wait for what it wins.
+func (e *Engine) piece() int {
+	if e.hurried() {
+		return stepMax
+	}
+	return e.longest()
+}
 
 // move is blocks on their way from a victim: neighbours of one record that still live.
 type move struct {
@@ -100,22 +119,24 @@ func (s *span) ReadDone(_ *backends.Read, err error) {
 // window is a part of what a round moves: what is read together, and sorted before it is written.
 // Its buffer belongs to the device from the first step until wait.
 type window struct {
-	buf   []byte
-	used  int
-	spans []span
-	moves []move
-	crcs  []uint32 // of the moves' blocks
-	raw   []byte   // entries of encrypted ones
-	begun int      // spans that were started
-	burst bool     // the last of them may be under way
-	reads int      // of that burst, with their bytes, and when it began and ended
-	bytes int64
-	began time.Duration
-	ended atomic.Int64
-	clock func() time.Duration
-	cost  *tier.ReadCost // of the device
-	left  atomic.Int32
-	done  chan struct{} // of capacity 1
+	buf     []byte
+	used    int
+	spans   []span
+	moves   []move
+	crcs    []uint32 // of the moves' blocks
+	raw     []byte   // entries of encrypted ones
+	longest int      // bytes of a span
+	begun   int      // spans of the steps that were started
+	under   bool     // the last of these may be under way
+	reads   int      // of it, with their bytes, and how long it took
+	bytes   int64
+	took    time.Duration
+	most    func() int // bytes under way at once
+	clock   func() time.Duration
+	cost    *tier.ReadCost // of the device
+	left    atomic.Int32   // reads under way at once
+	ended   chan struct{}  // they are done; of capacity 1
+	done    chan struct{}  // the step is done; of capacity 1
 }
 
 func (w *window) reset() {
@@ -127,47 +148,65 @@ func (w *window) reset() {
 
 func (w *window) arrive() {
 	if w.left.Add(-1) == 0 {
-		w.ended.Store(int64(w.clock()))
-		w.done <- struct{}{}
+		w.ended <- struct{}{}
 	}
 }
 
-// step waits for the burst that is under way and starts the next, all of it at once where the
-// device can.
+// step waits for the step that is under way and starts the next.
 func (w *window) step(dev backends.Device) {
 	w.rest()
 	from, size := w.begun, 0
-	for w.begun < len(w.spans) && size+len(w.spans[w.begun].P) <= burstMax {
+	for w.begun < len(w.spans) && size+len(w.spans[w.begun].P) <= stepMax {
 		size += len(w.spans[w.begun].P)
 		w.begun++
 	}
 	if from == w.begun {
 		return
 	}
-	w.reads, w.bytes, w.began = w.begun-from, int64(size), w.clock()
+	w.under, w.reads, w.bytes = true, w.begun-from, int64(size)
+	go w.pull(dev, w.spans[from:w.begun], w.most())
+}
+
+// pull reads spans, so many bytes of them at once.
+func (w *window) pull(dev backends.Device, spans []span, most int) {
+	began := w.clock()
+	for n := 0; n < len(spans); {
+		first, size := n, 0
+		for n < len(spans) && (n == first || size+len(spans[n].P) <= most) {
+			size += len(spans[n].P)
+			n++
+		}
+		w.together(dev, spans[first:n])
+	}
+	w.took = w.clock() - began
+	w.done <- struct{}{}
+}
+
+// together reads spans and waits for them, all at once where the device can.
+func (w *window) together(dev backends.Device, spans []span) {
 	starter, ok := dev.(backends.ReadStarter)
-	w.left.Store(int32(w.begun-from) + 1)
-	for i := from; i < w.begun; i++ {
-		s := &w.spans[i]
+	w.left.Store(int32(len(spans)) + 1)
+	for i := range spans {
+		s := &spans[i]
 		s.To = s
-		if !ok || !starter.StartRead(&s.Read, i < w.begun-1) {
+		if !ok || !starter.StartRead(&s.Read, i < len(spans)-1) {
 			s.ReadDone(&s.Read, dev.ReadAt(s.P, s.Off))
 		}
 	}
-	w.burst = true
 	w.arrive()
+	<-w.ended
 }
 
-// rest waits for the burst that is under way.
+// rest waits for the step that is under way.
 func (w *window) rest() {
-	if w.burst {
+	if w.under {
 		<-w.done
-		w.burst = false
-		*w.cost = w.cost.Read(w.reads, w.bytes, time.Duration(w.ended.Load())-w.began)
+		w.under = false
+		*w.cost = w.cost.Read(w.reads, w.bytes, w.took)
 	}
 }
 
-// wait reads what is left, burst by burst.
+// wait reads what is left, step by step.
 func (w *window) wait(dev backends.Device) {
 	for w.begun < len(w.spans) {
 		w.step(dev)
@@ -190,6 +229,7 @@ type cleaner struct {
 	flight *flight
 	short  bool // of free segments: it does not give way to hosts
 	pad    pad
+	work   stint
 
 	used   int64 // of the segment that the gathering chunk will go to
 	footer int   // bytes of that segment's footer so far
@@ -212,16 +252,32 @@ func (e *Engine) newCleaner() *cleaner {
 	for i, w := range e.windows {
 		if w == nil {
 			w = &window{
-				buf:  backends.HugeBuffer(int(min(windowMax, e.space.size))),
-				done: make(chan struct{}, 1), clock: e.clock().Now, cost: &e.maint.reads,
+				buf:   backends.HugeBuffer(int(min(windowMax, e.space.size))),
+				ended: make(chan struct{}, 1), done: make(chan struct{}, 1), clock: e.clock().Now,
 			}
 			e.windows[i] = w
 		}
-		w.cost = &e.maint.reads
+		w.cost, w.longest, w.most = &e.maint.reads, e.longest(), e.piece
 		w.reset()
 	}
 	_, can := e.dev.(backends.VectorWriter)
-	return &cleaner{e: e, lends: can, short: e.space.short()}
+	c := &cleaner{e: e, lends: can, short: e.space.short()}
+	e.maint.behind.Store(c.short || e.maint.dear)
+	return c
+}
+
+// hurried tells whether the device's own work takes what it can get of the device: the segments are
+// short, one is dear, or a host waits. Small pieces between those of hosts leave more to hosts than
+// the cleaner can win back then.
+func (e *Engine) hurried() bool {
+	return e.maint.behind.Load() || e.space.waiting.Load() > 0
+}
+
+// did notes blocks that were seen to; no lock is held.
+func (c *cleaner) did(blocks int) {
+	if !c.e.hurried() {
+		c.work.did(blocks)
+	}
 }
 
 // urgent tells whether hosts will have to wait for what is cleaned.
@@ -291,6 +347,7 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		}
 		this := entries[:n]
 		entries = entries[n:]
+		c.did(1)
 		if en.Kind != segment.KindData || en.Packed() != packed {
 			continue
 		}
@@ -442,15 +499,15 @@ func (w *window) take(id uint32, m *move, n int) int {
 		s = nil
 	}
 	if s == nil || s.id != id || gap < 0 || gap > int64(w.cost.Gap()) ||
-		len(s.P)+int(gap)+segment.BlockSize > burstMax {
+		len(s.P)+int(gap)+segment.BlockSize > w.longest {
 		s, gap = nil, 0
 	}
 	each := segment.RoundUp(skip+m.stored(), segment.Sector)
 	n = min(n, (len(w.buf)-w.used-int(gap))/each)
 	if s != nil {
-		n = min(n, (burstMax-len(s.P)-int(gap))/each)
+		n = min(n, (w.longest-len(s.P)-int(gap))/each)
 	} else {
-		n = min(n, burstMax/each)
+		n = min(n, w.longest/each)
 	}
 	if n <= 0 {
 		return 0
@@ -472,7 +529,7 @@ func (w *window) take(id uint32, m *move, n int) int {
 // it, and gives 1, or 0 when there is none.
 func (w *window) share(s *span, m *move, skip int) int {
 	more := segment.RoundUp(skip+m.stored(), segment.Sector) - segment.Sector
-	if len(w.buf)-w.used < more || len(s.P)+more > burstMax {
+	if len(w.buf)-w.used < more || len(s.P)+more > w.longest {
 		return 0
 	}
 	start := w.used - len(s.P)
@@ -528,6 +585,7 @@ func (c *cleaner) write(w *window) error {
 	})
 	for i := range w.moves {
 		m := &w.moves[i]
+		c.did(m.count)
 		if w.spans[m.span].err != nil {
 			continue
 		}
@@ -683,7 +741,7 @@ func (c *cleaner) entry(m *move, first int, crcs []uint32, data []byte) {
 	c.e.stats.movedBytes.Add(int64(len(data)))
 }
 
-// flush sends the gathered chunk off, once the one before it has landed. The next burst is read
+// flush sends the gathered chunk off, once the one before it has landed. The next step is read
 // meanwhile.
 func (c *cleaner) flush() error {
 	out, e := c.c, c.e
@@ -732,7 +790,7 @@ func (c *cleaner) flush() error {
 	}
 	c.c, c.moves, c.flight = nil, nil, f
 	e.sched.Begin(qos.Clean, c.urgent)
-	go func() { f.done <- out.send(e.dev, img, off, false) }()
+	go func() { f.done <- out.trickle(e.dev, img, off, e.piece()) }()
 	if c.flying != nil {
 		c.flying.step(e.dev)
 	}
@@ -753,7 +811,9 @@ func (c *cleaner) land() error {
 	err := <-f.done
 	c.e.sched.End(qos.Clean)
 	for moves := f.moves; err == nil && len(moves) > 0; {
-		moves = c.e.swap(moves, f.c, f.base)
+		left := c.e.swap(moves, f.c, f.base)
+		c.did(len(moves) - len(left))
+		moves = left
 	}
 	c.e.cache.put(f.c)
 	return c.e.device(err, "engine.clean")

@@ -142,7 +142,7 @@ func (d *lending) WriteVAt(parts [][]byte, off int64, fua bool) error {
 
 // TestMovedTogether proves of records of many blocks, of which some were written over, that what
 // lives of one is moved as few entries, that it reads as it was, also after a restart, whether it
-// was copied or written from where it was read, and that no more than a burst is read at once.
+// was copied or written from where it was read, and that no more than a step is read at once.
 func TestMovedTogether(t *testing.T) {
 	for _, lends := range []bool{false, true} {
 		inner := newMem(t, 32<<20, 1<<20, 1)
@@ -176,7 +176,7 @@ func TestMovedTogether(t *testing.T) {
 			t.Errorf("%d blocks moved by %d entries", moved, entries)
 		}
 		burst.mu.Lock()
-		if burst.most == 0 || burst.most > burstMax {
+		if burst.most == 0 || burst.most > stepMax {
 			t.Errorf("%d bytes were read at once", burst.most)
 		}
 		burst.mu.Unlock()
