@@ -24,7 +24,7 @@ type maintenance struct {
 	wakeup chan struct{}
 	halt   chan struct{}
 	quiet  atomic.Bool // no more cleaning
-	behind atomic.Bool // the cleaner is, or will be
+	behind atomic.Bool // the round under way, or the last one, while segments are owed, is in a hurry
 	dear   bool        // the last round moved much for each segment it won
 	done   sync.WaitGroup
 
@@ -98,6 +98,9 @@ func (e *Engine) maintain() error {
 		before, served := e.space.freeCount(), e.space.served.Load()
 		diskBefore := e.space.diskFree()
 		short, moved := e.space.owed() > 0, false
+		if !short {
+			e.maint.behind.Store(false)
+		}
 		if (short || e.space.owedToCopies() > 0) && !e.maint.quiet.Load() {
 			var err error
 			if moved, err = e.clean(); err != nil {
@@ -178,9 +181,7 @@ func (e *Engine) checkpointLocked(clean bool) error {
 	var dropped []segment.Piece
 	for i, l := range e.lanes {
 		for _, lf := range changed[i] {
-			if !e.hurried() {
-				yield() // an image takes 20 to 60 us
-			}
+			e.giveWay() // an image takes 20 to 60 us
 			old, err := l.saveLeaf(lf, w)
 			if err != nil {
 				return err

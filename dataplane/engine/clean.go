@@ -45,6 +45,7 @@ func (e *Engine) clean() (bool, error) {
 	c := e.newCleaner()
 	defer c.settle()
 	won, out := int64(0), int64(0)
+	defer func() { e.maint.dear = float64(out) > dearFrom*float64(won) }()
 	for _, v := range e.victims(false) {
 		if won >= want {
 			break
@@ -65,7 +66,6 @@ func (e *Engine) clean() (bool, error) {
 	if errors.Is(err, errNoSegment) {
 		err = nil
 	}
-	e.maint.dear = float64(out) > dearFrom*float64(won)
 	return won > 0, err
 }
 

@@ -451,7 +451,6 @@ func (c *cleaner) fromDisk() {
 	c.disk = true
 	for _, w := range c.e.windows {
 		w.cost, w.longest = &c.e.maint.cold.reads, stepMax
-		w.most = func() int { return stepMax }
 	}
 }
 
@@ -674,13 +673,8 @@ func (c *cleaner) pour() error {
 	}
 	err := <-done
 	e.sched.End(qos.Clean)
-	for _, f := range laid {
-		for moves := f.moves; err == nil && len(moves) > 0; {
-			left := e.swap(moves, f.c, f.base)
-			c.did(len(moves) - len(left))
-			moves = left
-		}
-		e.cache.put(f.c)
+	for i := range laid {
+		c.enter(&laid[i], err)
 	}
 	state := segSealed
 	if o := e.maint.out[segment.StreamCold]; err != nil {

@@ -90,7 +90,8 @@ func owe(e *Engine, n, of int) {
 
 // TestCleanerInPieces proves that the cleaner reads and writes in pieces, behind which a host waits
 // for a short time, and in whole steps where the device turns, once a host waits for what it wins,
-// once segments are short, and behind a round that moved much for what it won.
+// once segments are short, and behind a round that moved much for what it won, as long as segments
+// are owed.
 func TestCleanerInPieces(t *testing.T) {
 	for _, k := range []struct {
 		turns, dear bool
@@ -135,7 +136,12 @@ func TestCleanerInPieces(t *testing.T) {
 		e.space.waiting.Add(1)
 		clean("a writer waits", 20, true)
 		e.space.waiting.Add(-1)
+		clean("short", 6, true)
+		owe(e, 0, 20)
 		e.maint.ckpt.Unlock()
+		if err := e.maintain(); err != nil || e.hurried() {
+			t.Errorf("in a hurry although nothing is owed: %v", err)
+		}
 		e.Abandon()
 		dev.wg.Wait()
 	}

@@ -131,7 +131,7 @@ type window struct {
 	reads   int      // of it, with their bytes, and how long it took
 	bytes   int64
 	took    time.Duration
-	most    func() int // bytes under way at once
+	piece   func() int // bytes under way at once, if not longest
 	clock   func() time.Duration
 	cost    *tier.ReadCost // of the device
 	left    atomic.Int32   // reads under way at once
@@ -164,7 +164,7 @@ func (w *window) step(dev backends.Device) {
 		return
 	}
 	w.under, w.reads, w.bytes = true, w.begun-from, int64(size)
-	go w.pull(dev, w.spans[from:w.begun], w.most())
+	go w.pull(dev, w.spans[from:w.begun], max(w.longest, w.piece()))
 }
 
 // pull reads spans, so many bytes of them at once.
@@ -229,7 +229,7 @@ type cleaner struct {
 	flight *flight
 	short  bool // of free segments: it does not give way to hosts
 	pad    pad
-	work   stint
+	seen   int // blocks since it let other threads go
 
 	used   int64 // of the segment that the gathering chunk will go to
 	footer int   // bytes of that segment's footer so far
@@ -254,10 +254,11 @@ func (e *Engine) newCleaner() *cleaner {
 			w = &window{
 				buf:   backends.HugeBuffer(int(min(windowMax, e.space.size))),
 				ended: make(chan struct{}, 1), done: make(chan struct{}, 1), clock: e.clock().Now,
+				piece: e.piece,
 			}
 			e.windows[i] = w
 		}
-		w.cost, w.longest, w.most = &e.maint.reads, e.longest(), e.piece
+		w.cost, w.longest = &e.maint.reads, e.longest()
 		w.reset()
 	}
 	_, can := e.dev.(backends.VectorWriter)
@@ -275,8 +276,9 @@ func (e *Engine) hurried() bool {
 
 // did notes blocks that were seen to; no lock is held.
 func (c *cleaner) did(blocks int) {
-	if !c.e.hurried() {
-		c.work.did(blocks)
+	if c.seen += blocks; c.seen >= stintMax {
+		c.seen = 0
+		c.e.giveWay()
 	}
 }
 
@@ -810,13 +812,18 @@ func (c *cleaner) land() error {
 	c.flight = nil
 	err := <-f.done
 	c.e.sched.End(qos.Clean)
+	c.enter(f, err)
+	return c.e.device(err, "engine.clean")
+}
+
+// enter swaps the places of a chunk's blocks, if it was written, and gives its buffer back.
+func (c *cleaner) enter(f *flight, err error) {
 	for moves := f.moves; err == nil && len(moves) > 0; {
 		left := c.e.swap(moves, f.c, f.base)
 		c.did(len(moves) - len(left))
 		moves = left
 	}
 	c.e.cache.put(f.c)
-	return c.e.device(err, "engine.clean")
 }
 
 // swap points the blocks of one leaf at their moved copies, each if nobody wrote it meanwhile, and
