@@ -54,9 +54,12 @@ type Geometry struct {
 	Boundary   int64
 	Durability Durability
 	CanDiscard bool
-	Path       string
-	Model      string
-	Serial     string
+	// Lendable says of a ByteDevice that block devices write from its mapping, without a copy, as fast
+	// as from other memory.
+	Lendable bool
+	Path     string
+	Model    string
+	Serial   string
 }
 
 // Front gives how many bytes from the start on are of one kind: all of them but on a pair.

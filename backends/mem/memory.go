@@ -70,7 +70,7 @@ func newMemory(content []byte, durability backends.Durability) *Memory {
 func (m *Memory) Geometry() backends.Geometry {
 	return backends.Geometry{
 		Size: int64(len(m.live)), LogicalBlock: memoryPage, AtomicUnit: 8, MemoryAlign: 1,
-		Durability: m.durability, Path: "mem", Model: "memory",
+		Durability: m.durability, Path: "mem", Model: "memory", Lendable: true,
 	}
 }
 

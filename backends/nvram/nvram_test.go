@@ -243,3 +243,52 @@ func TestReading(t *testing.T) {
 		}
 	}
 }
+
+// TestLendable proves that a mapping is said to be lendable when, and only when, all of its whole
+// huge pages are that for the kernel.
+func TestLendable(t *testing.T) {
+	for _, path := range []string{shm(t), filepath.Join(t.TempDir(), "nvram")} {
+		const bytes = 4 * hugePage
+		r, err := Open(path, bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		huge := int64(0)
+		for _, line := range mappingOf(t, path) {
+			var kib int64
+			for _, name := range []string{"ShmemPmdMapped:", "FilePmdMapped:"} {
+				if _, err := fmt.Sscanf(line, name+" %d kB", &kib); err == nil {
+					huge += kib << 10
+				}
+			}
+		}
+		if got := r.Geometry().Lendable; got != (huge == bytes) {
+			t.Errorf("%s: %d of %d bytes are in huge pages, lendable %v", path, huge, bytes, got)
+		}
+		t.Logf("%s: %d of %d bytes in huge pages", path, huge, bytes)
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// mappingOf gives what the kernel says of the first mapping of a file.
+func mappingOf(t *testing.T, path string) (lines []string) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Skipf("SKIPPED: %v", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		switch {
+		case strings.Contains(line, path):
+			lines = append(lines, line)
+		case strings.HasPrefix(line, "VmFlags") && len(lines) > 0:
+			return lines
+		case len(lines) > 0:
+			lines = append(lines, line)
+		}
+	}
+	t.Fatalf("%s is not mapped", path)
+	return nil
+}

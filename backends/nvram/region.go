@@ -128,19 +128,19 @@ func open(f *os.File, path string, size int64) (*Region, error) {
 		return nil, fmt.Errorf("nvram: %s: has %d bytes, not %d: %w",
 			path, has, size, backends.ErrAlign)
 	}
-	r := &Region{file: f}
+	r, lendable := &Region{file: f}, false
 	const prot = unix.PROT_READ | unix.PROT_WRITE
 	r.mapped, err = unix.Mmap(fd, 0, int(size), prot, unix.MAP_SHARED_VALIDATE|unix.MAP_SYNC)
 	r.sync = err == nil
 	if err != nil { // not DAX, or a kernel that does not know the flags
-		r.mapped, err = mapHuge(fd, int(size), prot)
+		r.mapped, lendable, err = mapHuge(fd, int(size), prot)
 	}
 	if err != nil {
 		return nil, fail(path, err)
 	}
 	r.geometry = backends.Geometry{
 		Size: size, LogicalBlock: page, AtomicUnit: 8, MemoryAlign: 1,
-		Durability: backends.Volatile, Path: path, Model: "mapped file",
+		Durability: backends.Volatile, Path: path, Model: "mapped file", Lendable: lendable,
 	}
 	if r.sync {
 		r.geometry.Durability, r.geometry.Model = backends.PowerSafe, "DAX mapping"
@@ -152,31 +152,31 @@ const hugePage = 2 << 20
 
 // mapHuge maps a file where huge pages can be, and asks for them: the journal is written and read
 // by blocks here and there, each the first of its page that the processor looks up. Shared memory
-// has none of itself on most systems. It does without where the kernel gives none.
-func mapHuge(fd, size, prot int) ([]byte, error) {
+// has none of itself on most systems. It tells whether the kernel gave them; else its pages are
+// small.
+func mapHuge(fd, size, prot int) (mapped []byte, huge bool, err error) {
 	whole := uintptr(size + hugePage)
 	hold, err := unix.MmapPtr(-1, 0, nil, whole, unix.PROT_NONE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	skip := -uintptr(hold) % hugePage
 	at := unsafe.Add(hold, skip)
 	end := skip + uintptr(size+page-1)/page*page
 	_, err = unix.MmapPtr(fd, 0, at, uintptr(size), prot, unix.MAP_SHARED|unix.MAP_FIXED)
 	if err != nil {
-		return nil, errors.Join(err, unix.MunmapPtr(hold, whole))
+		return nil, false, errors.Join(err, unix.MunmapPtr(hold, whole))
 	}
 	if skip > 0 {
 		err = unix.MunmapPtr(hold, skip)
 	}
 	err = errors.Join(err, unix.MunmapPtr(unsafe.Add(hold, end), whole-end))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	mapped := unsafe.Slice((*byte)(at), size)
-	_ = unix.Madvise(mapped, unix.MADV_COLLAPSE) // where it cannot, the pages are small
-	return mapped, nil
+	mapped = unsafe.Slice((*byte)(at), size)
+	return mapped, unix.Madvise(mapped, unix.MADV_COLLAPSE) == nil, nil
 }
 
 // Geometry describes the region. AtomicUnit is 8: an aligned word.

@@ -318,7 +318,7 @@ func newScriptOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64, spo
 ) *script {
 	s := &script{t: t, dev: dev, nv: nv, spots: spots, tune: tune}
 	s.rnd = rand.New(rand.NewPCG(seed, 1))
-	s.e = open(t, s.dev, append([]func(*Config){journaled(nv)}, tune...)...)
+	s.e = open(t, s.dev, append([]func(*Config){journaled(nv), strewn(seed)}, tune...)...)
 	s.e.lendFrom = segment.BlockSize // chunks are too small here for what is worth it
 	s.v = create(t, s.e, 16*domain.MiB)
 	s.v.SetCompression(compress.Mode(seed % 4))

@@ -37,6 +37,7 @@ type batch struct {
 	asked   bool          // somebody waits for the batch whatever the fill
 	rested  time.Duration
 
+	straight straight
 	squeezer squeezer
 	pad      pad
 }
@@ -199,16 +200,18 @@ func (n *nvram) prepare() error {
 	b := &n.batch
 	b.moves, b.crcs = b.moves[:0], b.crcs[:0]
 	b.found, b.order = b.found[:0], b.order[:0]
+	b.straight.mixed = false
+	b.byLane()
 	for _, sl := range b.slots {
 		n.collect(sl)
 	}
 	defer clear(b.found)
-	b.order, b.room = sortRanks(b.order, b.room)
+	n.arrange()
 	whole, crcs := len(b.moves), len(b.crcs)
 	for {
 		n.lookUp()
 		n.lay()
-		b.sort()
+		n.list()
 		if err := n.logAll(); err != nil {
 			return err
 		}
@@ -267,6 +270,7 @@ func (n *nvram) collect(sl *nvSlot) {
 			l: l, br: last, life: sl.life, raw: raw, place: place, kind: en.Kind, count: en.Count,
 			blocks: en.Range, version: en.Version, gen: en.Gen, era: en.Era,
 		}
+		b.straight.takes(last, en.Kind)
 		if last.fam.replica == nil {
 			if en.Kind == segment.KindData && sl.leaves != nil {
 				f.near = sl.leaves[place-n.share.Start(sl.No)]
@@ -292,16 +296,12 @@ const lookHold = 32
 func (n *nvram) lookUp() {
 	b := &n.batch
 	for i := 0; i < len(b.order); {
-		o := b.order[i]
-		l, ext := b.found[o.at].l, o.block/segment.LeafBlocks
+		l := b.found[b.order[i].at].l
 		var near *leaf
 		l.mu.Lock()
-		for k := 0; k < lookHold && i < len(b.order); k, i = k+1, i+1 {
+		for k := 0; k < lookHold && i < len(b.order) && b.order[i].lane() == l.no; k, i = k+1, i+1 {
 			r := b.order[i]
-			if r.line != o.line || r.block/segment.LeafBlocks != ext {
-				break
-			}
-			n.ahead(i, o.line)
+			n.ahead(i, l.no)
 			f := &b.found[r.at]
 			br := f.br.now()
 			switch {
@@ -326,10 +326,10 @@ const (
 )
 
 // ahead lets the processor fetch what will be looked up behind record i of the order, as far as
-// that is in the same line; the lane's mutex is held.
-func (n *nvram) ahead(i int, line uint64) {
+// that is of the same lane; the lane's mutex is held.
+func (n *nvram) ahead(i int, lane uint8) {
 	b := &n.batch
-	if i+lineAhead >= len(b.order) || b.order[i+lineAhead].line != line {
+	if i+lineAhead >= len(b.order) || b.order[i+lineAhead].lane() != lane {
 		return
 	}
 	r := b.order[i+lineAhead]
@@ -517,7 +517,11 @@ func (n *nvram) log(m settle) error {
 // plain is log for blocks as they are.
 func (n *nvram) plain(m settle) {
 	c := n.chunkFor(&m)
-	if m.kind == segment.KindData {
+	switch {
+	case m.kind != segment.KindData:
+	case n.batch.straight.lends && m.br.key == nil:
+		n.lend(c, &m)
+	default:
 		n.plan(c, &m)
 	}
 	n.record(c, &m)

@@ -70,6 +70,8 @@ type Config struct {
 
 	// closing is told of every block that is encrypted, in tests.
 	closing func(a cipher.AEAD, nonce, block []byte)
+	// strew lets each batch of the destager go straight that may, in tests, whatever it is like.
+	strew bool
 }
 
 // Fact is a change of a device's trustworthiness, for the log of the node and its operator.

@@ -64,7 +64,8 @@ func newFamiliesOn(t *testing.T, dev *mem.Device, nv *mem.Memory, seed uint64,
 ) *families {
 	f := &families{
 		t: t, dev: dev, nv: nv, rnd: newRand(seed), vols: map[domain.VolumeID]*image{}, most: 12,
-		snaps: map[domain.SnapshotID]*image{}, of: map[domain.SnapshotID]domain.VolumeID{}, tune: tune,
+		snaps: map[domain.SnapshotID]*image{}, of: map[domain.SnapshotID]domain.VolumeID{},
+		tune: append(tune, strewn(seed)),
 	}
 	f.e = f.open()
 	return f

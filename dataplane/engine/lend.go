@@ -67,6 +67,14 @@ func writeParts(d backends.Device, list [][]byte, off int64) error {
 	return backends.WriteV(d, list, off, false)
 }
 
+// partMin gives from how many bytes on data is lent.
+func (e *Engine) partMin() int {
+	if e.lendFrom > 0 {
+		return e.lendFrom
+	}
+	return partMin
+}
+
 // fill takes the payload of a record into the chunk: a copy, or the owner's memory where it is
 // lent, worth it, and the device can. What is lent is written before the record's outcome is told,
 // also when the chunk is written a second time, and is not looked at afterwards. Its checksums were
@@ -74,10 +82,7 @@ func writeParts(d backends.Device, list [][]byte, off int64) error {
 // may says whether memory may be lent at all: what will be encrypted is copied.
 func (e *Engine) fill(c *chunk, r *Record, n int, may bool) {
 	data := r.Data[:n]
-	from := partMin
-	if e.lendFrom > 0 {
-		from = e.lendFrom
-	}
+	from := e.partMin()
 	_, can := e.dev.(backends.VectorWriter)
 	c.lend(data, may && can && r.Lent && n >= from && backends.Aligned(data, backends.Align))
 }
@@ -85,19 +90,24 @@ func (e *Engine) fill(c *chunk, r *Record, n int, may bool) {
 // lend adds whole blocks to the payload: a copy, or the memory itself, which then belongs to the
 // chunk until it is written. Neighbours in memory become one part.
 func (c *chunk) lend(data []byte, lent bool) {
-	var p *part // the last one, if it ends here
-	if n := len(c.parts); n > 0 && c.parts[n-1].at+len(c.parts[n-1].data) == c.payload {
-		p = &c.parts[n-1]
-	}
-	switch {
-	case !lent:
+	if lent {
+		c.part(data)
+	} else {
 		copy(c.buf[segment.HeaderMax+c.payload:], data)
-	case p != nil && follows(p.data, data):
-		p.data = p.data[:len(p.data)+len(data)]
-	default:
-		c.parts = append(c.parts, part{c.payload, data})
 	}
 	c.payload += len(data)
+}
+
+// part notes memory that is to be written at the end of the payload.
+func (c *chunk) part(data []byte) {
+	if n := len(c.parts); n > 0 {
+		p := &c.parts[n-1]
+		if p.at+len(p.data) == c.payload && follows(p.data, data) {
+			p.data = p.data[:len(p.data)+len(data)]
+			return
+		}
+	}
+	c.parts = append(c.parts, part{c.payload, data})
 }
 
 // follows tells whether q stands right behind p, in one buffer.

@@ -16,9 +16,9 @@ import (
 
 // nvram is the engine's journal: a log above the lanes' logs. A host's record is stored in its
 // lane's open slot, enters the index with its place there, and is acknowledged before Append
-// returns. The destager takes the oldest slots, drops what was overwritten, sorts the rest and logs
-// it as records of the lanes; when those are durable the index is pointed at them, each block if
-// nobody wrote it meanwhile, and the slots are free.
+// returns. The destager takes the oldest slots, drops what was overwritten, sorts the rest where
+// that wins anything, and logs it as records of the lanes; when those are durable the index is
+// pointed at them, each block if nobody wrote it meanwhile, and the slots are free.
 //
 //	Append -> slot: entry, data, commit word -> index -> Appended
 //	                  |  oldest slots

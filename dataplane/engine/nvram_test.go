@@ -28,6 +28,11 @@ func journaled(nv *mem.Memory) func(*Config) {
 	}
 }
 
+// strewn lets what every other seed writes go straight from the journal.
+func strewn(seed uint64) func(*Config) {
+	return func(c *Config) { c.strew = seed%2 == 0 }
+}
+
 // newMemory makes memory for a journal of so many slots for a device, power-safe.
 func newMemory(t testing.TB, dev backends.Device, slots int) *mem.Memory {
 	return newMemoryOf(t, dev, slots, backends.PowerSafe)
@@ -338,12 +343,12 @@ func TestJournalDamage(t *testing.T) {
 	if err != nil || !share.Read(1, &sl, nil) || !sl.Sealed || share.Read(2, &sl, nil) {
 		t.Fatalf("the slot that was open: %+v: %v", sl, err)
 	}
-	for _, serving := range []bool{false, true} {
-		img, mine, told := copyOf(dev), nv.Clone(), &facts{}
+	for i := range uint64(4) {
+		img, mine, told, serving := copyOf(dev), nv.Clone(), &facts{}, i >= 2
 		if !serving {
 			mine.Bytes()[where+100] ^= 8
 		}
-		e := open(t, img, quiet, journaled(mine), told.into)
+		e := open(t, img, quiet, journaled(mine), told.into, strewn(i))
 		if serving {
 			if told.count("corrupt") > 0 {
 				t.Fatalf("told %+v", told.list)

@@ -15,6 +15,9 @@ type rank struct {
 
 func lineOf(l *lane, branch uint32) uint64 { return uint64(l.no)<<33 | 1<<32 | uint64(branch) }
 
+// lane gives the number of the lane.
+func (r *rank) lane() uint8 { return uint8(r.line >> 33) }
+
 func compareRanks(x, y rank) int {
 	switch {
 	case x.line < y.line, x.line == y.line && x.block < y.block:
