@@ -28,7 +28,8 @@ type shuttle struct {
 
 func newShuttle(t *testing.T, seed uint64, journal bool, tune ...func(*Config)) *shuttle {
 	device := func() (*mem.Device, *mem.Memory) {
-		dev := newMem(t, segment.DataOff+90*(128<<10)+segment.Guard+segment.Sector, 128<<10,
+		// The model fills 6 of 9 MiB: a device that has no room for a copy refuses it.
+		dev := newMem(t, segment.DataOff+120*(128<<10)+segment.Guard+segment.Sector, 128<<10,
 			1+int(seed%2)*2)
 		if journal {
 			return dev, newMemory(t, dev, 14)
