@@ -81,6 +81,16 @@ func (a *audit) run(t testing.TB) {
 				t.Errorf("fsck: %+v", p)
 			}
 		}
+		for i, sg := range e.space.mu.segs {
+			sum, least := int64(0), int32(0)
+			for p := range sg.parts {
+				n := sg.parts[p].Load()
+				sum, least = sum+int64(n), min(least, n)
+			}
+			if live := sg.live.Load(); sum != live || least < 0 {
+				t.Errorf("segment %d: %d bytes live, %d in its parts, %d in one", i, live, sum, least)
+			}
+		}
 		got := r.Live + r.Journaled + hiddenInJournal(e)
 		if live := e.space.live.Load(); r.Anchor.Clean && !e.failed.Load() && got != live {
 			t.Errorf("fsck: %d bytes live, the engine said %d", got, live)

@@ -38,7 +38,7 @@ const (
 	groupMax  = 16 // chunks
 	groupMin  = 2
 	groupPart = 64 // of a device
-	groupsOut = 2  // under way
+	groupsOut = 3  // under way
 )
 
 // groupSize gives the most chunks of a group.
@@ -63,7 +63,7 @@ func (n *nvram) group() *group {
 func (n *nvram) depart(g *group, chunks []sent, began time.Duration) error {
 	b, left := &n.batch, groupsOut-1
 	if !n.urgent() {
-		left = 0 // two groups are in nobody's way where writers wait for room
+		left = 0 // more at once are in nobody's way where writers wait for room
 	}
 	if err := n.land(left); err != nil {
 		return err

@@ -313,6 +313,9 @@ func (c *cleaner) segment(v victim) error {
 	}
 	err := c.e.eachChunk(v.id, v.seq, func(off int64, h *segment.Chunk, entries []byte) error {
 		base := off + int64(h.HeaderBytes())
+		if h.PayloadBytes > 0 && !c.e.space.settled(base, int64(h.PayloadBytes)) {
+			return nil
+		}
 		// Compressed blocks stand behind the plain ones: so what is read goes on upwards.
 		if err := c.chunk(v, stream, base, h, entries, false); err != nil {
 			return err
@@ -355,6 +358,10 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		}
 		outside := (int(en.Off)+int(en.Units))*segment.Unit > int(h.PayloadBytes)
 		payload := uint64(base) / segment.Unit
+		at, size := base+int64(en.Off)*segment.Unit, int64(en.Units)*segment.Unit
+		if !outside && !c.e.space.settled(at, size) {
+			continue
+		}
 		if l, h := c.e.heldAt(&en, payload+uint64(en.Off)); h != nil {
 			if outside {
 				c.e.spoiled(v.id, l.replicaOf(h), en.Block)

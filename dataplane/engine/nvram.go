@@ -23,7 +23,7 @@ import (
 //	Append -> slot: entry, data, commit word -> index -> Appended
 //	                  |  oldest slots
 //	                  +-> live, sorted -> [chunks] -> queue -> write -> one flush -> index -> free
-//	                      a batch                     up to two groups
+//	                      a batch                     up to three groups
 //
 // A place in the journal is an address above the device's own, so a leaf needs no other form for
 // it. No image of a leaf holds one: there such a block is lost, and the journal, or the log behind

@@ -51,25 +51,25 @@ func newRedoQueue() *redoQueue { return &redoQueue{room: footerRoom{kept: true}}
 
 // redoSums are changes of what all lanes count together, gathered for many blocks.
 type redoSums struct {
-	stands  []int64  // bytes, by segment
-	touched []uint32 // the segments among them
+	stands  []int64 // bytes, by part of a segment
+	touched []int   // the parts among them
 	live    int64
 	saved   int64
 }
 
 // stand counts bytes at a place of the device.
-func (s *redoSums) stand(id uint32, n int64) {
-	if s.stands[id] == 0 {
-		s.touched = append(s.touched, id)
+func (s *redoSums) stand(part int, n int64) {
+	if s.stands[part] == 0 {
+		s.touched = append(s.touched, part)
 	}
-	s.stands[id] += n
+	s.stands[part] += n
 }
 
 // give adds the sums to what they are of.
 func (s *redoSums) give(e *Engine) {
-	for _, id := range s.touched {
-		e.space.mu.segs[id].live.Add(s.stands[id])
-		s.stands[id] = 0
+	for _, part := range s.touched {
+		e.space.stand(part, s.stands[part])
+		s.stands[part] = 0
 	}
 	e.space.live.Add(s.live)
 	e.space.saved.Add(s.saved)
@@ -115,7 +115,7 @@ func (q *redoQueue) enter(l *lane) {
 	if len(q.list) > 0 {
 		q.sort()
 		if q.sums.stands == nil {
-			q.sums.stands = make([]int64, len(l.e.space.mu.segs))
+			q.sums.stands = make([]int64, len(l.e.space.mu.segs)*liveParts)
 		}
 		for from := 0; from < len(q.list); {
 			to, first := from+1, &q.list[from]
@@ -170,7 +170,7 @@ func (q *redoQueue) bulk(l *lane, lf *leaf, list []redo) {
 		old := all[r.i]
 		all[r.i] = r.loc
 		set.add(int(r.i))
-		s.stand(e.space.id(r.loc), segment.BlockSize)
+		s.stand(e.space.part(r.loc.Off()), segment.BlockSize)
 		own += segment.BlockSize
 		switch {
 		case old == 0:
@@ -180,7 +180,7 @@ func (q *redoQueue) bulk(l *lane, lf *leaf, list []redo) {
 			e.stands(old, -old.Room())
 			own -= old.Room()
 		default:
-			s.stand(e.space.id(old), -old.Room())
+			s.stand(e.space.part(old.Off()), -old.Room())
 			own -= old.Room()
 			s.saved -= segment.BlockSize - old.Room()
 		}

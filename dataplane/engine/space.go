@@ -21,9 +21,10 @@ const (
 
 // seg is one segment. live is guarded by nothing: it is counted by the lanes.
 type seg struct {
-	live atomic.Int64 // bytes of blocks whose newest copy stands here
-	meta int64        // bytes that the last durable checkpoint needs; maintenance only
-	life atomic.Pointer[life]
+	live  atomic.Int64            // bytes of blocks whose newest copy stands here
+	parts [liveParts]atomic.Int32 // the same, by part of the segment, all of one size
+	meta  int64                   // bytes that the last durable checkpoint needs; maintenance only
+	life  atomic.Pointer[life]
 	// read is the sequence that the newest segment had when something was read here last; on the flash
 	// of a pair only.
 	read atomic.Uint64
@@ -36,6 +37,10 @@ type seg struct {
 	seq    uint64
 }
 
+// liveParts is of how many parts of a segment it is known how much lives in each: so the cleaner
+// looks at those only where something does.
+const liveParts = 32
+
 // space owns the segments of a device and decides who may have one.
 //
 // Invariant: user segments are refused at or below reserveUser free ones, the cleaner's at or below
@@ -44,6 +49,7 @@ type seg struct {
 type space struct {
 	size        int64        // of a segment
 	first       int64        // offset of segment 0
+	partSize    int64        // of a segment's parts
 	capacity    int64        // bytes of all segments that can hold data
 	data        int64        // segments that hosts may fill
 	packed      atomic.Int64 // bytes of blocks that a well-filled one holds
@@ -79,6 +85,7 @@ type space struct {
 
 func newSpace(sb *segment.Superblock) *space {
 	s := &space{size: int64(sb.SegmentSize), first: int64(sb.FirstOff)}
+	s.partSize = s.size / liveParts // a segment is so many sectors
 	s.packed.Store(packed(s.size, 0))
 	s.freed = sync.NewCond(&s.mu)
 	s.mu.segs = make([]*seg, sb.Segments)
@@ -180,7 +187,32 @@ func (s *space) off(id uint32) int64 { return s.first + int64(id)*s.size }
 func (s *space) id(loc segment.Loc) uint32 { return uint32((loc.Off() - s.first) / s.size) }
 
 // at gives the segment that holds a device offset.
-func (s *space) at(off int64) *seg { return s.mu.segs[(off-s.first)/s.size] }
+func (s *space) at(off int64) *seg { return s.mu.segs[s.part(off)/liveParts] }
+
+// part gives the number of the part of a segment that a device offset is in, counted from the first
+// of the device.
+func (s *space) part(off int64) int { return int((off - s.first) / s.partSize) }
+
+// stand counts bytes of a block that stands, or no longer stands, in a part of a segment.
+func (s *space) stand(part int, n int64) {
+	sg := s.mu.segs[part/liveParts]
+	sg.live.Add(n)
+	sg.parts[part%liveParts].Add(int32(n))
+}
+
+// settled tells whether any block may stand in a stretch of a segment: in the parts that it
+// touches.
+func (s *space) settled(off, n int64) bool {
+	if !s.valid(off, n) {
+		return true // whoever looks there tells that it lies outside
+	}
+	for p := s.part(off); p <= s.part(off+n-1); p++ {
+		if s.mu.segs[p/liveParts].parts[p%liveParts].Load() != 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // valid tells whether n bytes from off on lie inside one segment.
 func (s *space) valid(off, n int64) bool {
