@@ -358,8 +358,7 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		}
 		outside := (int(en.Off)+int(en.Units))*segment.Unit > int(h.PayloadBytes)
 		payload := uint64(base) / segment.Unit
-		at, size := base+int64(en.Off)*segment.Unit, int64(en.Units)*segment.Unit
-		if !outside && !c.e.space.settled(at, size) {
+		if !outside && !c.e.space.settledBy(&en, base) {
 			continue
 		}
 		if l, h := c.e.heldAt(&en, payload+uint64(en.Off)); h != nil {

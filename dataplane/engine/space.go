@@ -214,6 +214,11 @@ func (s *space) settled(off, n int64) bool {
 	return false
 }
 
+// settledBy is settled for the data of an entry, whose chunk's payload begins at a device offset.
+func (s *space) settledBy(en *segment.Entry, payload int64) bool {
+	return s.settled(payload+int64(en.Off)*segment.Unit, int64(en.Units)*segment.Unit)
+}
+
 // valid tells whether n bytes from off on lie inside one segment.
 func (s *space) valid(off, n int64) bool {
 	if off < s.first || n <= 0 {
