@@ -21,9 +21,8 @@
 // The column engine-nvram acknowledges from memory that a power cut takes: no machine without NVRAM
 // can do better, so it shows what the engine and its destaging cost, not what is kept. Its journal
 // is small beside what a run writes, and a run begins with the journal filled to where destaging
-// begins: what is measured is the rate of destaging, not that of memory. Its device is eight times
-// as large as the volume, so that there is next to nothing to clean: what cleaning costs "bench
-// fill" shows.
+// begins: what is measured is the rate of destaging, not that of memory. Its device is three
+// quarters empty, so that little is cleaned.
 //
 // # The event log
 //

@@ -16,9 +16,8 @@ import (
 )
 
 const (
-	// nvramFactor is that of the device below a journal: an eighth full, it has next to nothing to
-	// clean, which is how the target is defined.
-	nvramFactor = 8
+	// nvramFactor is that of the device below a journal: it is a quarter full.
+	nvramFactor = 4
 	// roomMin and roomMax bound how many times the size of its volume a device of ours is.
 	roomMin, roomMax = 2, 16
 
