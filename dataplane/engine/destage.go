@@ -291,8 +291,8 @@ func (n *nvram) collect(sl *nvSlot) {
 const lookHold = 32
 
 // lookUp lists as moves what of the found records is still current. Records of a host that wrote,
-// say, 100 blocks stay together as far as they are. It goes in the order of the index, so that what
-// stands in one leaf is looked up under one hold of the mutex.
+// say, 100 blocks stay together as far as they are. Up to lookHold of one lane are looked up under
+// one hold of its mutex; where they are sorted, those of a leaf follow one another.
 func (n *nvram) lookUp() {
 	b := &n.batch
 	for i := 0; i < len(b.order); {

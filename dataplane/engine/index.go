@@ -130,7 +130,7 @@ func (e *Engine) stands(loc segment.Loc, n int64) {
 		e.nv.slotAt(loc).live.Add(n)
 		return
 	}
-	e.space.stand(e.space.part(loc.Off()), n)
+	e.space.stand(loc.Off(), n)
 }
 
 // resize notes how many blocks a leaf holds, and what its image will take.

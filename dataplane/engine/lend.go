@@ -3,7 +3,6 @@ package engine
 import (
 	"weft/backends"
 	"weft/dataplane/segment"
-	"weft/domain"
 )
 
 // part is a piece of a chunk's payload that is written from its owner's memory.
@@ -44,11 +43,11 @@ func (c *chunk) trickle(d backends.Device, image []byte, off int64, most int) er
 			n++
 		}
 		if n == len(list) { // it is less than the most
-			return writeParts(d, list, off)
+			return writeParts(d, list, off, false)
 		}
 		last := list[n]
 		list[n] = last[:left]
-		if err := writeParts(d, list[:n+1], off); err != nil {
+		if err := writeParts(d, list[:n+1], off, false); err != nil {
 			return err
 		}
 		if list[n] = last[left:]; len(list[n]) == 0 {
@@ -59,12 +58,12 @@ func (c *chunk) trickle(d backends.Device, image []byte, off int64, most int) er
 	return nil
 }
 
-// writeParts writes buffers one behind the other, not durably.
-func writeParts(d backends.Device, list [][]byte, off int64) error {
+// writeParts writes buffers one behind the other, durably with fua.
+func writeParts(d backends.Device, list [][]byte, off int64, fua bool) error {
 	if len(list) == 1 {
-		return d.WriteAt(list[0], off, false)
+		return d.WriteAt(list[0], off, fua)
 	}
-	return backends.WriteV(d, list, off, false)
+	return backends.WriteV(d, list, off, fua)
 }
 
 // partMin gives from how many bytes on data is lent.
@@ -127,17 +126,10 @@ func (l *lane) write(c *chunk, fua bool) error {
 	return c.send(l.e.dev, b, c.off, fua)
 }
 
-// send writes an image and the parts that stand elsewhere.
+// send writes an image and the parts that stand elsewhere at once, durably with fua.
 func (c *chunk) send(d backends.Device, image []byte, off int64, fua bool) error {
-	if len(c.parts) == 0 {
-		return d.WriteAt(image, off, fua)
-	}
-	dev, ok := d.(backends.VectorWriter)
-	if !ok {
-		return domain.Errorf(domain.Internal, "parts for a device that takes none")
-	}
 	c.vector = c.pieces(c.vector[:0], image)
-	err := dev.WriteVAt(c.vector, off, fua)
+	err := writeParts(d, c.vector, off, fua)
 	clear(c.vector[:cap(c.vector)])
 	return err
 }

@@ -112,7 +112,7 @@ func (e *Engine) adopt(b *branch, im *segment.Leaf) {
 		im.Loc[i] = loc
 		count++
 		if loc.Kind() == segment.Flash {
-			e.space.stand(e.space.part(loc.Off()), loc.Room())
+			e.space.stand(loc.Off(), loc.Room())
 			e.space.live.Add(loc.Room())
 			e.space.saved.Add(segment.BlockSize - loc.Room())
 			b.own.Add(loc.Room())

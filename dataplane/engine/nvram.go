@@ -44,8 +44,10 @@ type nvram struct {
 	base  uint32 // address of the journal's first block, in blocks; the device ends below
 	slots []nvSlot
 	salt  segment.Salt // of this start, for the keys of what is encrypted
-	clock tier.Clock
-	used  atomic.Int64 // slots that are not free
+	// lendable says that the device may write from the journal's memory.
+	lendable bool
+	clock    tier.Clock
+	used     atomic.Int64 // slots that are not free
 
 	mu struct {
 		sync.Mutex
@@ -88,6 +90,7 @@ type nvSlot struct {
 
 func newNVRAM(e *Engine, share *journal.Share, base uint32) *nvram {
 	n := &nvram{e: e, share: share, base: base, clock: e.clock()}
+	n.lendable = lendable(e.dev, share)
 	n.slots = make([]nvSlot, share.Slots())
 	n.freed = sync.NewCond(&n.mu)
 	n.wakeup, n.halt = make(chan struct{}, 1), make(chan struct{})

@@ -68,7 +68,7 @@ func (s *redoSums) stand(part int, n int64) {
 // give adds the sums to what they are of.
 func (s *redoSums) give(e *Engine) {
 	for _, part := range s.touched {
-		e.space.stand(part, s.stands[part])
+		e.space.standIn(part, s.stands[part])
 		s.stands[part] = 0
 	}
 	e.space.live.Add(s.live)

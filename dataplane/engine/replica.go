@@ -761,7 +761,7 @@ func (l *lane) spare(h *heldRecord, i int, sign int64) {
 	if h.slot != nil {
 		h.slot.live.Add(sign * segment.BlockSize)
 	} else {
-		l.e.space.stand(l.e.space.part(h.off(i)), sign*segment.BlockSize)
+		l.e.space.stand(h.off(i), sign*segment.BlockSize)
 	}
 	l.e.space.live.Add(sign * segment.BlockSize)
 }

@@ -193,8 +193,11 @@ func (s *space) at(off int64) *seg { return s.mu.segs[s.part(off)/liveParts] }
 // of the device.
 func (s *space) part(off int64) int { return int((off - s.first) / s.partSize) }
 
-// stand counts bytes of a block that stands, or no longer stands, in a part of a segment.
-func (s *space) stand(part int, n int64) {
+// stand counts bytes of a block that stands, or no longer stands, at a device offset.
+func (s *space) stand(off, n int64) { s.standIn(s.part(off), n) }
+
+// standIn is stand for a part of a segment.
+func (s *space) standIn(part int, n int64) {
 	sg := s.mu.segs[part/liveParts]
 	sg.live.Add(n)
 	sg.parts[part%liveParts].Add(int32(n))

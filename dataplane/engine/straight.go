@@ -7,6 +7,7 @@ import (
 	"weft/backends"
 	"weft/dataplane/checksum"
 	"weft/dataplane/compress"
+	"weft/dataplane/journal"
 	"weft/dataplane/segment"
 )
 
@@ -28,7 +29,7 @@ type straight struct {
 	now   bool  // the batch goes straight
 	lends bool  // from the memory of the journal
 	left  int   // batches that may go straight before the next is sorted
-	count int64 // batches that were written from the memory of the journal
+	count int64 // batches that were written from the memory of the journal, for tests
 }
 
 // takes notes a record of a batch: the order of holes counts, replicas have one of their own, and
@@ -39,14 +40,15 @@ func (s *straight) takes(b *branch, kind segment.Kind) {
 	s.mixed = s.mixed || !plain
 }
 
-// lendable tells whether the device may write from the journal's memory, and does so as fast as
-// from its own.
-func (n *nvram) lendable() bool {
-	_, can := n.e.dev.(backends.VectorWriter)
-	return can && n.share.Geometry().Lendable && backends.Aligned(n.share.At(0, 1), backends.Align)
+// lendable tells whether a device may write from a journal's memory, and does so as fast as from
+// other memory.
+func lendable(dev backends.Device, share *journal.Share) bool {
+	_, can := dev.(backends.VectorWriter)
+	return can && share.Geometry().Lendable && backends.Aligned(share.At(0, 1), backends.Align)
 }
 
-// byLane puts the slots of a lane side by side, in their order.
+// byLane puts the slots of a lane side by side, in their order: a chunk is of one lane, and full
+// where it goes on from one slot to the next.
 func (b *batch) byLane() {
 	slices.SortStableFunc(b.slots, func(x, y *nvSlot) int { return cmp.Compare(x.Lane, y.Lane) })
 }
@@ -61,7 +63,7 @@ func (n *nvram) arrange() {
 		return
 	}
 	b.order, b.room = sortRanks(b.order, b.room)
-	if s.left = 0; !s.mixed && n.lendable() && b.scattered() {
+	if s.left = 0; !s.mixed && n.lendable && b.scattered() {
 		s.left = straightMax
 	}
 }
@@ -82,7 +84,7 @@ func (b *batch) scattered() bool {
 // list lists the moves in the order in which they are logged, and settles what of them is lent.
 func (n *nvram) list() {
 	b := &n.batch
-	if b.straight.lends = b.straight.now && n.lendable() && n.long(); b.straight.lends {
+	if b.straight.lends = b.straight.now && n.lendable && n.long(); b.straight.lends {
 		b.straight.count++
 	}
 	if !b.straight.now {

@@ -175,15 +175,8 @@ func TestStraightOnlyLong(t *testing.T) {
 	for i := range uint64(120) {
 		r.put(i * 1000)
 	}
-	for i := range uint64(120) {
-		if i%3 != 0 {
-			r.put(i * 1000)
-		}
-	}
-	for i := range uint64(80) { // and the second ones, so that nothing long is left
-		if i%2 == 0 {
-			r.put(i*3/2*1000 + 1000)
-		}
+	for i := range uint64(60) { // of the first ones every other is dead then
+		r.put(i * 2000)
 	}
 	if blocks, _ := r.destaged(); blocks != 0 || !r.e.nv.batch.straight.now {
 		t.Errorf("%d blocks lent; straight: %v", blocks, r.e.nv.batch.straight.now)
