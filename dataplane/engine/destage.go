@@ -279,7 +279,7 @@ func (n *nvram) collect(sl *nvSlot) {
 			b.found = append(b.found, f)
 			return
 		}
-		l.mu.Lock()
+		l.lock()
 		if br := last.now(); br != nil {
 			n.collectHeld(br, sl, en, &f)
 		}
@@ -298,7 +298,7 @@ func (n *nvram) lookUp() {
 	for i := 0; i < len(b.order); {
 		l := b.found[b.order[i].at].l
 		var near *leaf
-		l.mu.Lock()
+		l.lock()
 		for k := 0; k < lookHold && i < len(b.order) && b.order[i].lane() == l.no; k, i = k+1, i+1 {
 			r := b.order[i]
 			n.ahead(i, l.no)

@@ -172,7 +172,7 @@ func (n *nvram) settle(g *group) error {
 
 // send puts a chunk of a group in its lane's queue.
 func (n *nvram) send(l *lane, c *chunk, g *group) error {
-	l.mu.Lock()
+	l.lock()
 	defer l.mu.Unlock()
 	if err := l.dead(); err != nil {
 		return err

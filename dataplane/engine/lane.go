@@ -194,8 +194,9 @@ type lane struct {
 		// entering: the first chunk in flight is entered into the index, by who then takes the next ones.
 		entering bool
 	}
-	work   *sync.Cond // the writers wait for records
-	room   *sync.Cond // appenders wait for a chunk, a hold, an apply
+	spins  atomic.Bool // a host waits for the mutex without going to sleep
+	work   *sync.Cond  // the writers wait for records
+	room   *sync.Cond  // appenders wait for a chunk, a hold, an apply
 	wg     sync.WaitGroup
 	memory atomic.Int64 // bytes of its part of the index
 	sealer sealer       // for the journal; guarded by mu
@@ -219,6 +220,36 @@ func (l *lane) start() {
 	for range chunkWriters {
 		go l.writer()
 	}
+}
+
+// spinMax is how often a host looks for the mutex before it goes to sleep: that takes about as long
+// as to be woken again.
+const spinMax = 800
+
+// seize locks the mutex for a host that fills the journal. The destager holds it for a few
+// microseconds at a time; who goes to sleep for those is woken 50 to 100 later. One host of a lane
+// waits awake, others would take the processors from each other.
+func (l *lane) seize() {
+	if l.mu.TryLock() {
+		return
+	}
+	if l.spins.CompareAndSwap(false, true) {
+		defer l.spins.Store(false)
+		l.lock()
+		return
+	}
+	l.mu.Lock()
+}
+
+// lock locks the mutex for the engine's own work, awake as long as it pays.
+func (l *lane) lock() {
+	for range spinMax {
+		if l.mu.TryLock() {
+			return
+		}
+		pause()
+	}
+	l.mu.Lock()
 }
 
 // wake lets every waiter look again.
@@ -366,13 +397,13 @@ func (l *lane) line(c *chunk) {
 // and the host whose record it is may send nothing more before its outcome.
 func (l *lane) await() bool {
 	for {
-		l.mu.Lock()
+		l.lock()
 		for l.idle() && !l.mu.closed {
 			l.work.Wait()
 		}
 		l.mu.Unlock()
 		l.seal.Lock()
-		l.mu.Lock()
+		l.lock()
 		if !l.idle() {
 			return true
 		}
@@ -407,7 +438,7 @@ func (l *lane) place(c *chunk) error {
 		}
 		l.setOpen(o)
 	}
-	l.mu.Lock()
+	l.lock()
 	c.head.FlushMark = l.mu.applied
 	c.seg, c.off = l.open, l.e.space.off(l.open.id)+l.open.used
 	l.mu.Unlock()
@@ -433,7 +464,7 @@ func (l *lane) setOpen(o *openSegment) {
 		seq = o.seq
 	}
 	l.open = o
-	l.mu.Lock()
+	l.lock()
 	l.mu.openSeq = max(l.mu.openSeq, seq)
 	l.mu.Unlock()
 }
@@ -491,7 +522,7 @@ func (l *lane) elsewhere(c *chunk) error {
 // order; then it tells the owners of the records, without a lock.
 func (l *lane) finish(c *chunk, err error) {
 	var first, last *chunk
-	l.mu.Lock()
+	l.lock()
 	c.done, c.err = true, err
 	for l.mu.head != nil && l.mu.head.done && !l.mu.entering {
 		d := l.mu.head
@@ -545,7 +576,7 @@ func (l *lane) acknowledge(d *chunk) {
 		l.e.settle(d.seg)
 	}
 	d.reset()
-	l.mu.Lock()
+	l.lock()
 	keep := true
 	switch {
 	case l.mu.cur == nil:
@@ -590,7 +621,7 @@ func (l *lane) apply(c *chunk) {
 		if c.group != nil && i%applyHold == applyHold-1 {
 			l.mu.Unlock()
 			near = nil
-			l.mu.Lock()
+			l.lock()
 		}
 		if p.whole {
 			near = l.destaged(near, p, base, c)

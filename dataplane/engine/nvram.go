@@ -145,7 +145,7 @@ func (n *nvram) leaveOut(locs *[segment.LeafBlocks]segment.Loc) {
 func (v *Volume) keep(r *Record, own *Hold) error {
 	v.e.nv.wait(r.paced())
 	l := v.lane(r.Block)
-	l.mu.Lock()
+	l.seize()
 	defer l.mu.Unlock()
 	if l.held(v, r.Block, r.Count, own) {
 		v.e.stats.stalls.Add(1)

@@ -6,3 +6,8 @@ import "unsafe"
 //
 //go:noescape
 func prefetch(p unsafe.Pointer)
+
+// pause tells the processor that the program waits for another one: for about 100 ns.
+//
+//go:noescape
+func pause()
