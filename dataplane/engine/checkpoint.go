@@ -39,6 +39,7 @@ type maintenance struct {
 	sweeps    sweeps
 	reads     tier.ReadCost // what reads of the cleaner cost the device
 	cold      coldStream    // to the disk of a pair
+	room      footerRoom    // the cleaner's
 	squeezer  squeezer      // the cleaner's
 }
 
@@ -232,7 +233,7 @@ func (l *lane) mark(table *segment.ReplicaTable) (segment.LaneMark, []*leaf) {
 // saveLeaf writes one changed leaf's image and gives the place of the one it replaces. An empty
 // leaf leaves the directory.
 func (l *lane) saveLeaf(lf *leaf, w *metaWriter) (segment.Piece, error) {
-	l.mu.Lock()
+	l.lock()
 	id := leafID{lf.br.id, lf.ext}
 	lf.dirty = false
 	l.e.space.dirty.Add(-imageBytes(int(lf.n)))
@@ -247,11 +248,15 @@ func (l *lane) saveLeaf(lf *leaf, w *metaWriter) (segment.Piece, error) {
 	}
 	im := &w.leaf
 	im.Branch, im.Extent, im.Complete = id.branch, id.extent, l.mu.applied
-	clear(im.Loc[:])
-	lf.own.over(im.Loc[:], 0)
+	if d := lf.own.dense; d != nil {
+		im.Loc = *d
+	} else {
+		clear(im.Loc[:])
+		lf.own.over(im.Loc[:], 0)
+	}
+	l.mu.Unlock() // hosts wait for it, and what follows takes ten times as long
 	l.e.nv.leaveOut(&im.Loc)
 	w.image = im.Encode(w.image[:0])
-	l.mu.Unlock()
 	p, err := w.put(segment.KindLeaf, w.image, id)
 	if err != nil {
 		return old, err

@@ -18,6 +18,8 @@ import (
 const (
 	// windowMax is how much a cleaner reads at once, in bytes; it has two windows.
 	windowMax = 8 << 20
+	// windowSteps is how much of a window is worth a step while it fills, where windows are small.
+	windowSteps = 8
 	// stepMax is how much of it is read beside one chunk that is written.
 	stepMax = 1 << 20
 	// pieceMax is how much of either is under way at once: a host's write waits behind it on the
@@ -127,6 +129,7 @@ type window struct {
 	raw     []byte   // entries of encrypted ones
 	longest int      // bytes of a span
 	begun   int      // spans of the steps that were started
+	asked   int      // bytes of those
 	under   bool     // the last of these may be under way
 	reads   int      // of it, with their bytes, and how long it took
 	bytes   int64
@@ -139,11 +142,20 @@ type window struct {
 	done    chan struct{}  // the step is done; of capacity 1
 }
 
+// newWindow makes a window of so many bytes. Its list of spans never grows: spans that are being
+// read stay where they are.
+func newWindow(size int64) *window {
+	return &window{
+		buf: backends.HugeBuffer(int(size)), spans: make([]span, 0, size/segment.Sector),
+		ended: make(chan struct{}, 1), done: make(chan struct{}, 1),
+	}
+}
+
 func (w *window) reset() {
 	clear(w.moves)
 	clear(w.spans)
-	w.used, w.begun, w.spans, w.moves, w.crcs = 0, 0, w.spans[:0], w.moves[:0], w.crcs[:0]
-	w.raw = w.raw[:0]
+	w.used, w.begun, w.asked = 0, 0, 0
+	w.spans, w.moves, w.crcs, w.raw = w.spans[:0], w.moves[:0], w.crcs[:0], w.raw[:0]
 }
 
 func (w *window) arrive() {
@@ -155,14 +167,36 @@ func (w *window) arrive() {
 // step waits for the step that is under way and starts the next.
 func (w *window) step(dev backends.Device) {
 	w.rest()
+	w.start(dev, len(w.spans))
+}
+
+// early starts a step while the window still fills, if there is enough to read for one and none is
+// under way. The last span may grow and is left out.
+func (w *window) early(dev backends.Device) {
+	if w.under {
+		select {
+		case <-w.done:
+			w.rested()
+		default:
+			return
+		}
+	}
+	if w.used-w.asked >= min(pieceMax, len(w.buf)/windowSteps) {
+		w.start(dev, len(w.spans)-1)
+	}
+}
+
+// start starts a step of spans before one of them; none is under way.
+func (w *window) start(dev backends.Device, end int) {
 	from, size := w.begun, 0
-	for w.begun < len(w.spans) && size+len(w.spans[w.begun].P) <= stepMax {
+	for w.begun < end && size+len(w.spans[w.begun].P) <= stepMax {
 		size += len(w.spans[w.begun].P)
 		w.begun++
 	}
 	if from == w.begun {
 		return
 	}
+	w.asked += size
 	w.under, w.reads, w.bytes = true, w.begun-from, int64(size)
 	go w.pull(dev, w.spans[from:w.begun], max(w.longest, w.piece()))
 }
@@ -201,9 +235,14 @@ func (w *window) together(dev backends.Device, spans []span) {
 func (w *window) rest() {
 	if w.under {
 		<-w.done
-		w.under = false
-		*w.cost = w.cost.Read(w.reads, w.bytes, w.took)
+		w.rested()
 	}
+}
+
+// rested notes that the step is done and what it took.
+func (w *window) rested() {
+	w.under = false
+	*w.cost = w.cost.Read(w.reads, w.bytes, w.took)
 }
 
 // wait reads what is left, step by step.
@@ -228,6 +267,7 @@ type cleaner struct {
 	lends  bool   // the device takes what is written from the window's memory
 	flight *flight
 	short  bool // of free segments: it does not give way to hosts
+	eager  bool // to read a window while it fills
 	pad    pad
 	seen   int // blocks since it let other threads go
 
@@ -251,18 +291,15 @@ type flight struct {
 func (e *Engine) newCleaner() *cleaner {
 	for i, w := range e.windows {
 		if w == nil {
-			w = &window{
-				buf:   backends.HugeBuffer(int(min(windowMax, e.space.size))),
-				ended: make(chan struct{}, 1), done: make(chan struct{}, 1), clock: e.clock().Now,
-				piece: e.piece,
-			}
+			w = newWindow(min(windowMax, e.space.size))
+			w.clock, w.piece = e.clock().Now, e.piece
 			e.windows[i] = w
 		}
 		w.cost, w.longest = &e.maint.reads, e.longest()
 		w.reset()
 	}
 	_, can := e.dev.(backends.VectorWriter)
-	c := &cleaner{e: e, lends: can, short: e.space.short()}
+	c := &cleaner{e: e, lends: can, short: e.space.short(), eager: !e.dev.Geometry().Rotational}
 	e.maint.behind.Store(c.short || e.maint.dear)
 	return c
 }
@@ -271,7 +308,7 @@ func (e *Engine) newCleaner() *cleaner {
 // short, one is dear, or a host waits. Small pieces between those of hosts leave more to hosts than
 // the cleaner can win back then.
 func (e *Engine) hurried() bool {
-	return e.maint.behind.Load() || e.space.waiting.Load() > 0
+	return e.maint.behind.Load() || e.space.waiting.Load() > 0 || e.scarce()
 }
 
 // did notes blocks that were seen to; no lock is held.
@@ -283,7 +320,13 @@ func (c *cleaner) did(blocks int) {
 }
 
 // urgent tells whether hosts will have to wait for what is cleaned.
-func (c *cleaner) urgent() bool { return c.short || c.e.space.waiting.Load() > 0 }
+func (c *cleaner) urgent() bool {
+	return c.short || c.e.space.waiting.Load() > 0 || c.e.scarce()
+}
+
+// scarce tells whether free segments are about to run out. With a journal the cleaner hurries then:
+// its hosts wait for no device, and what they would wait for are segments.
+func (e *Engine) scarce() bool { return e.nv != nil && e.space.scarce.Load() }
 
 // settle waits for what is being read, whose buffer will be used again, and gives up what is not
 // written.
@@ -311,17 +354,19 @@ func (c *cleaner) segment(v victim) error {
 	if c.cold {
 		stream = segment.StreamCold
 	}
-	err := c.e.eachChunk(v.id, v.seq, func(off int64, h *segment.Chunk, entries []byte) error {
+	each := func(off int64, h *segment.Chunk, entries []byte) error {
 		base := off + int64(h.HeaderBytes())
 		if h.PayloadBytes > 0 && !c.e.space.settled(base, int64(h.PayloadBytes)) {
 			return nil
 		}
 		// Compressed blocks stand behind the plain ones: so what is read goes on upwards.
-		if err := c.chunk(v, stream, base, h, entries, false); err != nil {
-			return err
+		more, err := c.chunk(v, stream, base, h, entries, false)
+		if more && err == nil {
+			_, err = c.chunk(v, stream, base, h, entries, true)
 		}
-		return c.chunk(v, stream, base, h, entries, true)
-	})
+		return err
+	}
+	_, err := c.e.readChunks(v.id, v.seq, &c.e.maint.room, each)
 	if errors.Is(err, errUnreadable) {
 		c.unreadable(v.id, err)
 		return nil
@@ -339,21 +384,26 @@ func (c *cleaner) unreadable(id uint32, err error) {
 }
 
 // chunk lists the live blocks of one chunk, whose payload starts at the device offset base: those
-// that are compressed, or the others.
+// that are compressed, or the others; then it tells whether there are entries of compressed ones.
 func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chunk,
 	entries []byte, packed bool,
-) error {
+) (more bool, err error) {
 	var live [segment.RecordBlocks]bool
-	for len(entries) > 0 {
+	for c.did(1); len(entries) > 0; {
+		if n := c.over(base, h, entries); n > 0 {
+			entries = entries[n:]
+			continue
+		}
 		var en segment.Entry
 		n, err := segment.DecodeEntry(entries, h.LSN, &en)
 		if err != nil {
-			return nil //nolint:nilerr // the padding of a header; a bad header has failed before
+			return more, nil //nolint:nilerr // the padding of a header; a bad header has failed before
 		}
 		this := entries[:n]
 		entries = entries[n:]
 		c.did(1)
 		if en.Kind != segment.KindData || en.Packed() != packed {
+			more = more || en.Packed()
 			continue
 		}
 		outside := (int(en.Off)+int(en.Units))*segment.Unit > int(h.PayloadBytes)
@@ -367,7 +417,7 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 				continue
 			}
 			if err := c.whole(v, to, h, &en, this, payload+uint64(en.Off)); err != nil {
-				return err
+				return more, err
 			}
 			continue
 		}
@@ -382,33 +432,60 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 		for i := 0; c.only != nil && i < en.Count; i++ {
 			live[i] = live[i] && c.only[en.Loc(this, payload, i)]
 		}
-		for i := 0; i < en.Count; i++ {
-			if !live[i] {
-				continue
+		if outside {
+			for i := range en.Count {
+				if live[i] {
+					c.e.spoiled(v.id, br, en.Block+uint64(i))
+				}
 			}
-			if outside {
-				c.e.spoiled(v.id, br, en.Block+uint64(i))
-				continue
-			}
-			first := i
-			for i+1 < en.Count && live[i+1] {
-				i++
-			}
-			m := move{
-				br: br, block: en.Block + uint64(first), count: i + 1 - first,
-				from: payload + uint64(en.Off) + uint64(first)*segment.BlockUnits, seq: v.seq, lsn: en.LSN,
-				version: en.Version, gen: en.Gen, era: en.Era, stream: to, life: lf, behind: first,
-			}
-			if packed {
-				m.units = int(en.Units)
-			}
-			err := c.add(v.id, m, this, func(k int) uint32 { return en.Further(this, first+k) })
-			if err != nil {
-				return err
-			}
+			continue
+		}
+		m := move{
+			br: br, seq: v.seq, lsn: en.LSN, version: en.Version, gen: en.Gen, era: en.Era, stream: to,
+			life: lf,
+		}
+		if err := c.addLive(v.id, m, &en, this, payload, live[:en.Count]); err != nil {
+			return more, err
+		}
+	}
+	return more, nil
+}
+
+// addLive adds what lives of an entry's blocks, as a move for each stretch of them. It completes a
+// move that says what the entry says.
+func (c *cleaner) addLive(id uint32, m move, en *segment.Entry, bytes []byte, payload uint64,
+	live []bool,
+) error {
+	if en.Packed() {
+		m.units = int(en.Units)
+	}
+	for i := 0; i < len(live); i++ {
+		if !live[i] {
+			continue
+		}
+		first := i
+		for i+1 < len(live) && live[i+1] {
+			i++
+		}
+		m.block, m.count, m.behind = en.Block+uint64(first), i+1-first, first
+		m.from = payload + uint64(en.Off) + uint64(first)*segment.BlockUnits
+		err := c.add(id, m, bytes, func(k int) uint32 { return en.Further(bytes, first+k) })
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// over gives the size of the entry of a single plain block where nothing lives; else 0.
+func (c *cleaner) over(base int64, h *segment.Chunk, entry []byte) int {
+	var s segment.Single
+	n := segment.DecodeSingle(entry, h.LSN, &s)
+	if n == 0 || (int(s.Off)+segment.BlockUnits)*segment.Unit > int(h.PayloadBytes) ||
+		c.e.space.settled(base+int64(s.Off)*segment.Unit, segment.BlockSize) {
+		return 0
+	}
+	return n
 }
 
 // unlock gives the life under whose keys an entry of a victim is, nil where it is not encrypted.
@@ -442,7 +519,7 @@ func (e *Engine) liveAt(en *segment.Entry, bytes []byte, payload uint64, live []
 	}
 	ext := uint32(en.Block / segment.LeafBlocks)
 	l := e.laneOf(b.fam, ext)
-	l.mu.Lock()
+	l.lock()
 	defer l.mu.Unlock()
 	lf := b.fam.leaves[l.no][ext].of(b)
 	if lf == nil {
@@ -485,6 +562,9 @@ func (c *cleaner) add(id uint32, m move, entry []byte, crc func(i int) uint32) e
 			done++
 		}
 		w.moves = append(w.moves, part)
+		if c.eager && c.flying == nil {
+			w.early(c.e.dev)
+		}
 	}
 	return nil
 }
@@ -837,7 +917,7 @@ func (c *cleaner) enter(f *flight, err error) {
 func (e *Engine) swap(moves []move, c *chunk, base uint64) []move {
 	b, ext := moves[0].br, uint32(moves[0].block/segment.LeafBlocks)
 	l := e.laneOf(b.fam, ext)
-	l.mu.Lock()
+	l.lock()
 	defer l.mu.Unlock()
 	lf := b.fam.leaves[l.no][ext].of(b)
 	for n := range moves {

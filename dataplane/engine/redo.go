@@ -51,18 +51,21 @@ func newRedoQueue() *redoQueue { return &redoQueue{room: footerRoom{kept: true}}
 
 // redoSums are changes of what all lanes count together, gathered for many blocks.
 type redoSums struct {
-	stands  []int64 // bytes, by part of a segment
+	stands  []int16 // units, by part of a segment
+	lives   []int64 // bytes, by segment
 	touched []int   // the parts among them
 	live    int64
 	saved   int64
 }
 
-// stand counts bytes at a place of the device.
-func (s *redoSums) stand(part int, n int64) {
+// stand counts bytes of a block at a place of the device.
+func (s *redoSums) stand(sp *space, off, n int64) {
+	part := sp.part(off)
 	if s.stands[part] == 0 {
 		s.touched = append(s.touched, part)
 	}
-	s.stands[part] += n
+	s.stands[part] += int16(n / segment.Unit)
+	s.lives[part/sp.partCount] += n
 }
 
 // give adds the sums to what they are of.
@@ -70,6 +73,12 @@ func (s *redoSums) give(e *Engine) {
 	for _, part := range s.touched {
 		e.space.standIn(part, s.stands[part])
 		s.stands[part] = 0
+	}
+	for id, n := range s.lives {
+		if n != 0 {
+			e.space.mu.segs[id].live.Add(n)
+			s.lives[id] = 0
+		}
 	}
 	e.space.live.Add(s.live)
 	e.space.saved.Add(s.saved)
@@ -115,7 +124,9 @@ func (q *redoQueue) enter(l *lane) {
 	if len(q.list) > 0 {
 		q.sort()
 		if q.sums.stands == nil {
-			q.sums.stands = make([]int64, len(l.e.space.mu.segs)*liveParts)
+			segs := len(l.e.space.mu.segs)
+			q.sums.stands = make([]int16, segs*l.e.space.partCount)
+			q.sums.lives = make([]int64, segs)
 		}
 		for from := 0; from < len(q.list); {
 			to, first := from+1, &q.list[from]
@@ -170,7 +181,7 @@ func (q *redoQueue) bulk(l *lane, lf *leaf, list []redo) {
 		old := all[r.i]
 		all[r.i] = r.loc
 		set.add(int(r.i))
-		s.stand(e.space.part(r.loc.Off()), segment.BlockSize)
+		s.stand(e.space, r.loc.Off(), segment.BlockSize)
 		own += segment.BlockSize
 		switch {
 		case old == 0:
@@ -180,7 +191,7 @@ func (q *redoQueue) bulk(l *lane, lf *leaf, list []redo) {
 			e.stands(old, -old.Room())
 			own -= old.Room()
 		default:
-			s.stand(e.space.part(old.Off()), -old.Room())
+			s.stand(e.space, old.Off(), -old.Room())
 			own -= old.Room()
 			s.saved -= segment.BlockSize - old.Room()
 		}

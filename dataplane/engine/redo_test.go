@@ -49,6 +49,7 @@ func TestRedoBulk(t *testing.T) {
 			live, saved, own, index, dirty int64
 			n                              uint16
 			segs                           []int64
+			parts                          []uint8
 			all                            [segment.LeafBlocks]segment.Loc
 		}
 		before := rng.IntN(segment.LeafBlocks)
@@ -85,14 +86,20 @@ func TestRedoBulk(t *testing.T) {
 					l.point(lf, i, loc)
 				}
 			}
-			q := redoQueue{branches: []*branch{br}, list: slices.Clone(list)}
-			q.enter(l)
+			q := redoQueue{}
+			for _, part := range [][]redo{list[:len(list)/2], list[len(list)/2:]} {
+				q.branches, q.list = append(q.branches, br), slices.Clone(part)
+				q.enter(l)
+			}
 			s := state{
 				live: e.space.live.Load(), saved: e.space.saved.Load(), own: br.own.Load(),
 				index: e.space.index.Load(), dirty: e.space.dirty.Load(), n: lf.n,
 			}
 			for _, sg := range e.space.mu.segs {
 				s.segs = append(s.segs, sg.live.Load())
+			}
+			for p := range len(s.segs) * e.space.partCount {
+				s.parts = append(s.parts, e.space.alive(p))
 			}
 			lf.own.over(s.all[:], 0)
 			if lf.own.dense == nil && len(lf.own.few.at) != int(lf.n) {
@@ -112,7 +119,7 @@ func TestRedoBulk(t *testing.T) {
 		if got[0].all != want {
 			t.Errorf("round %d: the leaf holds what it should not", round)
 		}
-		if !slices.Equal(got[0].segs, got[1].segs) {
+		if !slices.Equal(got[0].segs, got[1].segs) || !slices.Equal(got[0].parts, got[1].parts) {
 			t.Errorf("round %d: what lives of segments differs", round)
 		}
 		got[0].segs, got[1].segs = nil, nil

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 
@@ -21,10 +22,9 @@ const (
 
 // seg is one segment. live is guarded by nothing: it is counted by the lanes.
 type seg struct {
-	live  atomic.Int64            // bytes of blocks whose newest copy stands here
-	parts [liveParts]atomic.Int32 // the same, by part of the segment, all of one size
-	meta  int64                   // bytes that the last durable checkpoint needs; maintenance only
-	life  atomic.Pointer[life]
+	live atomic.Int64 // bytes of blocks whose newest copy stands here
+	meta int64        // bytes that the last durable checkpoint needs; maintenance only
+	life atomic.Pointer[life]
 	// read is the sequence that the newest segment had when something was read here last; on the flash
 	// of a pair only.
 	read atomic.Uint64
@@ -37,9 +37,13 @@ type seg struct {
 	seq    uint64
 }
 
-// liveParts is of how many parts of a segment it is known how much lives in each: so the cleaner
-// looks at those only where something does.
-const liveParts = 32
+// Of each part of a segment it is known how much lives there, so that the cleaner looks only where
+// something does: partMost is its size, in bytes, and partLeast how many a small segment has. What
+// lives is counted in units, in a byte: no more blocks begin in a part than fill it and one more.
+const (
+	partMost  = 64 << 10
+	partLeast = 32
+)
 
 // space owns the segments of a device and decides who may have one.
 //
@@ -49,7 +53,8 @@ const liveParts = 32
 type space struct {
 	size        int64        // of a segment
 	first       int64        // offset of segment 0
-	partSize    int64        // of a segment's parts
+	partShift   int          // the logarithm of a part's size
+	partCount   int          // of a segment
 	capacity    int64        // bytes of all segments that can hold data
 	data        int64        // segments that hosts may fill
 	packed      atomic.Int64 // bytes of blocks that a well-filled one holds
@@ -67,10 +72,13 @@ type space struct {
 	usable   atomic.Int64 // most bytes admitted, index included; a bad segment lowers it
 	waiting  atomic.Int32 // writers that wait for a free segment
 	served   atomic.Int64 // segments that writers got so far
+	scarce   atomic.Bool  // low, when a segment was taken or released last
 
 	// disk is the part on the disk of a pair, which is given to StreamCold alone; nil: there is none.
 	// All reserves and free segments here are those of the other part.
 	disk *diskSpace
+
+	parts []atomic.Uint32 // units of live blocks that begin in a part, four parts in each number
 
 	mu struct {
 		sync.Mutex
@@ -85,7 +93,9 @@ type space struct {
 
 func newSpace(sb *segment.Superblock) *space {
 	s := &space{size: int64(sb.SegmentSize), first: int64(sb.FirstOff)}
-	s.partSize = s.size / liveParts // a segment is so many sectors
+	s.partShift = bits.Len64(uint64(min(s.size/partLeast, partMost))) - 1
+	s.partCount = int((s.size-1)>>s.partShift) + 1
+	s.parts = make([]atomic.Uint32, (int(sb.Segments)*s.partCount+3)/4)
 	s.packed.Store(packed(s.size, 0))
 	s.freed = sync.NewCond(&s.mu)
 	s.mu.segs = make([]*seg, sb.Segments)
@@ -187,21 +197,31 @@ func (s *space) off(id uint32) int64 { return s.first + int64(id)*s.size }
 func (s *space) id(loc segment.Loc) uint32 { return uint32((loc.Off() - s.first) / s.size) }
 
 // at gives the segment that holds a device offset.
-func (s *space) at(off int64) *seg { return s.mu.segs[s.part(off)/liveParts] }
+func (s *space) at(off int64) *seg { return s.mu.segs[(off-s.first)/s.size] }
 
 // part gives the number of the part of a segment that a device offset is in, counted from the first
 // of the device.
-func (s *space) part(off int64) int { return int((off - s.first) / s.partSize) }
+func (s *space) part(off int64) int {
+	id := (off - s.first) / s.size
+	return int(id)*s.partCount + int((off-s.off(uint32(id)))>>s.partShift)
+}
 
 // stand counts bytes of a block that stands, or no longer stands, at a device offset.
-func (s *space) stand(off, n int64) { s.standIn(s.part(off), n) }
-
-// standIn is stand for a part of a segment.
-func (s *space) standIn(part int, n int64) {
-	sg := s.mu.segs[part/liveParts]
-	sg.live.Add(n)
-	sg.parts[part%liveParts].Add(int32(n))
+func (s *space) stand(off, n int64) {
+	part := s.part(off)
+	s.mu.segs[part/s.partCount].live.Add(n)
+	s.standIn(part, int16(n/segment.Unit))
 }
+
+// standIn counts units of blocks that begin, or no longer begin, in a part; not those of the
+// entries of compressed ones, which claim less than a unit each. It adds to a number of four parts:
+// what is carried into the next one comes back, for no part holds less than nothing in the end.
+func (s *space) standIn(part int, units int16) {
+	s.parts[part/4].Add(uint32(units) << (part % 4 * 8))
+}
+
+// alive gives the units of live blocks that begin in a part.
+func (s *space) alive(part int) uint8 { return uint8(s.parts[part/4].Load() >> (part % 4 * 8)) }
 
 // settled tells whether any block may stand in a stretch of a segment: in the parts that it
 // touches.
@@ -210,7 +230,7 @@ func (s *space) settled(off, n int64) bool {
 		return true // whoever looks there tells that it lies outside
 	}
 	for p := s.part(off); p <= s.part(off+n-1); p++ {
-		if s.mu.segs[p/liveParts].parts[p%liveParts].Load() != 0 {
+		if s.alive(p) != 0 {
 			return true
 		}
 	}
@@ -301,6 +321,11 @@ func (s *space) owed() int {
 func (s *space) low() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.runsLow()
+}
+
+// runsLow is low; mu is held.
+func (s *space) runsLow() bool {
 	return len(s.mu.free) <= s.lowWater+s.needed()-(s.lowWater-s.reserveUser)*3/4
 }
 
@@ -362,6 +387,23 @@ func (s *space) take(stream segment.Stream, lane uint8) (uint32, *seg) {
 	if s.mu.stopped {
 		return 0, nil
 	}
+	return s.occupy(stream, lane)
+}
+
+// takeAhead gives a lane a free segment before it needs it, if there are enough: what it keeps
+// would else be missing to another one. On a small device there are never enough.
+func (s *space) takeAhead(lane uint8, lanes int) (uint32, *seg) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.stopped || s.lowWater-s.reserveUser <= 2*lanes ||
+		len(s.mu.free) <= s.reserve(segment.StreamLog)+lanes {
+		return 0, nil
+	}
+	return s.occupy(segment.StreamLog, lane)
+}
+
+// occupy gives a free segment to a stream, and wakes the cleaner where few are left; mu is held.
+func (s *space) occupy(stream segment.Stream, lane uint8) (uint32, *seg) {
 	if stream == segment.StreamLog {
 		s.served.Add(1)
 	}
@@ -369,6 +411,7 @@ func (s *space) take(stream segment.Stream, lane uint8) (uint32, *seg) {
 	sg := s.mu.segs[id]
 	sg.state, sg.stream, sg.lane, sg.seq = segOpen, stream, lane, s.mu.nextSeq
 	s.mu.nextSeq++
+	s.scarce.Store(s.runsLow())
 	warm := s.disk != nil && s.flashFill() > tier.FlashCool
 	least := s.lowWater + s.needed()
 	if s.disk != nil {
@@ -406,6 +449,7 @@ func (s *space) release(ids []uint32) {
 		}
 		s.give(id)
 	}
+	s.scarce.Store(s.runsLow())
 	s.mu.Unlock()
 	s.freed.Broadcast()
 }
