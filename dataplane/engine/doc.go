@@ -42,9 +42,10 @@
 //
 // With a share of NVRAM (Config.Journal) a record is stored there, enters the index and is
 // acknowledged in the host's own call; the log takes it later, sorted with others, if it was not
-// overwritten by then (nvram.go). The log itself, checkpoints, cleaning and recovery know nothing
-// of it but this: an image calls a block lost whose newest copy is in the journal, an anchor names
-// the journal, and after the log the journal is replayed.
+// overwritten by then (nvram.go). A goroutine of each lane, the placer, gives the destager's chunks
+// their places, and others, the carriers, write them, several at once. The log itself, checkpoints,
+// cleaning and recovery know nothing of it but this: an image calls a block lost whose newest copy
+// is in the journal, an anchor names the journal, and after the log the journal is replayed.
 //
 // The order of records against branches needs no more: a record names a branch that its host can
 // only have learnt when the BRANCH record was durable in the log, so after a crash the branch is

@@ -106,6 +106,7 @@ type Engine struct {
 	lossAccepted error
 	// footers are, by stream, the bytes of the body that was written last.
 	footers [segment.StreamCount]atomic.Int64
+	behind  sync.WaitGroup // footers and headers of lanes' segments that are under way
 
 	incarnation uint32
 	versionSeq  atomic.Uint64 // the last version seq given out
@@ -306,6 +307,7 @@ func (e *Engine) Close() error {
 	for _, l := range e.lanes {
 		l.close() // what waits for a segment still needs the cleaner
 	}
+	e.behind.Wait()
 	e.maint.stopCleaning()
 	e.maint.stop()
 	if e.failed.Load() {
@@ -336,5 +338,6 @@ func (e *Engine) Abandon() {
 		l.close()
 	}
 	e.nv.stop()
+	e.behind.Wait()
 	e.maint.stop()
 }

@@ -16,6 +16,8 @@ import (
 const (
 	chunkBuffers  = 4    // per lane: one gathers, two are in flight, one waits for its turn
 	chunkWriters  = 2    // measured: two in flight beat four, whose chunks get smaller
+	chunkCarriers = 4    // of the destager's, which are full
+	chunkPlaced   = 2    // of those that have their places while the ones before are written
 	chunkRecords  = 1008 // records of a chunk: fresh one-block entries that fit its header
 	entriesMax    = segment.HeaderMax - segment.ChunkHeader - segment.SaltBytes
 	segmentParts  = 8 // a chunk's entries take at most this part of a segment
@@ -172,8 +174,10 @@ type lane struct {
 
 	seal    sync.Mutex // held while a chunk is taken and placed, so the chain follows seal order
 	open    *openSegment
-	loaded  uint64 // no leaf was complete beyond it when it was loaded
-	lastLSN uint64 // of the chunk sealed last
+	asked   bool              // the segment behind it was asked for
+	ahead   chan *openSegment // which comes here; of capacity 1
+	loaded  uint64            // no leaf was complete beyond it when it was loaded
+	lastLSN uint64            // of the chunk sealed last
 	lastCRC uint32
 
 	mu struct {
@@ -196,16 +200,19 @@ type lane struct {
 	}
 	spins  atomic.Bool // a host waits for the mutex without going to sleep
 	work   *sync.Cond  // the writers wait for records
-	room   *sync.Cond  // appenders wait for a chunk, a hold, an apply
+	lined  *sync.Cond  // the placer waits for the destager's chunks
+	placed chan *chunk
+	room   *sync.Cond // appenders wait for a chunk, a hold, an apply
 	wg     sync.WaitGroup
 	memory atomic.Int64 // bytes of its part of the index
 	sealer sealer       // for the journal; guarded by mu
 }
 
 func newLane(e *Engine, no int) *lane {
-	l := &lane{e: e, no: uint8(no)}
+	l := &lane{e: e, no: uint8(no), ahead: make(chan *openSegment, 1)}
 	l.sealer.e = e
-	l.work, l.room = sync.NewCond(&l.mu), sync.NewCond(&l.mu)
+	l.work, l.lined, l.room = sync.NewCond(&l.mu), sync.NewCond(&l.mu), sync.NewCond(&l.mu)
+	l.placed = make(chan *chunk, chunkPlaced)
 	return l
 }
 
@@ -219,6 +226,17 @@ func (l *lane) start() {
 	l.wg.Add(chunkWriters)
 	for range chunkWriters {
 		go l.writer()
+	}
+	if l.e.nv == nil {
+		return
+	}
+	l.wg.Go(l.placer)
+	for range chunkCarriers {
+		l.wg.Go(func() {
+			for c := range l.placed {
+				l.carry(c)
+			}
+		})
 	}
 }
 
@@ -257,6 +275,7 @@ func (l *lane) wake() {
 	l.mu.Lock()
 	l.mu.Unlock() //nolint:staticcheck // a waiter between its check and its wait must not miss it
 	l.work.Broadcast()
+	l.lined.Broadcast()
 	l.room.Broadcast()
 }
 
@@ -284,10 +303,20 @@ func (l *lane) dead() error {
 func (l *lane) writer() {
 	defer l.wg.Done()
 	for {
-		if !l.await() {
+		if !l.await(l.work, l.gathered) {
 			return
 		}
 		l.carry(l.cut())
+	}
+}
+
+// placer gives chunks of the destager, which are full, their places while those before them are
+// written: hosts hold the lane's mutex most of the time while they fill the journal, and who has
+// waited for that finds the device idle.
+func (l *lane) placer() {
+	defer close(l.placed)
+	for l.await(l.lined, l.lines) {
+		l.placed <- l.cut()
 	}
 }
 
@@ -352,19 +381,32 @@ func (l *lane) cut() *chunk {
 		l.mu.tail.next = c
 	}
 	l.mu.tail = c
+	there := l.locateOpen(c)
 	l.mu.Unlock()
 	l.room.Broadcast()
 	c.chain = c.head.Chain(c.entries)
 	l.lastLSN, l.lastCRC = last, c.chain
-	c.err = l.place(c)
+	if !there {
+		c.err = l.locate(c)
+	}
+	if c.err == nil {
+		l.frame(c)
+	}
 	return c
 }
 
 // next takes the chunk whose turn it is from those that wait for a writer; mu is held.
 func (l *lane) next() *chunk {
-	if len(l.mu.queue) > 0 {
+	if l.mu.closed {
+		defer l.lined.Broadcast()
+		defer l.work.Broadcast()
+	}
+	if l.lines() {
 		c := l.mu.queue[0]
 		l.mu.queue = slices.Delete(l.mu.queue, 0, 1)
+		if !l.lines() {
+			l.work.Broadcast()
+		}
 		return c
 	}
 	c := l.mu.cur
@@ -380,7 +422,7 @@ func (l *lane) renew() {
 	}
 }
 
-// line puts a full chunk where the writers take the next one from, behind what has gathered; mu is
+// line puts a full chunk where the placer takes the next one from, behind what has gathered; mu is
 // held.
 func (l *lane) line(c *chunk) {
 	if cur := l.mu.cur; cur != nil && len(cur.recs) > 0 {
@@ -389,59 +431,94 @@ func (l *lane) line(c *chunk) {
 		l.renew()
 	}
 	l.mu.queue = append(l.mu.queue, c)
-	l.work.Signal()
+	l.lined.Signal()
 }
 
-// await waits for records and then holds both locks; false, and no lock, when the lane is closed
-// and empty. It waits without the seal lock: the other writer may need that to write a chunk again,
-// and the host whose record it is may send nothing more before its outcome.
-func (l *lane) await() bool {
+// await waits on a condition until something is there and then holds both locks; false, and no
+// lock, when the lane is closed and empty. It waits without the seal lock: the other writer may
+// need that to write a chunk again, and the host whose record it is may send nothing more before
+// its outcome.
+func (l *lane) await(on *sync.Cond, there func() bool) bool {
 	for {
 		l.lock()
-		for l.idle() && !l.mu.closed {
-			l.work.Wait()
+		for !there() && !l.ended() {
+			on.Wait()
+		}
+		if there() && l.seal.TryLock() {
+			return true
 		}
 		l.mu.Unlock()
 		l.seal.Lock()
 		l.lock()
-		if !l.idle() {
+		if there() {
 			return true
 		}
-		closed := l.mu.closed
+		ended := l.ended()
 		l.mu.Unlock()
 		l.seal.Unlock()
-		if closed {
+		if ended {
 			return false
 		}
 	}
 }
 
-// idle tells whether nothing waits for a writer; mu is held.
-func (l *lane) idle() bool {
-	c := l.mu.cur
-	return len(l.mu.queue) == 0 && (c == nil || len(c.recs) == 0)
+// lines tells whether a chunk waits for its place; mu is held.
+func (l *lane) lines() bool { return len(l.mu.queue) > 0 }
+
+// gathered tells whether records wait for a writer, and nothing before them; mu is held.
+func (l *lane) gathered() bool {
+	return !l.lines() && l.mu.cur != nil && len(l.mu.cur.recs) > 0
 }
 
-// place gives the chunk its segment and offset, opening a new segment where needed. The seal lock
-// is held. An error means the engine failed or stopped.
+// ended tells whether the lane is closed and empty; mu is held.
+func (l *lane) ended() bool { return l.mu.closed && !l.lines() && !l.gathered() }
+
+// place gives the chunk its segment and offset and makes its header, opening a new segment where
+// needed. The seal lock is held. An error means the engine failed or stopped.
 func (l *lane) place(c *chunk) error {
-	n := int64(c.head.Bytes())
-	header := segment.ChunkHeader + c.entryBytes()
-	for l.open == nil || !l.open.fits(n, header, l.e.space.size) {
+	if err := l.locate(c); err != nil {
+		return err
+	}
+	l.frame(c)
+	return nil
+}
+
+// locate gives the chunk its place, in a new segment where the open one lacks room. The seal lock
+// is held. An error means the engine failed or stopped.
+func (l *lane) locate(c *chunk) error {
+	for {
+		l.lock()
+		there := l.locateOpen(c)
+		l.mu.Unlock()
+		if there {
+			return nil
+		}
 		if l.open != nil {
 			l.e.closeSegment(l.open)
 			l.setOpen(nil)
 		}
-		o, err := l.e.openSegment(segment.StreamLog, l.no)
+		o, err := l.following()
 		if err != nil {
 			return err
 		}
 		l.setOpen(o)
 	}
-	l.lock()
+}
+
+// locateOpen gives the chunk its place in the open segment, if that has room. Both locks are held.
+func (l *lane) locateOpen(c *chunk) bool {
+	header := segment.ChunkHeader + c.entryBytes()
+	if l.open == nil || !l.open.fits(int64(c.head.Bytes()), header, l.e.space.size) {
+		return false
+	}
 	c.head.FlushMark = l.mu.applied
 	c.seg, c.off = l.open, l.e.space.off(l.open.id)+l.open.used
-	l.mu.Unlock()
+	return true
+}
+
+// frame makes the header of a chunk that has its place. The seal lock is held.
+func (l *lane) frame(c *chunk) {
+	header := segment.ChunkHeader + c.entryBytes()
 	c.head.Sequence = l.open.seq
 	l.open.mu.Lock()
 	l.open.inflight++
@@ -450,8 +527,23 @@ func (l *lane) place(c *chunk) error {
 	img := c.image(l.e.super.Salt)
 	h := c.head.HeaderBytes()
 	l.open.footer.Add(uint32(l.open.used), img[:min(h, header)])
-	l.open.used += n
-	return nil
+	l.open.used += int64(c.head.Bytes())
+	if c.group != nil && !l.asked && l.open.used > l.e.space.size/2 {
+		l.asked = true
+		l.e.behind.Go(func() { l.ahead <- l.e.openAhead(l.no) })
+	}
+}
+
+// following gives the segment that comes behind the open one: the one that was opened ahead if it
+// was. The seal lock is held.
+func (l *lane) following() (*openSegment, error) {
+	if l.asked {
+		l.asked = false
+		if o := <-l.ahead; o != nil {
+			return o, nil
+		}
+	}
+	return l.e.openSegment(segment.StreamLog, l.no)
 }
 
 // setOpen changes the open segment; the seal lock is held. Checkpoints learn its sequence under mu

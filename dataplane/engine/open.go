@@ -17,6 +17,25 @@ func (e *Engine) openSegment(stream segment.Stream, lane uint8) (*openSegment, e
 	if sg == nil {
 		return nil, errNoSegment
 	}
+	return e.begin(id, sg, stream, lane)
+}
+
+// openAhead opens a segment that a lane will need soon; nil where that has to wait, or fails.
+func (e *Engine) openAhead(lane uint8) *openSegment {
+	id, sg := e.space.takeAhead(lane, len(e.lanes))
+	if sg == nil {
+		return nil
+	}
+	o, err := e.begin(id, sg, segment.StreamLog, lane)
+	if err != nil {
+		e.report(Fact{What: "write-error", Detail: "header: " + err.Error()})
+	}
+	return o
+}
+
+// begin makes the header of a segment durable that is to be opened.
+func (e *Engine) begin(id uint32, sg *seg, stream segment.Stream, lane uint8,
+) (*openSegment, error) {
 	h := segment.Header{
 		Segment: id, Sequence: sg.seq, Stream: stream, Lane: lane, Incarnation: e.incarnation,
 		Device: e.super.Device, Anchor: e.anchorSeq.Load(),
@@ -26,6 +45,7 @@ func (e *Engine) openSegment(stream segment.Stream, lane uint8) (*openSegment, e
 	h.Encode(b)
 	if err := e.dev.WriteAt(b, e.space.off(id), e.fua); err != nil {
 		e.space.set(sg, segBad)
+		e.faults.Add(1) // it may have been the flush behind the write that failed
 		return nil, err
 	}
 	lf := &life{base: e.space.off(id), seq: sg.seq, salt: h.Salt}
@@ -61,6 +81,15 @@ func (e *Engine) settle(o *openSegment) {
 		e.space.set(o.sg, segBad)
 		return
 	}
+	if e.nv == nil || o.sg.stream != segment.StreamLog {
+		e.foot(o)
+		return
+	}
+	e.behind.Go(func() { e.foot(o) }) // the destager has more to do
+}
+
+// foot writes the footer of a segment whose chunks are all durable, and hands it to the cleaner.
+func (e *Engine) foot(o *openSegment) {
 	e.footers[o.sg.stream].Store(int64(o.footer.Body()))
 	b := backends.AlignedBuffer(o.footer.Size(0))
 	b = o.footer.Encode(b, o.seq, e.incarnation)

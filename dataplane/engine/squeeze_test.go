@@ -306,6 +306,7 @@ func moveAll(t testing.TB, e *Engine) {
 		}
 		l.seal.Unlock()
 	}
+	e.behind.Wait()
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
 	var list []victim
