@@ -201,8 +201,8 @@ type lane struct {
 	spins  atomic.Bool // a host waits for the mutex without going to sleep
 	work   *sync.Cond  // the writers wait for records
 	lined  *sync.Cond  // the placer waits for the destager's chunks
-	placed chan *chunk
-	room   *sync.Cond // appenders wait for a chunk, a hold, an apply
+	placed chan *chunk // those that have their places wait for a carrier; the placer closes it
+	room   *sync.Cond  // appenders wait for a chunk, a hold, an apply
 	wg     sync.WaitGroup
 	memory atomic.Int64 // bytes of its part of the index
 	sealer sealer       // for the journal; guarded by mu

@@ -18,7 +18,7 @@ import (
 const (
 	// windowMax is how much a cleaner reads at once, in bytes; it has two windows.
 	windowMax = 8 << 20
-	// windowSteps is how much of a window is worth a step while it fills, where windows are small.
+	// windowSteps is in how many steps at most a small window is read while it fills.
 	windowSteps = 8
 	// stepMax is how much of it is read beside one chunk that is written.
 	stepMax = 1 << 20

@@ -72,13 +72,9 @@ func (s *redoSums) stand(sp *space, off, n int64) {
 func (s *redoSums) give(e *Engine) {
 	for _, part := range s.touched {
 		e.space.standIn(part, s.stands[part])
-		s.stands[part] = 0
-	}
-	for id, n := range s.lives {
-		if n != 0 {
-			e.space.mu.segs[id].live.Add(n)
-			s.lives[id] = 0
-		}
+		id := part / e.space.partCount
+		e.space.mu.segs[id].live.Add(s.lives[id])
+		s.stands[part], s.lives[id] = 0, 0 // both may be touched again further on
 	}
 	e.space.live.Add(s.live)
 	e.space.saved.Add(s.saved)
