@@ -125,13 +125,14 @@ func (n *nvram) rest() error {
 }
 
 // one destages a batch, if there is one: it is on its way when one returns. Where there is none,
-// all that was has become durable.
+// the oldest group that was has become durable; false when there was none either.
 func (n *nvram) one() (more bool, err error) {
 	n.turn.Lock()
 	defer n.turn.Unlock()
 	began := n.clock.Now()
 	if !n.pick() {
-		return false, n.land(0)
+		under := len(n.batch.away)
+		return under > 0, n.land(max(under-1, 0))
 	}
 	if err := n.write(began); err != nil {
 		return false, errors.Join(err, n.land(0))
@@ -139,14 +140,17 @@ func (n *nvram) one() (more bool, err error) {
 	return true, nil
 }
 
-// pick chooses the oldest sealed slots; false when there is nothing to do.
+// pick chooses the oldest sealed slots; false when there is nothing to do. What is under way counts
+// as gone, but for one batch: else the device would stand idle until room has come back.
 func (n *nvram) pick() bool {
 	b := &n.batch
 	b.slots = b.slots[:0]
 	slot := int64(n.share.SlotBlocks()) * segment.BlockSize
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	bytes := tier.Batch(n.part(n.used.Load()-n.mu.away), int64(len(n.slots))*slot)
+	size := int64(len(n.slots)) * slot
+	ahead := max(n.mu.away-tier.Batch(tier.FillWhole, size)/slot, 0)
+	bytes := tier.Batch(n.part(n.used.Load()-ahead), size)
 	b.asked = false
 	for _, sl := range n.mu.queue {
 		if !sl.Sealed || sl.away {
@@ -243,7 +247,7 @@ func (n *nvram) logAll() error {
 	for i, o := range b.line {
 		b.now = o.at
 		m := &b.moves[o.at]
-		if err := n.log(*m); err != nil {
+		if err := n.log(m); err != nil {
 			return err
 		}
 		if i+1 == len(b.line) || b.moves[b.line[i+1].at].l != m.l {
@@ -502,7 +506,7 @@ func (l *lane) settleData(near *leaf, p *pending, base uint64, crcs, was []uint3
 // log puts a move into the gathering chunk, without a lock: nobody else has that chunk. What is
 // copied is verified there; a block whose bytes in the journal went bad is lost and not logged: a
 // chunk with a block that does not verify may pass for torn.
-func (n *nvram) log(m settle) error {
+func (n *nvram) log(m *settle) error {
 	if m.whole {
 		return n.whole(m)
 	}
@@ -515,16 +519,16 @@ func (n *nvram) log(m settle) error {
 }
 
 // plain is log for blocks as they are.
-func (n *nvram) plain(m settle) {
-	c := n.chunkFor(&m)
+func (n *nvram) plain(m *settle) {
+	c := n.chunkFor(m)
 	switch {
 	case m.kind != segment.KindData:
 	case n.batch.straight.lends && m.br.key == nil:
-		n.lend(c, &m)
+		n.lend(c, m)
 	default:
-		n.plan(c, &m)
+		n.plan(c, m)
 	}
-	n.record(c, &m)
+	n.record(c, m)
 }
 
 // part gives the blocks of a move from one on, up to another.

@@ -8,6 +8,8 @@ import (
 
 	"weft/backends"
 	"weft/backends/mem"
+	"weft/dataplane/segment"
+	"weft/dataplane/tier"
 	"weft/domain"
 )
 
@@ -213,5 +215,131 @@ func TestDestageTwoGroups(t *testing.T) {
 			check(t, mustVolume(t, e), n*3, n+1)
 		}
 		e.Abandon()
+	}
+}
+
+// TestDestageGoesOn proves that also where nobody waits a group is written while the one before it
+// still is, and that the next one follows as soon as one is durable, not when all are: else the
+// device stands idle while a batch is prepared.
+func TestDestageGoesOn(t *testing.T) {
+	inner := recorded(t, smallSize, 64<<10, 1)
+	b, nv := &barrier{Device: inner}, newMemory(t, inner, 40)
+	e := filled(t, b, nv, 64)
+	defer e.Abandon()
+	release := undestaged(e.nv)
+	v := mustVolume(t, e)
+	grow := func(first, blocks uint64) {
+		for n := first; n < first+blocks; n++ {
+			if err := put(v, data(n*3, 1, n+1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	grow(64, 16)
+	if fill, n := e.nv.fill(), e.groupSize(); fill != tier.FillStart || n != 2 {
+		t.Fatalf("fill %d, groups of %d", fill, n)
+	}
+	const second = 3 // the first chunk of the second group, the last one of the first batch
+	gates := map[int]chan struct{}{1: make(chan struct{}), second: make(chan struct{})}
+	reached := make(chan int, 64)
+	b.mu.Lock()
+	b.lazy = 0
+	b.written = func(n int) {
+		reached <- n
+		if gate := gates[n]; gate != nil {
+			b.mu.Unlock()
+			<-gate
+			b.mu.Lock()
+		}
+	}
+	b.mu.Unlock()
+	await := func(n int, what string) {
+		for late := time.After(time.Minute); ; {
+			select {
+			case k := <-reached:
+				if k == n {
+					return
+				}
+			case <-late:
+				t.Fatal(what)
+			}
+		}
+	}
+	open := func(n int) {
+		if gates[n] != nil {
+			close(gates[n])
+			b.mu.Lock()
+			gates[n] = nil
+			b.mu.Unlock()
+		}
+	}
+	defer open(1)
+	defer open(second)
+	release()
+	await(second, "the second group is not written beside the first one")
+	grow(80, 20)
+	open(1)
+	await(second+2, "the third group is not written beside the second one")
+	open(second)
+	if err := e.nv.drain(background); err != nil {
+		t.Fatal(err)
+	}
+	for n := range uint64(100) {
+		check(t, v, n*3, n+1)
+	}
+}
+
+// TestPick proves what is destaged of a journal of which a part is under way: a batch as long as
+// the rest of it, and one batch more, are as full as that is to begin.
+func TestPick(t *testing.T) {
+	inner := recorded(t, smallSize, 64<<10, 1)
+	b, nv := &barrier{Device: inner}, newMemory(t, inner, 40)
+	e := filled(t, b, nv, 64)
+	defer e.Abandon()
+	defer undestaged(e.nv)()
+	v := mustVolume(t, e)
+	for n := uint64(64); n < 88; n++ {
+		if err := put(v, data(n*3, 1, n+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range []int{3, 3, 0} {
+		if got := e.nv.pick(); got != (want > 0) || len(e.nv.batch.slots) != want {
+			t.Errorf("%d: %d slots, not %d, with %d of %d in use, %d under way", i,
+				len(e.nv.batch.slots), want, e.nv.used.Load(), len(e.nv.slots), e.nv.mu.away)
+		}
+	}
+	e.nv.mu.Lock()
+	for _, sl := range e.nv.mu.queue {
+		sl.away = false
+	}
+	e.nv.mu.away = 0
+	e.nv.mu.Unlock()
+}
+
+// TestPaceAsks proves that writers together ask once for each paceStep bytes how long they have to
+// wait, of a journal that is fuller than it is to be, and never below.
+func TestPaceAsks(t *testing.T) {
+	inner := recorded(t, smallSize, 64<<10, 1)
+	b, nv := &barrier{Device: inner}, newMemory(t, inner, 40)
+	asked, blocks := int64(0), int64(0)
+	e := filled(t, b, nv, 64)
+	defer e.Abandon()
+	defer undestaged(e.nv)()
+	now := e.nv.clock.Now
+	e.nv.clock.Now = func() time.Duration { asked++; return now() }
+	v := mustVolume(t, e)
+	for n := uint64(64); n < 140; n++ {
+		if e.nv.fill() > tier.FillSlow {
+			blocks++
+		} else if asked > 0 {
+			t.Fatalf("asked %d times at a fill of %d", asked, e.nv.fill())
+		}
+		if err := put(v, data(n*3, 1, n+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := blocks * segment.BlockSize / paceStep; asked != n || n < 1 {
+		t.Errorf("asked %d times for %d blocks, not %d", asked, blocks, n)
 	}
 }

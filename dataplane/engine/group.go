@@ -63,7 +63,7 @@ func (n *nvram) group() *group {
 func (n *nvram) depart(g *group, chunks []sent, began time.Duration) error {
 	b, left := &n.batch, groupsOut-1
 	if !n.urgent() {
-		left = 0 // more at once are in nobody's way where writers wait for room
+		left = 1 // more at once are in nobody's way where writers wait for room
 	}
 	if err := n.land(left); err != nil {
 		return err

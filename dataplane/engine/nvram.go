@@ -64,6 +64,7 @@ type nvram struct {
 		sync.Mutex
 		state tier.State
 		last  time.Duration // of the clock: when slots became free last
+		owed  atomic.Int64  // bytes that were written since somebody asked; not guarded
 	}
 	wakeup chan struct{}
 	halt   chan struct{}
@@ -181,12 +182,17 @@ func (r *Record) paced() int64 {
 	return journalEntry
 }
 
+// paceStep is for how many bytes together writers ask how long they have to wait: for less that is
+// next to nothing, and to ask takes a tenth of a write of 4 KiB.
+const paceStep = 64 << 10
+
 // wait holds a writer back while the journal is full beyond what destaging is to hold.
 func (n *nvram) wait(bytes int64) {
 	fill := n.fill()
-	if fill <= tier.FillSlow {
+	if fill <= tier.FillSlow || n.pace.owed.Add(bytes) < paceStep {
 		return
 	}
+	bytes = n.pace.owed.Swap(0)
 	n.pace.Lock()
 	var d time.Duration
 	n.pace.state, d = n.pace.state.Admit(n.clock.Now(), bytes, fill)

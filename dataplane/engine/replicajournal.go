@@ -262,7 +262,7 @@ func (n *nvram) collectHeld(b *branch, sl *nvSlot, en *segment.Entry, f *found) 
 
 // whole is log for a record of a replica as it was accepted. Where a block of it went bad in the
 // journal it is a record no more: what it wrote goes block by block, and that one is lost.
-func (n *nvram) whole(m settle) error {
+func (n *nvram) whole(m *settle) error {
 	bytes := 0
 	if m.kind == segment.KindData {
 		bytes = m.count * segment.BlockSize
@@ -270,14 +270,14 @@ func (n *nvram) whole(m settle) error {
 	if b := &n.batch; b.out != nil && !b.out.takesHeld(bytes, 0, n.e.payloadMax()) {
 		n.handOver(m.l)
 	}
-	c := n.chunkOf(&m, bytes)
+	c := n.chunkOf(m, bytes)
 	if bytes > 0 {
 		p := c.buf[segment.HeaderMax+c.payload:]
-		if n.copyOut(p, &m) < m.count {
-			return n.broken(m)
+		if n.copyOut(p, m) < m.count {
+			return n.broken(*m)
 		}
 	}
-	return n.recordWhole(c, &m)
+	return n.recordWhole(c, m)
 }
 
 // recordWhole adds a record to a chunk that has its data.
@@ -332,7 +332,8 @@ func (n *nvram) broken(m settle) error {
 		case !sound:
 			n.lose(&m, i)
 		default:
-			n.plain(m.part(i, i+1))
+			one := m.part(i, i+1)
+			n.plain(&one)
 		}
 	}
 	return nil

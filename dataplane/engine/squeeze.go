@@ -106,13 +106,13 @@ func (c *chunk) join() uint32 {
 
 // squeeze is log for blocks that are compressed where that is worth it; those between go as they
 // are. What does not match its checksum is not told from what is not worth it: plain finds it.
-func (n *nvram) squeeze(m settle, codec compress.Codec) {
+func (n *nvram) squeeze(m *settle, codec compress.Codec) {
 	b, back := &n.batch, &m.br.squeeze.fresh
 	first := 0 // of those that go as they are
 	for i := range m.count {
 		units := 0
 		if back.Try() {
-			if block, crc, ok := n.text(&m, i); ok {
+			if block, crc, ok := n.text(m, i); ok {
 				units = b.squeezer.packer.Pack(b.squeezer.stored[:], block, crc, codec)
 				back.Tell(units > 0)
 				if units > 0 && segment.Checksum(block) != crc {
@@ -124,13 +124,15 @@ func (n *nvram) squeeze(m settle, codec compress.Codec) {
 			continue
 		}
 		if i > first {
-			n.plain(m.part(first, i))
+			before := m.part(first, i)
+			n.plain(&before)
 		}
 		n.packed(m.part(i, i+1), b.squeezer.stored[:units*segment.Unit])
 		first = i + 1
 	}
 	if first < m.count {
-		n.plain(m.part(first, m.count))
+		rest := m.part(first, m.count)
+		n.plain(&rest)
 	}
 }
 
