@@ -269,6 +269,7 @@ type cleaner struct {
 	short  bool // of free segments: it does not give way to hosts
 	eager  bool // to read a window while it fills
 	pad    pad
+	sieve  sieve
 	seen   int // blocks since it let other threads go
 
 	used   int64 // of the segment that the gathering chunk will go to
@@ -389,10 +390,10 @@ func (c *cleaner) chunk(v victim, to segment.Stream, base int64, h *segment.Chun
 	entries []byte, packed bool,
 ) (more bool, err error) {
 	var live [segment.RecordBlocks]bool
+	c.sieve.end = len(entries)
 	for c.did(1); len(entries) > 0; {
-		if n := c.over(base, h, entries); n > 0 {
-			entries = entries[n:]
-			continue
+		if entries = c.sift(base, h, entries); len(entries) == 0 {
+			break
 		}
 		var en segment.Entry
 		n, err := segment.DecodeEntry(entries, h.LSN, &en)
@@ -475,17 +476,6 @@ func (c *cleaner) addLive(id uint32, m move, en *segment.Entry, bytes []byte, pa
 		}
 	}
 	return nil
-}
-
-// over gives the size of the entry of a single plain block where nothing lives; else 0.
-func (c *cleaner) over(base int64, h *segment.Chunk, entry []byte) int {
-	var s segment.Single
-	n := segment.DecodeSingle(entry, h.LSN, &s)
-	if n == 0 || (int(s.Off)+segment.BlockUnits)*segment.Unit > int(h.PayloadBytes) ||
-		c.e.space.settled(base+int64(s.Off)*segment.Unit, segment.BlockSize) {
-		return 0
-	}
-	return n
 }
 
 // unlock gives the life under whose keys an entry of a victim is, nil where it is not encrypted.
