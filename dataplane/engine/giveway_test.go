@@ -85,7 +85,7 @@ func owe(e *Engine, n, of int) {
 	e.space.mu.Lock()
 	defer e.space.mu.Unlock()
 	e.space.lowWater += n - owed
-	e.space.reserveUser = e.space.lowWater - of
+	e.space.reserveUser = e.space.start() - of
 }
 
 // TestCleanerInPieces proves that the cleaner reads and writes in pieces, behind which a host waits

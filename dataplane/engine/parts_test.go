@@ -3,6 +3,7 @@ package engine
 import (
 	"testing"
 
+	"weft/backends/mem"
 	"weft/dataplane/segment"
 )
 
@@ -144,5 +145,52 @@ func TestTakeAhead(t *testing.T) {
 	s.stop()
 	if _, sg := s.takeAhead(0, 1); sg != nil {
 		t.Error("one of a space that has stopped")
+	}
+}
+
+// TestStartsEarlier proves that below a journal the cleaner starts earlier where much of the device
+// need not be full, and where half of what lies before the hosts' reserve is used up a checkpoint
+// is due; elsewhere at three quarters.
+func TestStartsEarlier(t *testing.T) {
+	s := newSpace(&segment.Superblock{
+		SegmentSize: 1 << 20, Segments: 400, FirstOff: segment.DataOff, Lanes: 1,
+	})
+	due := func(free int) bool {
+		s.mu.free = make([]uint32, free)
+		return s.low()
+	}
+	for _, k := range []struct {
+		brisk       bool
+		full        int64 // parts of 100 of what hosts may fill
+		start, part int   // the start, and where a checkpoint is due, in parts of 4
+	}{
+		{false, 0, s.lowWater, 3},
+		{true, 100, s.lowWater, 2},
+		{true, 50, s.lowWater + int(s.data/2/startPart), 2},
+		{true, 0, s.lowWater + int(s.data/startPart), 2},
+	} {
+		s.brisk = k.brisk
+		s.live.Store(s.data * s.packed.Load() / 100 * k.full)
+		start := s.start()
+		if start < k.start-1 || start > k.start+1 {
+			t.Errorf("%+v: it starts at %d", k, start)
+		}
+		at := start + s.needed() - (start-s.reserveUser)*k.part/4
+		if due(at+1) || !due(at) {
+			t.Errorf("%+v: at %d free segments a checkpoint is due: %v, with one more: %v", k, at, due(at),
+				due(at+1))
+		}
+	}
+	for _, below := range []bool{false, true} {
+		dev := newMem(t, smallSize, 64<<10, 1)
+		var nv *mem.Memory
+		if below {
+			nv = newMemory(t, dev, 8)
+		}
+		e := open(t, dev, quiet, journaled(nv))
+		if e.space.brisk != below {
+			t.Errorf("below a journal: %v; brisk: %v", below, e.space.brisk)
+		}
+		e.Abandon()
 	}
 }

@@ -229,6 +229,7 @@ func Open(_ context.Context, cfg Config) (*Engine, error) {
 	if err := e.recover(); err != nil {
 		return nil, err
 	}
+	e.space.brisk = e.nv != nil && e.space.disk == nil
 	for _, l := range e.lanes {
 		l.start()
 	}

@@ -61,7 +61,8 @@ type space struct {
 	tags        atomic.Int32 // bytes of tags in an entry of one block; 0 while nothing is encrypted
 	reserveUser int
 	reserveMeta int
-	lowWater    int // the cleaner starts below this many free segments
+	lowWater    int  // the cleaner starts below this many free segments, or earlier
+	brisk       bool // hosts write to a journal; not on a pair
 
 	live     atomic.Int64 // bytes of live blocks on the device
 	saved    atomic.Int64 // bytes by which they take less room than their size
@@ -308,16 +309,32 @@ func (s *space) needed() int {
 	return 1 + int((s.dirty.Load()+s.index.Load()/roots+s.tables.Load()+full-1)/full)
 }
 
+// startPart is the part of what may be cleaned of a device by which the cleaner starts earlier
+// below a journal.
+const startPart = 16
+
+// start gives the number of free segments below which the cleaner starts: lowWater, and more below
+// a journal, whose hosts use up segments as fast as the device writes. There it starts earlier by a
+// part of the segments that need not be full: each checkpoint frees more then, fewer are needed,
+// and hosts do not come up to it.
+func (s *space) start() int {
+	if !s.brisk {
+		return s.lowWater
+	}
+	return s.lowWater + int(max(s.data-s.live.Load()/s.packed.Load(), 0))/startPart
+}
+
 // owed gives how many segments are missing, the dead ones counted as free: so the cleaner wins one
 // for each that hosts take, and none while enough die by themselves.
 func (s *space) owed() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lowWater + s.needed() - len(s.mu.free) - s.dead()
+	return s.start() + s.needed() - len(s.mu.free) - s.dead()
 }
 
 // low tells whether three quarters of what lies between the cleaner's start and the hosts' reserve
-// are used up: then a checkpoint frees what has died until now, so that one frees many.
+// are used up, half of it below a journal: then a checkpoint frees what has died until now, so that
+// one frees many.
 func (s *space) low() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -326,12 +343,17 @@ func (s *space) low() bool {
 
 // runsLow is low; mu is held.
 func (s *space) runsLow() bool {
-	return len(s.mu.free) <= s.lowWater+s.needed()-(s.lowWater-s.reserveUser)*3/4
+	start := s.start()
+	used := (start - s.reserveUser) * 3 / 4
+	if s.brisk {
+		used = (start - s.reserveUser) / 2
+	}
+	return len(s.mu.free) <= start+s.needed()-used
 }
 
 // short tells whether more than half of what lies between the cleaner's start and the hosts'
 // reserve is used up, what died counted as free: then cleaning comes before what hosts ask for.
-func (s *space) short() bool { return s.owed() > (s.lowWater-s.reserveUser)/2 }
+func (s *space) short() bool { return s.owed() > (s.start()-s.reserveUser)/2 }
 
 // dead counts the sealed segments that hold nothing any more; mu is held.
 func (s *space) dead() int {
@@ -413,7 +435,7 @@ func (s *space) occupy(stream segment.Stream, lane uint8) (uint32, *seg) {
 	s.mu.nextSeq++
 	s.scarce.Store(s.runsLow())
 	warm := s.disk != nil && s.flashFill() > tier.FlashCool
-	least := s.lowWater + s.needed()
+	least := s.start() + s.needed()
 	if s.disk != nil {
 		least += int(s.disk.share.Load())
 	}
