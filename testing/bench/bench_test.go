@@ -269,6 +269,22 @@ func TestNVRAMTargets(t *testing.T) {
 	}
 }
 
+// TestMoved proves that a report says what the cleaner moved while the journal was judged, where it
+// was.
+func TestMoved(t *testing.T) {
+	l := deepWrite()
+	r := filled(l, 2.5, map[string][]float64{raw: {100}, engineNVRAM: {500, 600, 700}})
+	if s := r.moved(); s != "" {
+		t.Errorf("%q without an account", s)
+	}
+	for i, moved := range []int64{0, 3, 9} {
+		r.samples[cell{l, engineNVRAM}.String()][i].Log = &logWork{UserBytes: 100, MovedBytes: moved}
+	}
+	if s := r.moved(); !strings.Contains(s, "moved 3.00 (0.00..9.00)") {
+		t.Errorf("%q", s)
+	}
+}
+
 // TestEngineTargets proves that an engine is judged beside raw in reads and in writes, and pays for
 // the driver of its reads as fio does.
 func TestEngineTargets(t *testing.T) {
@@ -312,7 +328,7 @@ func TestFiles(t *testing.T) {
 		"/raw$": 1, "/(raw|qemu-nbd)$": 1, "qd1/(nbd|iscsi|engine)$": 3, "-process": 3,
 		"engine-nvram": 5, ".": 9,
 	} {
-		b := bench{options: options{size: 1, room: 2}, cells: cells(regexp.MustCompile(only), nil)}
+		b := bench{options: options{size: 1, room: 2, below: 4}, cells: cells(regexp.MustCompile(only), nil)}
 		if got := b.files(); got != want {
 			t.Errorf("%s: %d, want %d", only, got, want)
 		}
@@ -415,6 +431,9 @@ func TestOptions(t *testing.T) {
 		{"-runtime", "1ms"},
 		{"-runtime", "1h"},
 		{"-read-cache", "x"},
+		{"-journal-room", "1"},
+		{"-journal-room", "17"},
+		{"-size", "4GiB", "-journal-room", "16"},
 		{"-only", "("},
 		{"surplus"},
 	} {
@@ -423,7 +442,12 @@ func TestOptions(t *testing.T) {
 		}
 	}
 	o, err := parse([]string{"-size", "1536MiB", "-only", "nbd"})
-	if err != nil || o.size != 3*gib/2 || o.repeats != 3 || o.runtime != 20*time.Second {
+	if err != nil || o.size != 3*gib/2 || o.repeats != 3 || o.runtime != 20*time.Second ||
+		o.roomOf(modeNVRAM) != 4 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if o, err = parse([]string{"-journal-room", "16"}); err != nil || o.roomOf(modeNVRAM) != 16 ||
+		o.roomOf(modeDurable) != 4 {
 		t.Errorf("%+v, %v", o, err)
 	}
 }

@@ -81,9 +81,12 @@ func parse(args []string) (options, error) {
 	set.DurationVar(&o.runtime, "runtime", 20*time.Second, "length of each run")
 	set.IntVar(&o.repeats, "repeats", 3, "runs of each cell, interleaved")
 	size := set.String("size", "2GiB",
-		"size of the disks; the files take thirteen times as much, or by -room more")
+		"size of the disks; the files take thirteen times as much, or by -room and -journal-room more")
 	set.Int64Var(&o.room, "room", 4, "how many times the size of its volume a device of ours is: at "+
 		"4, 35 % of what it takes is live; at 2, 71 %, and random writes pay for cleaning")
+	set.Int64Var(&o.below, "journal-room", 4, "the same of the device below the journal of "+
+		"engine-nvram: at 4, random writes pay for cleaning all the time; at 16, not before they have "+
+		"passed the volume 14 times, in all repeats together")
 	cache := set.String("read-cache", "128MiB", "memory of each server of ours for what is read "+
 		"again; the default is that of weft serve")
 	set.StringVar(&o.dir, "dir", os.TempDir(), "folder on the file system to measure")

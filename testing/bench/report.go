@@ -206,6 +206,17 @@ Rows run from top to bottom: 1m-read follows 1m-write, so it reads what was writ
 random reads before it find blocks where random writes have left them.
 `
 
+// moved says how much the cleaner moved below the journal while random writes at depth were judged:
+// with nothing moved they were judged before cleaning.
+func (r *results) moved() string {
+	s := r.of(cell{deepWrite(), engineNVRAM}, moving)
+	if s.N == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s, %s: for 100 bytes written the cleaner moved %s (%s).\n\n",
+		deepWrite().Name, engineNVRAM, digits(s.Median), bounds(s))
+}
+
 // document is what -json writes.
 type document struct {
 	Host     map[string]string   `json:"host"`
@@ -249,6 +260,7 @@ func (b *bench) report(w io.Writer, host map[string]string, partial bool) (int, 
 		durability = n.hello.Durability
 	}
 	_, _ = fmt.Fprintf(w, footer+"\n", b.repeats, b.runtime, durability)
+	_, _ = io.WriteString(w, b.results.moved())
 	for _, column := range columns() {
 		if why := b.without[column]; why != "" {
 			_, _ = fmt.Fprintf(w, "without %s: %s\n\n", column, why)

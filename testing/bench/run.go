@@ -16,12 +16,10 @@ import (
 )
 
 const (
-	// nvramFactor is that of the device below a journal: it is a quarter full.
-	nvramFactor = 4
 	// roomMin and roomMax bound how many times the size of its volume a device of ours is.
 	roomMin, roomMax = 2, 16
 
-	diskMax      = 36 * int64(gib) // of all files together
+	diskMax      = 64 * int64(gib) // of all files together
 	sizeMin      = 256 * int64(mib)
 	prepareLimit = 15 * time.Minute
 	// overrun is what a run may take beyond its time before it is given up.
@@ -36,6 +34,7 @@ type options struct {
 	repeats int
 	size    int64
 	room    int64 // how many times the size of its volume a device of ours is
+	below   int64 // the same of the one below the journal
 	cache   int64 // bytes of each server's read cache
 	dir     string
 	only    *regexp.Regexp
@@ -58,9 +57,11 @@ func (o options) validate() error {
 		return errors.New("-read-cache: at least 0")
 	case o.room < roomMin || o.room > roomMax:
 		return fmt.Errorf("-room: from %d to %d", roomMin, roomMax)
-	case o.size*(1+2*o.room+nvramFactor) > diskMax:
+	case o.below < roomMin || o.below > roomMax:
+		return fmt.Errorf("-journal-room: from %d to %d", roomMin, roomMax)
+	case o.size*(1+2*o.room+o.below) > diskMax:
 		return fmt.Errorf("-size: a file, two devices of %d times its size and one of %d times are more "+
-			"than %d GiB", o.room, nvramFactor, diskMax/gib)
+			"than %d GiB", o.room, o.below, diskMax/gib)
 	}
 	return nil
 }
@@ -205,7 +206,7 @@ func modeOf(column string) string {
 // roomOf gives how many times the volume a server's device is.
 func (o options) roomOf(mode string) int64 {
 	if mode == modeNVRAM {
-		return nvramFactor
+		return o.below
 	}
 	return o.room
 }

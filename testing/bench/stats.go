@@ -52,6 +52,15 @@ func amplification(s sample) float64 {
 	return float64(s.Log.Written) / float64(s.Log.UserBytes)
 }
 
+// moving is what the cleaner moved for a hundred bytes of the client's.
+func moving(s sample) float64 {
+	if s.Log == nil {
+		return math.NaN()
+	}
+	const percent = 100
+	return percent * float64(s.Log.MovedBytes) / float64(s.Log.UserBytes)
+}
+
 // results holds the samples of all cells.
 type results struct {
 	samples  map[string][]sample // by cell.String
