@@ -355,6 +355,7 @@ func (c *cleaner) segment(v victim) error {
 	if c.cold {
 		stream = segment.StreamCold
 	}
+	c.sieve.full = v.live > c.e.space.size/sievePart
 	each := func(off int64, h *segment.Chunk, entries []byte) error {
 		base := off + int64(h.HeaderBytes())
 		if h.PayloadBytes > 0 && !c.e.space.settled(base, int64(h.PayloadBytes)) {

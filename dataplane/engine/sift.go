@@ -4,12 +4,19 @@ import (
 	"weft/dataplane/segment"
 )
 
-// sieveMost is the most blocks that the cleaner looks up under one hold of a lane's mutex.
-const sieveMost = 32
+// Limits of the sieve.
+const (
+	// sieveMost is the most blocks that the cleaner looks up under one hold of a lane's mutex.
+	sieveMost = 32
+	// sievePart is the part of a victim up to which its blocks live where that pays: each that does is
+	// looked up once more when it is moved.
+	sievePart = 4
+)
 
 // sieve is a stretch of a chunk's entries of which the cleaner knows what lives. Places in it are
 // how much of the entries is left from there on, in bytes.
 type sieve struct {
+	full bool  // too much of the victim lives to look it up here
 	end  int   // behind it nothing is known
 	live []int // places of what lives, in order
 	next int   // of those
@@ -27,10 +34,10 @@ type sifted struct {
 	lf    *leaf
 }
 
-// sift passes over entries of single plain blocks that do not live: it gives the entries from the
-// first one on that may. Most of a log's entries are such, and few of a victim's live: they are
-// looked up side by side, while the processor fetches the lines, under one hold of the mutex for
-// which hosts wait.
+// sift passes over entries of single plain blocks that do not live, of a full victim over those in
+// parts where nothing does: it gives the entries from the first one on that may. Most of a log's
+// entries are such, and few of a victim's live: they are looked up side by side, while the
+// processor fetches the lines, under one hold of the mutex for which hosts wait.
 func (c *cleaner) sift(base int64, h *segment.Chunk, entries []byte) []byte {
 	s := &c.sieve
 	for {
@@ -69,6 +76,9 @@ func (c *cleaner) fill(base int64, h *segment.Chunk, entries []byte) {
 			s.end -= n
 			continue
 		}
+		if s.full {
+			break
+		}
 		if one.Branch != id {
 			id, of = one.Branch, c.e.branch(one.Branch)
 		}
@@ -88,7 +98,7 @@ func (c *cleaner) fill(base int64, h *segment.Chunk, entries []byte) {
 	}
 	if s.count > 0 {
 		c.lookUp(l)
-		c.did(s.count)
+		c.did(s.count - len(s.live)) // the others are still to come
 	}
 }
 

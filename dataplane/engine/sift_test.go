@@ -9,8 +9,8 @@ import (
 )
 
 // TestSift proves that the cleaner passes over all single blocks that do not live, and over nothing
-// else, whatever stands between them; and over nothing at all where they are not of the lane that
-// their chunk names.
+// else, whatever stands between them; over nothing that it would have to look up where much lives;
+// and over nothing that lives where blocks are not of the lane that their chunk names.
 func TestSift(t *testing.T) {
 	dev := newMem(t, 128<<20, 2<<20, 2)
 	nv := newMemory(t, dev, 16)
@@ -33,7 +33,7 @@ func TestSift(t *testing.T) {
 	}
 	e.maint.ckpt.Lock()
 	defer e.maint.ckpt.Unlock()
-	c, passed, live, others, most := e.newCleaner(), 0, 0, 0, 0
+	c, passed, live, others, most, looked := e.newCleaner(), 0, 0, 0, 0, 0
 	for id, sg := range e.space.mu.segs {
 		if !e.space.sealed(sg) || sg.stream != segment.StreamLog {
 			continue
@@ -48,6 +48,15 @@ func TestSift(t *testing.T) {
 			passed, live, others = passed+int(h.Entries)-len(want), live+len(alive),
 				others+len(want)-len(alive)
 			most = max(most, int(h.Entries))
+			c.sieve.full = true
+			whole := c.stops(t, base, h, entries)
+			c.sieve.full = false
+			looked += len(whole)
+			for _, at := range want {
+				if !slices.Contains(whole, at) {
+					t.Errorf("segment %d at %d: of a full one, what stands at %d was passed over", id, off, at)
+				}
+			}
 			wrong := *h
 			wrong.Lane = 1 - h.Lane
 			for _, at := range alive {
@@ -60,6 +69,9 @@ func TestSift(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+	if looked < 2*(live+others) {
+		t.Errorf("full ones: stops at %d, where %d live and %d are of another kind", looked, live, others)
 	}
 	if passed < 1000 || live < 100 || others < 10 || most < 3*sieveMost {
 		t.Errorf("%d passed over, %d live, %d of another kind, %d at most of a chunk", passed, live,

@@ -328,7 +328,9 @@ func TestFiles(t *testing.T) {
 		"/raw$": 1, "/(raw|qemu-nbd)$": 1, "qd1/(nbd|iscsi|engine)$": 3, "-process": 3,
 		"engine-nvram": 5, ".": 9,
 	} {
-		b := bench{options: options{size: 1, room: 2, below: 4}, cells: cells(regexp.MustCompile(only), nil)}
+		b := bench{
+			options: options{size: 1, room: 2, below: 4}, cells: cells(regexp.MustCompile(only), nil),
+		}
 		if got := b.files(); got != want {
 			t.Errorf("%s: %d, want %d", only, got, want)
 		}
