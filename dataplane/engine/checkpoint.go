@@ -248,12 +248,7 @@ func (l *lane) saveLeaf(lf *leaf, w *metaWriter) (segment.Piece, error) {
 	}
 	im := &w.leaf
 	im.Branch, im.Extent, im.Complete = id.branch, id.extent, l.mu.applied
-	if d := lf.own.dense; d != nil {
-		im.Loc = *d
-	} else {
-		clear(im.Loc[:])
-		lf.own.over(im.Loc[:], 0)
-	}
+	lf.own.write(&im.Loc)
 	l.mu.Unlock() // hosts wait for it, and what follows takes ten times as long
 	l.e.nv.leaveOut(&im.Loc)
 	w.image = im.Encode(w.image[:0])

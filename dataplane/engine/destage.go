@@ -149,8 +149,8 @@ func (n *nvram) pick() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	size := int64(len(n.slots)) * slot
-	ahead := max(n.mu.away-tier.Batch(tier.FillWhole, size)/slot, 0)
-	bytes := tier.Batch(n.part(n.used.Load()-ahead), size)
+	gone := max(n.mu.away-tier.Batch(tier.FillWhole, size)/slot, 0)
+	bytes := tier.Batch(n.part(n.used.Load()-gone), size)
 	b.asked = false
 	for _, sl := range n.mu.queue {
 		if !sl.Sealed || sl.away {

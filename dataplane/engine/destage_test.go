@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -18,21 +19,26 @@ import (
 type barrier struct {
 	*mem.Device
 	mu      sync.Mutex
-	large   int            // least bytes of a write that counts
-	lazy    int            // writes without FUA
-	fua     int            // writes with it
-	flushes int            // of the device
-	open    map[int64]bool // offsets written and not flushed
-	failing int            // flushes that are to fail, from the next one on
-	broken  bool           // no write with FUA succeeds any more
-	written func(n int)    // after each lazy write; may be nil
+	large   int             // least bytes of a write that counts
+	lazy    int             // writes without FUA
+	fua     int             // writes with it
+	flushes int             // of the device
+	open    map[int64]bool  // offsets written and not flushed
+	failing int             // flushes that are to fail, from the next one on
+	broken  bool            // no write with FUA succeeds any more
+	written func(n int)     // after each lazy write; may be nil
+	before  func(off int64) // before each of those; may be nil
 }
 
 // WriteAt writes and notes.
 func (d *barrier) WriteAt(p []byte, off int64, fua bool) error {
 	d.mu.Lock()
 	broken := d.broken && fua && len(p) >= d.large
+	before := d.before
 	d.mu.Unlock()
+	if before != nil && !fua && len(p) >= d.large {
+		before(off)
+	}
 	if broken {
 		return backends.ErrMedia
 	}
@@ -239,48 +245,42 @@ func TestDestageGoesOn(t *testing.T) {
 	if fill, n := e.nv.fill(), e.groupSize(); fill != tier.FillStart || n != 2 {
 		t.Fatalf("fill %d, groups of %d", fill, n)
 	}
-	const second = 3 // the first chunk of the second group, the last one of the first batch
-	gates := map[int]chan struct{}{1: make(chan struct{}), second: make(chan struct{})}
-	reached := make(chan int, 64)
+	started, gates, done := make(chan int64, 64), sync.Map{}, make(chan struct{})
 	b.mu.Lock()
-	b.lazy = 0
-	b.written = func(n int) {
-		reached <- n
-		if gate := gates[n]; gate != nil {
-			b.mu.Unlock()
-			<-gate
-			b.mu.Lock()
+	b.before = func(off int64) { // each waits until it is let go on, or all are
+		gate := make(chan struct{})
+		gates.Store(off, gate)
+		started <- off
+		select {
+		case <-gate:
+		case <-done:
 		}
 	}
 	b.mu.Unlock()
-	await := func(n int, what string) {
-		for late := time.After(time.Minute); ; {
-			select {
-			case k := <-reached:
-				if k == n {
-					return
-				}
-			case <-late:
-				t.Fatal(what)
-			}
+	end := sync.OnceFunc(func() { close(done) })
+	defer end()
+	next := func(what string) int64 {
+		select {
+		case off := <-started:
+			return off
+		case <-time.After(time.Minute):
+			t.Fatal(what)
+			return 0
 		}
 	}
-	open := func(n int) {
-		if gates[n] != nil {
-			close(gates[n])
-			b.mu.Lock()
-			gates[n] = nil
-			b.mu.Unlock()
-		}
-	}
-	defer open(1)
-	defer open(second)
 	release()
-	await(second, "the second group is not written beside the first one")
+	var offs []int64 // of two groups, of two chunks and of the last one of the batch
+	for range 3 {
+		offs = append(offs, next("the second group is not written beside the first one"))
+	}
+	slices.Sort(offs) // as they were given their places
 	grow(80, 20)
-	open(1)
-	await(second+2, "the third group is not written beside the second one")
-	open(second)
+	for _, off := range offs[:2] {
+		gate, _ := gates.Load(off)
+		close(gate.(chan struct{})) //nolint:forcetypeassert // it holds nothing else
+	}
+	next("the third group is not written beside the second one")
+	end()
 	if err := e.nv.drain(background); err != nil {
 		t.Fatal(err)
 	}

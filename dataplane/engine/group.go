@@ -38,7 +38,8 @@ const (
 	groupMax  = 16 // chunks
 	groupMin  = 2
 	groupPart = 64 // of a device
-	groupsOut = 3  // under way
+	groupsOut = 3  // under way where writers wait for room: they are in nobody's way there
+	groupsFew = 2  // elsewhere: the device has work while the next one is prepared
 )
 
 // groupSize gives the most chunks of a group.
@@ -61,11 +62,11 @@ func (n *nvram) group() *group {
 
 // depart hands the chunks of a group to their lanes, behind those before it.
 func (n *nvram) depart(g *group, chunks []sent, began time.Duration) error {
-	b, left := &n.batch, groupsOut-1
-	if !n.urgent() {
-		left = 1 // more at once are in nobody's way where writers wait for room
+	b, out := &n.batch, groupsFew
+	if n.urgent() {
+		out = groupsOut
 	}
-	if err := n.land(left); err != nil {
+	if err := n.land(out - 1); err != nil {
 		return err
 	}
 	g.faults = n.e.faults.Load()

@@ -1,8 +1,6 @@
 package engine
 
-import (
-	"weft/dataplane/segment"
-)
+import "weft/dataplane/segment"
 
 // Limits of the sieve.
 const (
@@ -63,7 +61,7 @@ func (c *cleaner) fill(base int64, h *segment.Chunk, entries []byte) {
 	s := &c.sieve
 	s.live, s.next, s.count = s.live[:0], 0, 0
 	var of *branch
-	l := c.e.lanes[h.Lane]
+	var l *lane
 	id := uint32(0) // whose entry the last one was; no branch has this one
 	for s.end = len(entries); s.end > 0 && s.count < sieveMost; {
 		var one segment.Single
@@ -83,10 +81,11 @@ func (c *cleaner) fill(base int64, h *segment.Chunk, entries []byte) {
 			id, of = one.Branch, c.e.branch(one.Branch)
 		}
 		if of != nil {
-			ext := uint32(one.Block / segment.LeafBlocks)
-			if of.fam.replica != nil || c.e.laneOf(of.fam, ext) != l {
+			on := c.e.laneOf(of.fam, uint32(one.Block/segment.LeafBlocks))
+			if of.fam.replica != nil || on.no != h.Lane {
 				break // replicas hold what the index does not name
 			}
+			l = on
 			s.found[s.count] = sifted{
 				at: s.end, block: one.Block,
 				loc: segment.MakeLoc(uint64(base+off)/segment.Unit, one.CRC),
@@ -118,7 +117,6 @@ func (c *cleaner) lookUp(l *lane) {
 		if f.lf != nil && f.lf.own.get(int(f.block%segment.LeafBlocks)) == f.loc {
 			s.live = append(s.live, f.at)
 		}
-		f.lf, f.br = nil, nil
 	}
 	l.mu.Unlock()
 }

@@ -57,11 +57,14 @@ func TestSift(t *testing.T) {
 					t.Errorf("segment %d at %d: of a full one, what stands at %d was passed over", id, off, at)
 				}
 			}
-			wrong := *h
-			wrong.Lane = 1 - h.Lane
-			for _, at := range alive {
-				if !slices.Contains(c.stops(t, base, &wrong, entries), at) {
-					t.Errorf("segment %d at %d: what lives at %d was passed over", id, off, at)
+			for _, lane := range []uint8{1 - h.Lane, segment.LanesMax - 1} {
+				wrong := *h
+				wrong.Lane = lane
+				whole := c.stops(t, base, &wrong, entries)
+				for _, at := range alive {
+					if !slices.Contains(whole, at) {
+						t.Errorf("segment %d at %d: what lives at %d was passed over", id, off, at)
+					}
 				}
 			}
 			return nil

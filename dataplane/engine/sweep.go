@@ -170,7 +170,7 @@ func (l *lane) winnow(lf *leaf) {
 // dropped before. A hole goes when nothing is left that it hides, and nothing may come.
 func (l *lane) absorb(lf *leaf, kid *branch) {
 	var all [segment.LeafBlocks]segment.Loc
-	lf.own.over(all[:], 0)
+	lf.own.write(&all)
 	own := int64(0)
 	for _, loc := range all {
 		if loc.Kind() == segment.Flash {

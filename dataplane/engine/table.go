@@ -200,10 +200,20 @@ func (t *table) over(dst []segment.Loc, first int) {
 	}
 }
 
+// write sets all to what the table says of every block, None where it says nothing.
+func (t *table) write(all *[segment.LeafBlocks]segment.Loc) {
+	if t.dense != nil {
+		*all = *t.dense
+		return
+	}
+	clear(all[:])
+	t.over(all[:], 0)
+}
+
 // each calls fn with every block that has a location, in order. fn may change that block's.
 func (t *table) each(fn func(i int, loc segment.Loc)) {
 	var all [segment.LeafBlocks]segment.Loc
-	t.over(all[:], 0)
+	t.write(&all)
 	for i, loc := range all {
 		if loc != 0 {
 			fn(i, loc)

@@ -435,7 +435,8 @@ func TestOptions(t *testing.T) {
 		{"-read-cache", "x"},
 		{"-journal-room", "1"},
 		{"-journal-room", "17"},
-		{"-size", "4GiB", "-journal-room", "16"},
+		{"-journal-room", "16"},
+		{"-size", "3GiB"},
 		{"-only", "("},
 		{"surplus"},
 	} {
@@ -448,8 +449,8 @@ func TestOptions(t *testing.T) {
 		o.roomOf(modeNVRAM) != 4 {
 		t.Errorf("%+v, %v", o, err)
 	}
-	if o, err = parse([]string{"-journal-room", "16"}); err != nil || o.roomOf(modeNVRAM) != 16 ||
-		o.roomOf(modeDurable) != 4 {
+	o, err = parse([]string{"-journal-room", "16", "-only", "nvram"})
+	if err != nil || o.roomOf(modeNVRAM) != 16 || o.roomOf(modeDurable) != 4 {
 		t.Errorf("%+v, %v", o, err)
 	}
 }

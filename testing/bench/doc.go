@@ -22,9 +22,9 @@
 // can do better, so it shows what the engine and its destaging cost, not what is kept. Its journal
 // is small beside what a run writes, and a run begins with the journal filled to where destaging
 // begins: what is measured is the rate of destaging, not that of memory. Its device is three
-// quarters empty, so that little is cleaned, 2 to 3 bytes for 100 written; with -journal-room 16 and
-// short runs (-runtime 4s -repeats 2) nothing is, which the report says. That is what the goals of
-// sustained writes are about; the default is harder.
+// quarters empty, so that little is cleaned, 2 to 3 bytes for 100 written; with -journal-room 16
+// and short runs (-runtime 4s -repeats 2) nothing is, which the report says. That is what the goals
+// of sustained writes are about; the default is harder.
 //
 // # The event log
 //

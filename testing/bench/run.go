@@ -13,13 +13,14 @@ import (
 	"time"
 
 	"weft/backends/direct"
+	"weft/domain"
 )
 
 const (
 	// roomMin and roomMax bound how many times the size of its volume a device of ours is.
 	roomMin, roomMax = 2, 16
 
-	diskMax      = 64 * int64(gib) // of all files together
+	diskMax      = 36 * int64(gib) // of all files together
 	sizeMin      = 256 * int64(mib)
 	prepareLimit = 15 * time.Minute
 	// overrun is what a run may take beyond its time before it is given up.
@@ -59,9 +60,11 @@ func (o options) validate() error {
 		return fmt.Errorf("-room: from %d to %d", roomMin, roomMax)
 	case o.below < roomMin || o.below > roomMax:
 		return fmt.Errorf("-journal-room: from %d to %d", roomMin, roomMax)
-	case o.size*(1+2*o.room+o.below) > diskMax:
-		return fmt.Errorf("-size: a file, two devices of %d times its size and one of %d times are more "+
-			"than %d GiB", o.room, o.below, diskMax/gib)
+	}
+	b := bench{options: o, cells: cells(o.only, nil)}
+	if n := b.files(); n > diskMax {
+		return fmt.Errorf("the files of what is measured would take %s, more than %s: see -size, -only, "+
+			"-room and -journal-room", domain.Bytes(n), domain.Bytes(diskMax))
 	}
 	return nil
 }
